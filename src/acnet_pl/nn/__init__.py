@@ -1,0 +1,17 @@
+"""The method: the block, its algebra, its builders, and surgery on whole networks. Imports torch alone."""
+
+from acnet_pl.nn.acb import ACBlock, explicit_branches
+from acnet_pl.nn.conv import ACBConv, ConvBuilder, ConvNorm, PlainConv
+from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.fusion import FusionError
+
+__all__ = [
+    "ACBConv",
+    "ACBlock",
+    "ConvBuilder",
+    "ConvNorm",
+    "FusibleConv",
+    "FusionError",
+    "PlainConv",
+    "explicit_branches",
+]

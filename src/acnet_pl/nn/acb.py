@@ -1,0 +1,382 @@
+"""ACBlock: the asymmetric convolution block (Sect. 3.3, Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
+
+from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, PaddingMode, exact, fold_norm, pair
+from acnet_pl.nn.fusion import embed_kernel, sum_branches
+
+__all__ = ["ACBlock", "explicit_branches"]
+
+_BRANCHES = ("square", "horizontal", "vertical")
+Position = Literal["skeleton", "border"]
+Margins = tuple[int, int, int, int]  # left, right, top, bottom, as torch.nn.functional.pad takes them
+
+
+class ACBlock(FusibleConv):
+    r"""Asymmetric Convolution Block: k×k + 1×k + k×1 convolutions, each with its own batch norm, summed (Sect. 3.3).
+
+    It takes the place of a square convolution *together with the batch norm that follows it, if any*. After training
+    `fuse` folds it exactly into one ``nn.Conv2d`` with bias.
+
+    Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
+
+    In eval mode the block computes *one* convolution with the folded kernel, which is kept until a parameter or buffer
+    changes, is loaded or moved, or the block is trained. (PyTorch cannot see edits made through ``tensor.data``; after
+    such an edit call ``block.eval()``.) With ``branch_norm=False`` it trains with one convolution too, on the sum of
+    the kernels. `explicit_branches` turns both shortcuts off.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: k, odd and at least 3 (or a pair of equal numbers).
+        stride: As nn.Conv2d's.
+        padding: As nn.Conv2d's: an int, a pair, "same" or "valid".
+        dilation: As nn.Conv2d's.
+        groups: As nn.Conv2d's.
+        padding_mode: As nn.Conv2d's: "zeros", "reflect", "replicate" or "circular".
+        horizontal: Have the 1×k branch (Table 4).
+        vertical: Have the k×1 branch (Table 4).
+        branch_norm: A batch norm in every branch; False is one after the sum (Table 4, "BN in branch").
+        asymmetric_size: Length of the 1-D kernels; None is ``kernel_size``. The article has 3 on 5×5 and 11×11.
+        position: Where the 1-D kernels lie: on the "skeleton" (the central row and column) or on the "border" (the
+            bottom row and right column, Fig. 6c).
+        gamma_init: Initial γ of the branches' batch norms. 1/3 keeps the scale of the sum near a plain layer's.
+
+    Raises:
+        ValueError: An argument is out of its range; the message says what it must be.
+
+    Example:
+        >>> block = ACBlock(8, 16, 3, padding=1).eval()
+        >>> x = torch.randn(2, 8, 5, 5)
+        >>> torch.allclose(block(x), block.fuse()(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
+        *,
+        horizontal: bool = True,
+        vertical: bool = True,
+        branch_norm: bool = True,
+        asymmetric_size: int | None = None,
+        position: Position = "skeleton",
+        gamma_init: float = 1.0,
+    ) -> None:
+        k = _square_size(kernel_size)
+        length = k if asymmetric_size is None else asymmetric_size
+        _check_groups(in_channels, out_channels, groups)
+        for name, value, choices in (
+            ("position", position, get_args(Position)),
+            ("padding_mode", padding_mode, get_args(PaddingMode)),
+        ):
+            if value not in choices:
+                raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}")
+        if length % 2 == 0 or not 3 <= length <= k:
+            raise ValueError(f"`asymmetric_size` (={length}) must be odd, at least 3 and at most `kernel_size` (={k})")
+        if position == "border" and length != k:
+            raise ValueError(
+                f"position='border' needs 1-D kernels as long as the border: `asymmetric_size` (={length}) must equal "
+                f"`kernel_size` (={k}); leave it out"
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            (k, k),
+            pair(stride, "stride"),
+            padding if isinstance(padding, str) else pair(padding, "padding"),
+            pair(dilation, "dilation"),
+            groups,
+            padding_mode,
+        )
+        for name, values, least in (("stride", self.stride, 1), ("dilation", self.dilation, 1)):
+            _check_range(name, min(values), least)
+        self._input_padding = _padding_size(padding, self.kernel_size, self.stride, self.dilation)
+        _check_range("padding", min(self._input_padding), 0)
+        self._zero_padding = self._input_padding if padding_mode == "zeros" else (0, 0)
+        self.asymmetric_size = length
+        self.position = position
+        self.gamma_init = gamma_init
+        self.explicit = False
+        self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
+
+        line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
+        self._offsets = {"square": (0, 0), "horizontal": (line, start), "vertical": (start, line)}
+        self._margins: dict[str, Margins] = {}
+        sizes = {"square": (k, k), "horizontal": (1, length), "vertical": (length, 1)}
+        wanted = {"square": True, "horizontal": horizontal, "vertical": vertical}
+        for name in _BRANCHES:
+            setattr(self, name, self._branch_conv(name, sizes[name]) if wanted[name] else None)
+            setattr(self, f"{name}_norm", nn.BatchNorm2d(out_channels) if wanted[name] and branch_norm else None)
+        self.norm: _BatchNorm | None = None if branch_norm else nn.BatchNorm2d(out_channels)
+        self.fused: nn.Conv2d | None = None
+        self.reset_parameters()
+
+    square: nn.Conv2d | None
+    horizontal: nn.Conv2d | None
+    vertical: nn.Conv2d | None
+    square_norm: _BatchNorm | None
+    horizontal_norm: _BatchNorm | None
+    vertical_norm: _BatchNorm | None
+
+    def reset_parameters(self) -> None:
+        """Draw new kernels (Kaiming, fan-out) and reset the batch norms, γ of the branches to ``gamma_init``."""
+        for _, conv, norm in self._branches():
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if norm is not None:
+                norm.reset_parameters()
+                if norm.weight is not None:
+                    nn.init.constant_(norm.weight, self.gamma_init)
+        if self.norm is not None:
+            self.norm.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
+        if self.fused is not None:
+            return self._call(self.fused, x)
+        if self.explicit or _is_symbolic(x):
+            return self.forward_branches(x)
+        if self._statistics_are_fixed():
+            return self._convolve(x, *self._folded_once())
+        if self.norm is not None:
+            return self._call(self.norm, self._convolve(x, self._summed_kernel(), None))
+        return self.forward_branches(x)
+
+    def forward_branches(self, x: Tensor) -> Tensor:
+        """Evaluate the branches one by one, whatever the mode: the definition of the block (left side of Eq. 8)."""
+        x = self._padded(x)
+        outputs = []
+        for name, conv, norm in self._branches():
+            out = self._call(conv, _pad_or_crop(x, self._margins[name]))
+            outputs.append(out if norm is None else self._call(norm, out))
+        total = outputs[0]
+        for out in outputs[1:]:
+            total = total + out
+        return total if self.norm is None else self._call(self.norm, total)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Kernel ``(O, I/groups, k, k)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 6-7)."""
+        if self.fused is not None and self.fused.bias is not None:
+            return exact(self.fused.weight), exact(self.fused.bias)
+        branches = []
+        for name, conv, norm in self._branches():
+            kernel, bias = exact(conv.weight), exact(conv.weight.new_zeros(self.out_channels))
+            if norm is not None:
+                kernel, bias = fold_norm(kernel, bias, norm)
+            branches.append((self._embed(name, kernel), bias))
+        kernel, bias = sum_branches(branches)
+        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+
+    def kernels(self) -> Iterator[Tensor]:
+        """The kernels of the square, horizontal and vertical branch, as far as there are such branches."""
+        if self.fused is not None:
+            yield self.fused.weight
+        for _, conv, _ in self._branches():
+            yield conv.weight
+
+    def switch_to_deploy(self) -> None:
+        """Replace the branches by their fold, in place. Twice is as good as once. Prefer `fuse`, which changes nothing.
+
+        Raises:
+            FusionError: As `fuse`.
+        """
+        if self.fused is None:
+            self.fused = self.fuse()
+            for name in _BRANCHES:
+                setattr(self, name, None)
+                setattr(self, f"{name}_norm", None)
+            self.norm = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as nn.Module does, and forget the folded kernel."""
+        self._cache = None
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and what differs from the article's block."""
+        text = super().extra_repr()
+        if self.asymmetric_size != self.kernel_size[0]:
+            text += f", asymmetric_size={self.asymmetric_size}"
+        return text + (", position='border'" if self.position == "border" else "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._cache = None  # .to(), .half(), ... change data without changing the tensors' versions
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _branches(self) -> list[tuple[str, nn.Conv2d, _BatchNorm | None]]:
+        """Name, convolution and batch norm of each branch there is, the square one first."""
+        convs = [(name, getattr(self, name), getattr(self, f"{name}_norm")) for name in _BRANCHES]
+        return [(name, conv, norm) for name, conv, norm in convs if conv is not None]
+
+    def _branch_conv(self, name: str, size: tuple[int, int]) -> nn.Conv2d:
+        """Make a branch's convolution and, in `_margins`, what its input is padded (or, negative, cropped) by first.
+
+        The branch sees the square kernel's window (Fig. 2) when its padding is p - offset * dilation before and
+        p - (k - size - offset) * dilation after. Symmetric zero padding is left to the convolution itself.
+        """
+        around = []
+        for axis in (0, 1):
+            before = self._offsets[name][axis]
+            after = self.kernel_size[axis] - size[axis] - before
+            p = self._zero_padding[axis]
+            around.append((p - before * self.dilation[axis], p - after * self.dilation[axis]))
+        (top, bottom), (left, right) = around
+        symmetric = top == bottom >= 0 and left == right >= 0
+        self._margins[name] = (0, 0, 0, 0) if symmetric else (left, right, top, bottom)
+        return nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            size,
+            self.stride,
+            (top, left) if symmetric else 0,
+            self.dilation,
+            self.groups,
+            bias=False,
+        )
+
+    def _statistics_are_fixed(self) -> bool:
+        norms = [norm for _, _, norm in self._branches() if norm is not None] if self.norm is None else [self.norm]
+        return all(not norm.training and norm.running_mean is not None for norm in norms)
+
+    def _folded_once(self) -> tuple[Tensor, Tensor]:
+        """The equivalent kernel and bias, kept as long as nothing they are made of changes."""
+        if torch.compiler.is_compiling():
+            return self.get_equivalent_kernel_bias()
+        sources = [*self.parameters(), *self.buffers()]
+        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
+            return self.get_equivalent_kernel_bias()
+        try:
+            state = tuple((source.data_ptr(), source._version, source.dtype, source.device) for source in sources)
+        except RuntimeError:  # tensors without storage or version: inside torch.func, or made in inference mode
+            return self.get_equivalent_kernel_bias()
+        if self._cache is None or self._cache[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache = (state, self.get_equivalent_kernel_bias())
+        return self._cache[1]
+
+    def _summed_kernel(self) -> Tensor:
+        kernel, *others = [self._embed(name, conv.weight) for name, conv, _ in self._branches()]
+        for other in others:
+            kernel = kernel + other
+        return kernel
+
+    def _embed(self, name: str, kernel: Tensor) -> Tensor:
+        return kernel if name == "square" else embed_kernel(kernel, self.kernel_size, self._offsets[name])
+
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self._zero_padding
+        return F.conv2d(self._padded(x), kernel, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """The input, padded here once for all branches where the padding is not of zeros."""
+        if self.padding_mode == "zeros" or self._input_padding == (0, 0):
+            return x
+        height, width = self._input_padding
+        return F.pad(x, (width, width, height, height), mode=self.padding_mode)
+
+    @staticmethod
+    def _call(module: nn.Module, x: Tensor) -> Tensor:
+        out: Tensor = module(x)
+        return out
+
+
+@contextmanager
+def explicit_branches(model: nn.Module) -> Iterator[None]:
+    """Within this context every ACBlock of the model evaluates its branches one by one, also in eval mode.
+
+    What a check of the folding must compare with: otherwise it compares the folded kernel with itself.
+
+    Example:
+        >>> block = ACBlock(4, 4, 3).eval()
+        >>> with explicit_branches(block):
+        ...     trained = block(torch.ones(1, 4, 3, 3))
+        >>> torch.allclose(trained, block(torch.ones(1, 4, 3, 3)), atol=1e-5)
+        True
+    """
+    before = {block: block.explicit for block in model.modules() if isinstance(block, ACBlock)}
+    try:
+        for block in before:
+            block.explicit = True
+        yield
+    finally:
+        for block, value in before.items():
+            block.explicit = value
+
+
+def _is_symbolic(x: object) -> bool:
+    return isinstance(x, torch.fx.Proxy)
+
+
+def _pad_or_crop(x: Tensor, margins: Margins) -> Tensor:
+    left, right, top, bottom = margins
+    if margins == (0, 0, 0, 0):
+        return x
+    if max(margins) <= 0:
+        return x[..., -top : bottom or None, -left : right or None]
+    return F.pad(x, margins)
+
+
+def _square_size(kernel_size: IntPair) -> int:
+    height, width = pair(kernel_size, "kernel_size")
+    if height != width:
+        raise ValueError(
+            f"`kernel_size` (={height}×{width}) must be square: 1×k and k×1 kernels strengthen the central row and "
+            "column of a k×k kernel; keep a plain nn.Conv2d for this layer"
+        )
+    if height % 2 == 0 or height < 3:
+        raise ValueError(
+            f"`kernel_size` (={height}) must be odd and at least 3: an even or 1×1 kernel has no central row and "
+            "column of its own to strengthen; keep a plain nn.Conv2d for this layer"
+        )
+    return height
+
+
+def _check_range(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"`{name}` (={value}) must be at least {least}")
+
+
+def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    _check_range("in_channels", in_channels, 1)
+    _check_range("out_channels", out_channels, 1)
+    _check_range("groups", groups, 1)
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            raise ValueError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
+
+
+def _padding_size(
+    padding: Padding, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of padding on each side."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' needs stride 1, got `stride` (={stride}); give the padding as a number")
+        height, width = (d * (k - 1) // 2 for d, k in zip(dilation, kernel_size, strict=True))
+        return height, width
+    if isinstance(padding, str):
+        raise ValueError(f"`padding` (={padding!r}) must be an int, a pair of ints, 'same' or 'valid'")
+    return pair(padding, "padding")

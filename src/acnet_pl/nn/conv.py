@@ -1,0 +1,190 @@
+"""ConvBuilder: what a backbone is given to build its convolutions with, and its kinds PlainConv and ACBConv."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.acb import ACBlock, Position
+from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, exact, fold_norm, pair
+
+__all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
+
+
+class ConvNorm(FusibleConv):
+    """A plain convolution and the batch norm after it, if any; folds into one ``nn.Conv2d`` as an ACBlock does.
+
+    Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``. Arguments as nn.Conv2d's; the convolution has no bias.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: Any.
+        stride: As nn.Conv2d's.
+        padding: As nn.Conv2d's.
+        dilation: As nn.Conv2d's.
+        groups: As nn.Conv2d's.
+        norm: Have a batch norm after the convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        *,
+        norm: bool = True,
+    ) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
+        super().__init__(
+            in_channels,
+            out_channels,
+            pair(kernel_size, "kernel_size"),
+            pair(stride, "stride"),
+            padding if isinstance(padding, str) else pair(padding, "padding"),
+            pair(dilation, "dilation"),
+            groups,
+            "zeros",
+        )
+        self.conv = conv
+        self.norm: _BatchNorm | None = nn.BatchNorm2d(out_channels) if norm else None
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
+        x = self.conv(x)
+        return x if self.norm is None else self.norm(x)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Kernel and bias in float64 (Eq. 2); the bias is zero where no batch norm follows."""
+        kernel, bias = exact(self.conv.weight), exact(self.conv.weight.new_zeros(self.out_channels))
+        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+
+    def kernels(self) -> Iterator[Tensor]:
+        """The one kernel."""
+        yield self.conv.weight
+
+
+class ConvBuilder(ABC):
+    """Builds a backbone's convolutions. A backbone calls it and never asks which kind it was given.
+
+    To add a re-parameterisable block, subclass this beside the block and have `__call__` return that block.
+    """
+
+    @abstractmethod
+    def __call__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> nn.Module:
+        """Build a convolution together with the batch norm that follows it in the plain network.
+
+        Args:
+            in_channels: C_in.
+            out_channels: C_out.
+            kernel_size: k.
+            stride: As nn.Conv2d's.
+            padding: As nn.Conv2d's.
+            dilation: As nn.Conv2d's.
+            groups: As nn.Conv2d's.
+            norm: Whether a batch norm directly follows in the plain network. False in pre-activation networks, where
+                the plain layer then has none; a block may have its own all the same ("if any", Sect. 3.3).
+
+        Returns:
+            A module from ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, no activation.
+        """
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({options})"
+
+
+class PlainConv(ConvBuilder):
+    """Plain convolution and batch norm: the baseline."""
+
+    def __call__(  # noqa: D102
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> ConvNorm:
+        return ConvNorm(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm)
+
+
+class ACBConv(ConvBuilder):
+    """An ACBlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain. Options as `ACBlock`'s.
+
+    Args:
+        horizontal: Have the 1×k branch (Table 4).
+        vertical: Have the k×1 branch (Table 4).
+        branch_norm: A batch norm in every branch; False is one after the sum (Table 4).
+        asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size. The article has 3 throughout.
+        position: "skeleton", or "border" for the variant of Fig. 6c.
+        gamma_init: Initial γ of the branches' batch norms; the authors' later CIFAR recipes have 1/3.
+    """
+
+    def __init__(
+        self,
+        horizontal: bool = True,
+        vertical: bool = True,
+        branch_norm: bool = True,
+        asymmetric_size: int | None = None,
+        position: Position = "skeleton",
+        gamma_init: float = 1.0,
+    ) -> None:
+        self.horizontal = horizontal
+        self.vertical = vertical
+        self.branch_norm = branch_norm
+        self.asymmetric_size = asymmetric_size
+        self.position: Position = position
+        self.gamma_init = gamma_init
+
+    def __call__(  # noqa: D102
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+    ) -> ACBlock | ConvNorm:
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            return ConvNorm(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm)
+        return ACBlock(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            horizontal=self.horizontal,
+            vertical=self.vertical,
+            branch_norm=self.branch_norm,
+            asymmetric_size=self.asymmetric_size,
+            position=self.position,
+            gamma_init=self.gamma_init,
+        )

@@ -1,0 +1,162 @@
+"""FusibleConv: a module that trains as several operations and equals one nn.Conv2d in eval mode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.fusion import FusionError, fold_batch_norm
+
+__all__ = ["FusibleConv", "IntPair", "Padding", "PaddingMode", "exact", "fold_norm", "pair"]
+
+IntPair = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Padding = int | tuple[int, int] | str
+
+
+def pair(value: IntPair, name: str) -> tuple[int, int]:
+    """Return an int or a pair of ints as a pair; raise ValueError naming the argument for anything else."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise ValueError(f"`{name}` (={value!r}) must be an int or a pair of ints")
+    return values[0], values[1]
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Cast to float64, where folding is computed; on the CPU for a device that has no float64 (Apple's MPS)."""
+    return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
+
+
+def fold_norm(kernel: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Fold a batch norm module into a float64 kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` (Eq. 2).
+
+    Raises:
+        FusionError: The batch norm keeps no running statistics, so no fixed convolution equals it.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise FusionError(
+            "its batch norm has track_running_stats=False: it normalises by each batch's own statistics also in eval "
+            "mode, which no fixed convolution can do; train with track_running_stats=True"
+        )
+    return fold_batch_norm(
+        kernel,
+        bias,
+        exact(norm.running_mean),
+        exact(norm.running_var),
+        None if norm.weight is None else exact(norm.weight),
+        None if norm.bias is None else exact(norm.bias),
+        norm.eps,
+    )
+
+
+class FusibleConv(nn.Module, ABC):
+    """A training-time module that computes, in eval mode, what one ``nn.Conv2d`` computes.
+
+    Subclasses say how their parameters make one kernel and bias (`fold`); everything else is here. To add another
+    re-parameterisable block, subclass this and give it a `ConvBuilder`. The attributes are those of ``nn.Conv2d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] | str,
+        dilation: tuple[int, int],
+        groups: int,
+        padding_mode: PaddingMode,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        self.padding_mode = padding_mode
+
+    @abstractmethod
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters."""
+
+    @abstractmethod
+    def kernels(self) -> Iterator[Tensor]:
+        """The convolution kernels that are folded, the square one first."""
+
+    def norms(self) -> Iterator[_BatchNorm]:
+        """The batch norms that are folded."""
+        return (module for module in self.modules() if isinstance(module, _BatchNorm))
+
+    def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
+        """Kernel and bias of the one equivalent convolution, differentiable, in the block's dtype and on its device.
+
+        The name is that of the authors' code. The statistics are the running ones, also in train mode.
+        """
+        like = next(self.kernels())
+        kernel, bias = self.fold()
+        return kernel.to(like), bias.to(like)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """Fold into one convolution with bias (Eq. 6-8). Pure: the block stays as it is.
+
+        Computed in float64 and cast back; keeps device, dtype, memory format, training flag, padding, dilation, groups
+        and whether parameters are trainable. timm's ``reparameterize_model`` finds this method by its name.
+
+        Raises:
+            FusionError: The block is in train mode, keeps no running statistics, holds NaN or infinite values, or the
+                folded values do not fit its dtype.
+        """
+        if any(norm.training for norm in self.norms()):
+            raise FusionError(
+                "it is in train mode, where batch norm uses each batch's own statistics and no fixed convolution gives "
+                "the same output; call model.eval() first"
+            )
+        self._check_finite()
+        kernel, bias = self.get_equivalent_kernel_bias()
+        if not (kernel.isfinite().all() and bias.isfinite().all()):
+            raise FusionError(
+                f"its folded weights overflow {kernel.dtype}; convert the model to torch.float32 and fold that"
+            )
+        # Built on the meta device so that folding draws no random numbers.
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+            device="meta",
+        )
+        trainable = any(parameter.requires_grad for parameter in self.parameters())
+        if next(self.kernels()).is_contiguous(memory_format=torch.channels_last):
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+        conv.weight = nn.Parameter(kernel, requires_grad=trainable)
+        conv.bias = nn.Parameter(bias, requires_grad=trainable)
+        return conv.train(self.training)
+
+    def _check_finite(self) -> None:
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            bad = int((~tensor.isfinite()).sum())
+            if bad:
+                raise FusionError(
+                    f"`{name}` holds {bad} NaN or infinite value{'s' * (bad > 1)} of {tensor.numel()}; the training "
+                    "diverged: fold a checkpoint from before that"
+                )
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments, as nn.Conv2d shows them."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, default in [("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros")]:
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)!r}"
+        return text

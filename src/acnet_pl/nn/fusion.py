@@ -1,0 +1,105 @@
+"""The algebra of folding, one function per equation of the article (Sect. 3.2-3.3). Pure tensor functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["FusionError", "embed_kernel", "fold_batch_norm", "sum_branches"]
+
+
+class FusionError(ValueError):
+    """A layer cannot be folded exactly; the message says which, why, and what to do."""
+
+
+def fold_batch_norm(
+    kernel: Tensor,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    r"""Fold a batch normalisation into the convolution before it (Eq. 2; "BN fusion" in Sect. 3.3).
+
+    The new kernel is :math:`\frac{\gamma_j}{\sigma_j} F^{(j)}`, the new bias
+    :math:`(b_j - \mu_j)\frac{\gamma_j}{\sigma_j} + \beta_j` with :math:`\sigma_j = \sqrt{\mathrm{var}_j + \epsilon}`.
+    It computes in the dtype it is given: pass float64 where the result is to be exact.
+
+    Args:
+        kernel: Convolution kernel, ``(O, I/groups, kH, kW)``.
+        bias: Convolution bias, ``(O,)``, or None.
+        running_mean: Mean of the batch norm, ``(O,)``.
+        running_var: Variance (not the standard deviation) of the batch norm, ``(O,)``.
+        weight: Scale γ of the batch norm, ``(O,)``; None means 1 (``affine=False``).
+        norm_bias: Shift β of the batch norm, ``(O,)``; None means 0 (``affine=False``).
+        eps: Added to the variance.
+
+    Returns:
+        The folded kernel, shaped as ``kernel``, and bias, ``(O,)``.
+
+    Example:
+        >>> kernel, bias = fold_batch_norm(
+        ...     torch.ones(1, 1, 3, 3), None, torch.tensor([2.0]), torch.tensor([4.0]), eps=0.0
+        ... )
+        >>> kernel.unique().tolist(), bias.tolist()
+        ([0.5], [-1.0])
+    """
+    scale = torch.rsqrt(running_var + eps)
+    if weight is not None:
+        scale = weight * scale
+    shift = -running_mean if bias is None else bias - running_mean
+    folded_bias = shift * scale
+    if norm_bias is not None:
+        folded_bias = folded_bias + norm_bias
+    return kernel * scale.reshape(-1, 1, 1, 1), folded_bias
+
+
+def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+    """Patch a smaller kernel onto a zero kernel of ``size``: the ⊕ of Eq. 3 without its sum.
+
+    Args:
+        kernel: ``(O, I/groups, h, w)``.
+        size: Height and width ``(kH, kW)`` of the result.
+        offset: Row and column in the result of the kernel's first weight.
+
+    Returns:
+        ``(O, I/groups, kH, kW)``.
+
+    Raises:
+        ValueError: The kernel does not lie inside ``size`` at ``offset`` (Eq. 4).
+
+    Example:
+        >>> embed_kernel(torch.ones(1, 1, 1, 3), (3, 3), (1, 0)).int()[0, 0].tolist()
+        [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
+    """
+    height, width = kernel.shape[-2:]
+    top, left = offset
+    bottom, right = size[0] - top - height, size[1] - left - width
+    if min(top, left, bottom, right) < 0:
+        raise ValueError(
+            f"a {height}×{width} kernel at offset {offset} does not lie inside a {size[0]}×{size[1]} kernel (Eq. 4)"
+        )
+    return F.pad(kernel, (left, right, top, bottom))
+
+
+def sum_branches(branches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Add folded branches that have been embedded in one size ("branch fusion", Eq. 6 and 7).
+
+    Args:
+        branches: Pairs of kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, at least one.
+
+    Returns:
+        The summed kernel and bias.
+    """
+    kernels, biases = zip(*branches, strict=True)
+    kernel, bias = kernels[0], biases[0]
+    for other in kernels[1:]:
+        kernel = kernel + other
+    for other in biases[1:]:
+        bias = bias + other
+    return kernel, bias
