@@ -9,17 +9,20 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, PaddingMode, exact, fold_norm, pair
+from acnet_pl.nn.fold_cache import FoldCache
+from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, PaddingMode, exact, fold_norm, is_frozen, pair
 from acnet_pl.nn.fusion import embed_kernel, sum_branches
 
 __all__ = ["ACBlock", "explicit_branches"]
 
-_BRANCHES = ("square", "horizontal", "vertical")
+_BRANCHES = {"square": "square_norm", "horizontal": "horizontal_norm", "vertical": "vertical_norm"}
 Position = Literal["skeleton", "border"]
 Margins = tuple[int, int, int, int]  # left, right, top, bottom, as torch.nn.functional.pad takes them
+Branch = tuple[str, nn.Conv2d, _BatchNorm | None]  # its name, convolution and batch norm
 
 
 class ACBlock(FusibleConv):
@@ -33,7 +36,8 @@ class ACBlock(FusibleConv):
     In eval mode the block computes *one* convolution with the folded kernel, which is kept until a parameter or buffer
     changes, is loaded or moved, or the block is trained. (PyTorch cannot see edits made through ``tensor.data``; after
     such an edit call ``block.eval()``.) With ``branch_norm=False`` it trains with one convolution too, on the sum of
-    the kernels. `explicit_branches` turns both shortcuts off.
+    the kernels. `explicit_branches` turns both shortcuts off, and so does a hook or
+    parametrisation of a branch's layer (pruning, spectral norm, feature extraction), which works on that layer's call.
 
     Args:
         in_channels: C_in.
@@ -90,7 +94,10 @@ class ACBlock(FusibleConv):
             if value not in choices:
                 raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}")
         if length % 2 == 0 or not 3 <= length <= k:
-            raise ValueError(f"`asymmetric_size` (={length}) must be odd, at least 3 and at most `kernel_size` (={k})")
+            raise ValueError(
+                f"`asymmetric_size` (={length}) must be odd, at least 3 and at most `kernel_size` (={k}); leave it out "
+                "for 1-D kernels as long as the square one"
+            )
         if position == "border" and length != k:
             raise ValueError(
                 f"position='border' needs 1-D kernels as long as the border: `asymmetric_size` (={length}) must equal "
@@ -115,18 +122,18 @@ class ACBlock(FusibleConv):
         self.position = position
         self.gamma_init = gamma_init
         self.explicit = False
-        self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
+        self._cache = FoldCache()
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
         self._offsets = {"square": (0, 0), "horizontal": (line, start), "vertical": (start, line)}
         self._margins: dict[str, Margins] = {}
         sizes = {"square": (k, k), "horizontal": (1, length), "vertical": (length, 1)}
         wanted = {"square": True, "horizontal": horizontal, "vertical": vertical}
-        for name in _BRANCHES:
-            setattr(self, name, self._branch_conv(name, sizes[name]) if wanted[name] else None)
-            setattr(self, f"{name}_norm", nn.BatchNorm2d(out_channels) if wanted[name] and branch_norm else None)
-        self.norm: _BatchNorm | None = None if branch_norm else nn.BatchNorm2d(out_channels)
-        self.fused: nn.Conv2d | None = None
+        for name, norm_name in _BRANCHES.items():
+            self.register_module(name, self._branch_conv(name, sizes[name]) if wanted[name] else None)
+            self.register_module(norm_name, nn.BatchNorm2d(out_channels) if wanted[name] and branch_norm else None)
+        self.register_module("norm", None if branch_norm else nn.BatchNorm2d(out_channels))
+        self.register_module("fused", None)
         self.reset_parameters()
 
     square: nn.Conv2d | None
@@ -135,6 +142,8 @@ class ACBlock(FusibleConv):
     square_norm: _BatchNorm | None
     horizontal_norm: _BatchNorm | None
     vertical_norm: _BatchNorm | None
+    norm: _BatchNorm | None
+    fused: nn.Conv2d | None
 
     def reset_parameters(self) -> None:
         """Draw new kernels (Kaiming, fan-out) and reset the batch norms, γ of the branches to ``gamma_init``."""
@@ -149,18 +158,19 @@ class ACBlock(FusibleConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
-        if self.fused is not None:
-            return self._call(self.fused, x)
-        if self.explicit or _is_symbolic(x):
+        if self.explicit or self.fused is not None or _is_traced(x) or not self._is_plain():
             return self.forward_branches(x)
-        if self._statistics_are_fixed():
-            return self._convolve(x, *self._folded_once())
+        norms = [*(norm for _, _, norm in self._branches()), self.norm]
+        if all(map(is_frozen, norms)):
+            return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
         if self.norm is not None:
             return self._call(self.norm, self._convolve(x, self._summed_kernel(), None))
         return self.forward_branches(x)
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Evaluate the branches one by one, whatever the mode: the definition of the block (left side of Eq. 8)."""
+        if self.fused is not None:
+            return self._call(self.fused, x)
         x = self._padded(x)
         outputs = []
         for name, conv, norm in self._branches():
@@ -199,14 +209,12 @@ class ACBlock(FusibleConv):
         """
         if self.fused is None:
             self.fused = self.fuse()
-            for name in _BRANCHES:
+            for name in (*_BRANCHES, *_BRANCHES.values(), "norm"):
                 setattr(self, name, None)
-                setattr(self, f"{name}_norm", None)
-            self.norm = None
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode as nn.Module does, and forget the folded kernel."""
-        self._cache = None
+        self._cache.clear()
         return super().train(mode)
 
     def extra_repr(self) -> str:
@@ -216,18 +224,15 @@ class ACBlock(FusibleConv):
             text += f", asymmetric_size={self.asymmetric_size}"
         return text + (", position='border'" if self.position == "border" else "")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
-
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._cache = None  # .to(), .half(), ... change data without changing the tensors' versions
+        self._cache.clear()  # .to(), .half(), ... change data without changing the tensors' versions
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _branches(self) -> list[tuple[str, nn.Conv2d, _BatchNorm | None]]:
-        """Name, convolution and batch norm of each branch there is, the square one first."""
-        convs = [(name, getattr(self, name), getattr(self, f"{name}_norm")) for name in _BRANCHES]
-        return [(name, conv, norm) for name, conv, norm in convs if conv is not None]
+    def _branches(self) -> list[Branch]:
+        """The branches there are, the square one first."""
+        layers: dict[str, Any] = self._modules  # read directly: an eval forward costs little more than this look-up
+        return [(name, layers[name], layers[norm]) for name, norm in _BRANCHES.items() if layers[name] is not None]
 
     def _branch_conv(self, name: str, size: tuple[int, int]) -> nn.Conv2d:
         """Make a branch's convolution and, in `_margins`, what its input is padded (or, negative, cropped) by first.
@@ -255,25 +260,17 @@ class ACBlock(FusibleConv):
             bias=False,
         )
 
-    def _statistics_are_fixed(self) -> bool:
-        norms = [norm for _, _, norm in self._branches() if norm is not None] if self.norm is None else [self.norm]
-        return all(not norm.training and norm.running_mean is not None for norm in norms)
-
-    def _folded_once(self) -> tuple[Tensor, Tensor]:
-        """The equivalent kernel and bias, kept as long as nothing they are made of changes."""
-        if torch.compiler.is_compiling():
-            return self.get_equivalent_kernel_bias()
-        sources = [*self.parameters(), *self.buffers()]
-        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
-            return self.get_equivalent_kernel_bias()
-        try:
-            state = tuple((source.data_ptr(), source._version, source.dtype, source.device) for source in sources)
-        except RuntimeError:  # tensors without storage or version: inside torch.func, or made in inference mode
-            return self.get_equivalent_kernel_bias()
-        if self._cache is None or self._cache[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache = (state, self.get_equivalent_kernel_bias())
-        return self._cache[1]
+    def _is_plain(self) -> bool:
+        """Whether no layer has a hook or a parametrisation, which work only when that layer is called."""
+        return not any(
+            layer._modules
+            or layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or layer._backward_pre_hooks
+            for layer in self._modules.values()
+            if layer is not None
+        )
 
     def _summed_kernel(self) -> Tensor:
         kernel, *others = [self._embed(name, conv.weight) for name, conv, _ in self._branches()]
@@ -324,8 +321,9 @@ def explicit_branches(model: nn.Module) -> Iterator[None]:
             block.explicit = value
 
 
-def _is_symbolic(x: object) -> bool:
-    return isinstance(x, torch.fx.Proxy)
+def _is_traced(x: object) -> bool:
+    """Whether torch.fx or torch.jit records the layers, for which a kept kernel would be a constant."""
+    return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
 
 
 def _pad_or_crop(x: Tensor, margins: Margins) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
 
-__all__ = ["FusibleConv", "IntPair", "Padding", "PaddingMode", "exact", "fold_norm", "pair"]
+__all__ = ["FusibleConv", "IntPair", "Padding", "PaddingMode", "exact", "fold_norm", "is_frozen", "pair"]
 
 IntPair = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -21,7 +22,7 @@ Padding = int | tuple[int, int] | str
 
 def pair(value: IntPair, name: str) -> tuple[int, int]:
     """Return an int or a pair of ints as a pair; raise ValueError naming the argument for anything else."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = value if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) for v in values):
         raise ValueError(f"`{name}` (={value!r}) must be an int or a pair of ints")
     return values[0], values[1]
@@ -32,12 +33,27 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
 
 
-def fold_norm(kernel: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def is_frozen(norm: nn.Module | None) -> bool:
+    """Whether a norm does the same to every batch now: a batch norm in eval mode with running statistics, or none."""
+    return norm is None or (_is_batch_norm(norm) and not norm.training and norm.running_mean is not None)
+
+
+def _is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
+    """Whether it is a batch norm and nothing else; a subclass with a forward of its own may hold an activation too."""
+    return isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Fold a batch norm module into a float64 kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` (Eq. 2).
 
     Raises:
-        FusionError: The batch norm keeps no running statistics, so no fixed convolution equals it.
+        FusionError: It is no batch norm or keeps no running statistics, so no fixed convolution equals it.
     """
+    if not _is_batch_norm(norm):
+        raise FusionError(
+            f"its norm is a {type(norm).__name__}; only nn.BatchNorm2d, nn.SyncBatchNorm and subclasses "
+            "with their forward can be folded: train with one of these, or deploy this layer unfolded"
+        )
     if norm.running_mean is None or norm.running_var is None:
         raise FusionError(
             "its batch norm has track_running_stats=False: it normalises by each batch's own statistics also in eval "
@@ -123,7 +139,8 @@ class FusibleConv(nn.Module, ABC):
         kernel, bias = self.get_equivalent_kernel_bias()
         if not (kernel.isfinite().all() and bias.isfinite().all()):
             raise FusionError(
-                f"its folded weights overflow {kernel.dtype}; convert the model to torch.float32 and fold that"
+                f"its folded weights are not finite in {kernel.dtype}: they overflow, or a variance + eps is not "
+                "positive; fold model.float(), and if that fails too, a checkpoint with sound statistics"
             )
         # Built on the meta device so that folding draws no random numbers.
         conv = nn.Conv2d(
@@ -140,8 +157,9 @@ class FusibleConv(nn.Module, ABC):
         trainable = any(parameter.requires_grad for parameter in self.parameters())
         if next(self.kernels()).is_contiguous(memory_format=torch.channels_last):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-        conv.weight = nn.Parameter(kernel, requires_grad=trainable)
-        conv.bias = nn.Parameter(bias, requires_grad=trainable)
+        # Cloned because without a norm to fold the kernel is the block's own.
+        conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
+        conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
 
     def _check_finite(self) -> None:

@@ -1,0 +1,38 @@
+# `make demo` and `make test` each work alone on a fresh clone: Python >= 3.10 and a package registry are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?=
+
+.PHONY: demo test test-slow test-faults lint install clean
+
+install: $(VENV)/.installed
+
+# Runs again only when what is to be installed has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	# lightning-bolts declares pytorch-lightning<2; acnet_pl.integrations.bolts makes it work with 2.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lightning-bolts==0.7.0
+	touch $@
+
+demo: install
+	WANDB_MODE=offline $(BIN)/python -m acnet_pl demo
+
+lint: install
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2 -m 'not slow and not faults' $(TESTS)
+
+test-slow: install
+	$(BIN)/pytest -m slow $(TESTS)
+
+test-faults: install
+	$(BIN)/pytest -m faults $(TESTS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,62 @@
+"""Parameters and multiply-accumulates of a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from acnet_pl.analysis.evaluation import evaluating, placed
+from acnet_pl.nn import explicit_branches
+
+__all__ = ["Complexity", "complexity"]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a model costs.
+
+    Attributes:
+        parameters: Number of parameters, trainable or not; buffers such as running statistics are not counted.
+        macs: Multiply-accumulates for one image, in convolutions and matrix products.
+        input_shape: ``(C, H, W)`` of that image.
+    """
+
+    parameters: int
+    macs: int
+    input_shape: tuple[int, int, int]
+
+    def as_dict(self) -> dict[str, int | tuple[int, int, int]]:
+        """The attributes by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        size = "×".join(map(str, self.input_shape))
+        return f"{self.parameters / 1e6:.3f} M parameters, {self.macs / 1e6:.2f} M multiply-accumulates for {size}"
+
+
+def complexity(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
+    """Count parameters and multiply-accumulates of a model as it is given, by evaluating one image of zeros.
+
+    Counted are convolutions and matrix products (linear layers, attention), as half the FLOPs that
+    ``torch.utils.flop_counter`` reports; not biases, batch norms, activations and pooling. An ACBlock that is not
+    folded counts with its three branches, which is what a training step's forward pass computes; count the folded
+    copy for the cost of deployment. The model, its mode and its buffers stay as they are.
+
+    Args:
+        model: Takes images ``(N, C, H, W)``.
+        input_shape: ``(C, H, W)`` of one image.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 4 * 4, 10))
+        >>> print(complexity(net, (3, 4, 4)))
+        0.002 M parameters, 0.00 M multiply-accumulates for 3×4×4
+    """
+    image = placed(model, torch.zeros(1, *input_shape))
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), explicit_branches(model), counter:
+        model(image)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Complexity(parameters, counter.get_total_flops() // 2, input_shape)

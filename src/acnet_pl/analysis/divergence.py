@@ -1,0 +1,134 @@
+"""Where do two networks part? The first layer, in order of execution, whose outputs differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.analysis.evaluation import evaluating, full_precision, placed, unpack
+from acnet_pl.nn import FusibleConv, explicit_branches
+
+__all__ = ["Divergence", "first_divergence"]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The differences of two models' layers.
+
+    Attributes:
+        layer: Name of the first layer, in order of execution, beyond the tolerance; None where there is none. The
+            model as a whole is called "(model)".
+        tolerance: The largest relative difference taken for rounding.
+        differences: Per layer, in order of execution, max |trained − folded| / max |trained| of its output. A layer
+            that is used again, such as a shared ReLU, has another entry, "relu (call 2)".
+    """
+
+    layer: str | None
+    tolerance: float
+    differences: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes by name."""
+        return {"layer": self.layer, "tolerance": self.tolerance, "differences": dict(self.differences)}
+
+    def __str__(self) -> str:
+        if self.layer is None:
+            return f"no layer of {len(self.differences)} parts by more than {self.tolerance:g}"
+        width = max(map(len, self.differences))
+        lines = [
+            f"  {name:{width}}  {difference:.2e}{'  <- parts here' * (name == self.layer)}"
+            for name, difference in self.differences.items()
+        ]
+        return "\n".join([f"the models part at {self.layer!r} (relative difference of each layer's output):", *lines])
+
+
+def first_divergence(trained: nn.Module, folded: nn.Module, images: Tensor, tolerance: float = 1e-4) -> Divergence:
+    """Find the first layer whose output parts by more than a relative tolerance.
+
+    Compared are the outputs of all modules that exist under the same name in both, in eval mode, as `compare`
+    evaluates them. A convolution that absorbed the batch norm after it is compared with that batch norm's output.
+
+    Args:
+        trained: Takes images ``(N, C, H, W)``.
+        folded: The same function, folded.
+        images: One batch, normalised.
+        tolerance: The largest relative difference taken for rounding.
+
+    Raises:
+        ValueError: The models have no executed module in common.
+    """
+    images, _ = unpack(images)
+    images = placed(trained, images)
+    counterparts = _layers(folded)
+    expected: dict[str, Tensor] = {}
+    convolved: dict[int, tuple[str, Tensor]] = {}  # by the id of a convolution's output, which is kept alive here
+    differences: dict[str, float] = {}
+
+    def remember(name: str, call: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        expected[call] = output.clone()
+        if isinstance(module, nn.Conv2d):
+            convolved[id(output)] = call, output
+        elif isinstance(module, _BatchNorm) and not isinstance(counterparts.get(name), _BatchNorm):
+            conv, _ = convolved.get(id(inputs[0]), (None, None)) if inputs else (None, None)
+            if conv is not None:
+                expected.pop(conv)
+                if isinstance(counterparts.get(name), nn.Identity):  # elsewhere an activation may be in between
+                    expected[conv] = output.clone()
+
+    def measure(name: str, call: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if call in expected:
+            differences[call] = _relative_difference(expected.pop(call), output)
+
+    with evaluating(trained, folded), explicit_branches(trained), full_precision(images.device):
+        with _hooked(_layers(trained), remember):
+            trained(images)
+        with _hooked(counterparts, measure):
+            folded(placed(folded, images))
+    if not differences:
+        raise ValueError("the two models have no module in common; give a model and its folded copy")
+    beyond = [call for call, difference in differences.items() if not difference <= tolerance]  # NaN is beyond
+    return Divergence(beyond[0] if beyond else None, tolerance, differences)
+
+
+def _layers(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
+    """All modules by name, without what is inside a block that folds as a whole."""
+    layers = {name or "(model)": model}
+    if not isinstance(model, FusibleConv):
+        for child_name, child in model.named_children():
+            layers.update(_layers(child, f"{name}.{child_name}" if name else child_name))
+    return layers
+
+
+@contextmanager
+def _hooked(layers: Mapping[str, nn.Module], action: Callable[..., None]) -> Iterator[None]:
+    """Call ``action(name, call, module, inputs, output)`` whenever one of the layers has computed a tensor."""
+    calls: Counter[str] = Counter()
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+            calls[name] += 1
+            if isinstance(output, Tensor):
+                action(name, name if calls[name] == 1 else f"{name} (call {calls[name]})", module, inputs, output)
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _relative_difference(expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
+        return float("inf")
+    difference = (expected - actual.to(expected)).abs().max()
+    return float(torch.where(difference == 0, difference, difference / expected.abs().max()))

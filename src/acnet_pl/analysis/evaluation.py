@@ -1,0 +1,175 @@
+"""Evaluate a model without leaving a trace: batches, modes, numerical precision, top-k accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Batches",
+    "accuracy",
+    "count_correct",
+    "evaluating",
+    "full_precision",
+    "labelled",
+    "logits_of",
+    "placed",
+    "require_samples",
+    "unpack",
+]
+
+Batches = Iterable[Sequence[Tensor]]  # of (images, labels); see `unpack`
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within this context the models are in eval mode and no gradients are kept; every module's mode is restored."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Within this context float32 means float32: no autocast, no TF32 and no bfloat16 inside matmul and convolution."""
+    backends: Any = torch.backends  # its operators are set at run time, unknown to type checkers
+    with ExitStack() as restore:
+        restore.enter_context(torch.autocast(device.type, enabled=False))
+        restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        if hasattr(backends.cudnn, "conv"):  # one setting per operator, since PyTorch 2.9
+            operators = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+            operators += [backends.mkldnn.matmul, backends.mkldnn.conv]
+            for operator in operators:
+                restore.callback(setattr, operator, "fp32_precision", operator.fp32_precision)
+            torch.set_float32_matmul_precision("highest")
+            for operator in operators:
+                operator.fp32_precision = "ieee"
+        else:
+            restore.callback(setattr, backends.cudnn, "allow_tf32", backends.cudnn.allow_tf32)
+            torch.set_float32_matmul_precision("highest")
+            backends.cudnn.allow_tf32 = False
+        yield
+
+
+def unpack(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Images ``(N, C, H, W)``, as the model takes them, and labels ``(N,)``, if any, of a batch.
+
+    Raises:
+        ValueError: The batch is neither images nor (images, labels), or its images are not normalised floats.
+    """
+    parts = (batch,) if isinstance(batch, Tensor) else tuple(batch)
+    if not (1 <= len(parts) <= 2 and all(isinstance(part, Tensor) for part in parts)):
+        raise ValueError(
+            f"a batch must be (images, labels), got {len(parts)} parts; of an acnet_pl data module take "
+            'eval_batches("test"), which normalises the images and leaves out their indices'
+        )
+    images, labels = parts[0], parts[1] if len(parts) == 2 else None
+    if images.dim() != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images must be floats (N, C, H, W) normalised as the model expects them, got {images.dtype} "
+            f"{tuple(images.shape)}"
+        )
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels must be class indices ({len(images)},), one per image, got {tuple(labels.shape)}; soft labels "
+            "(mixup) have no accuracy"
+        )
+    return images, labels
+
+
+def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """As `unpack`, for what needs labels.
+
+    Raises:
+        ValueError: As `unpack`, or the batch has no labels.
+    """
+    images, labels = unpack(batch)
+    if labels is None:
+        raise ValueError("a batch must be (images, labels), got images alone: accuracy needs labels")
+    return images, labels
+
+
+def placed(model: nn.Module, images: Tensor) -> Tensor:
+    """The images on the device and in the dtype of the model's first floating-point parameter or buffer, if any."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return images.to(tensor.device, tensor.dtype)
+    return images
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits ``(N, num_classes)`` for images ``(N, C, H, W)``, moved to the model's device and dtype.
+
+    Raises:
+        ValueError: The model gives something else, such as a tuple or a feature map.
+    """
+    logits = model(placed(model, images))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model must give logits (N, num_classes) for N = {len(images)} images, got {got}; wrap it in a module "
+            "that returns the logits alone"
+        )
+    return logits
+
+
+def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
+    """How many labels are among the k largest logits, for every k.
+
+    Args:
+        logits: ``(N, num_classes)``.
+        labels: Class indices, ``(N,)``.
+        topk: The ks. A k beyond the number of classes counts as all classes: every label is found.
+
+    Returns:
+        Counts, int64, ``(len(topk),)``.
+
+    Example:
+        >>> count_correct(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]]), torch.tensor([2, 0]), topk=(1, 2)).tolist()
+        [1, 2]
+    """
+    largest = min(max(topk), logits.shape[1])
+    hits = logits.topk(largest, dim=1).indices == labels.to(logits.device)[:, None]
+    return torch.stack([hits[:, :k].sum() for k in topk])
+
+
+def accuracy(model: nn.Module, batches: Batches, topk: int = 1) -> float:
+    """Top-k accuracy, 0 to 1, in eval mode. The model is left as it was.
+
+    Args:
+        model: From images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+        batches: Pairs of normalised images and labels ``(N,)``; moved to the model's device and dtype.
+        topk: k.
+
+    Raises:
+        ValueError: There are no images, or a batch is not (images, labels).
+    """
+    counts: list[Tensor] = []  # kept on the device: one synchronisation at the end
+    samples = 0
+    with evaluating(model):
+        for batch in batches:
+            images, labels = labelled(batch)
+            counts.append(count_correct(logits_of(model, images), labels, (topk,)))
+            samples += len(images)
+    return sum(int(count) for count in counts) / require_samples(samples)
+
+
+def require_samples(samples: int) -> int:
+    """Return the number of samples.
+
+    Raises:
+        ValueError: It is 0.
+    """
+    if samples == 0:
+        raise ValueError("there are no images in `batches`: it is empty, or an iterator that was already used up")
+    return samples

@@ -1,0 +1,12 @@
+"""Network architectures, one file each. Every one is built from the `ConvBuilder` it is given and knows no block."""
+
+from acnet_pl.backbones.alexnet import AlexNet
+from acnet_pl.backbones.cifar_quick import CifarQuick
+from acnet_pl.backbones.densenet import DenseNet
+from acnet_pl.backbones.densenet_cifar import DenseNetCifar
+from acnet_pl.backbones.resnet import ResNet
+from acnet_pl.backbones.resnet_cifar import ResNetCifar
+from acnet_pl.backbones.vgg import VGG16
+from acnet_pl.backbones.wide_resnet import WideResNet
+
+__all__ = ["VGG16", "AlexNet", "CifarQuick", "DenseNet", "DenseNetCifar", "ResNet", "ResNetCifar", "WideResNet"]

@@ -1,0 +1,67 @@
+"""PredictionWriter: class probabilities and indices of ``predict``, as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from acnet_pl.callbacks.fuse import image_info
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write, for every image of ``predict``, its index, its most probable class and the probabilities of all classes.
+
+    Args:
+        filename: Name of the file in the run's folder.
+    """
+
+    def __init__(self, filename: str = "predictions.csv") -> None:
+        super().__init__("epoch")
+        self.filename = filename
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Gather the predictions of all processes and write them on rank zero, sorted by index."""
+        rows = _rows(predictions, batch_indices)
+        if dist.is_available() and dist.is_initialized():
+            shares: list[list[tuple[int, list[float]]]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(shares, rows)
+            rows = [row for share in shares for row in share]
+        if not trainer.is_global_zero:
+            return
+        names = image_info(trainer).get("class_names") or [str(i) for i in range(len(rows[0][1]))]
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "predicted", "class", *(f"p({name})" for name in names)])
+            for index, probabilities in sorted(rows):
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                writer.writerow([index, best, names[best], *(f"{p:.6g}" for p in probabilities)])
+        rank_zero_info(f"Wrote {len(rows)} predictions to {path}")
+
+
+def _rows(predictions: Sequence[Any], batch_indices: Sequence[Any]) -> list[tuple[int, list[float]]]:
+    """Index and probabilities of every image of this process; with several data loaders they follow one another."""
+    rows: list[tuple[int, list[float]]] = []
+    for probabilities, indices in zip(predictions, batch_indices, strict=True):
+        if isinstance(probabilities, Tensor):
+            rows += zip(indices, probabilities.tolist(), strict=True)
+        else:
+            rows += _rows(probabilities, indices)
+    return rows

@@ -1,0 +1,62 @@
+"""The command line: ``python -m acnet_pl COMMAND``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "fit": "train a network, fold it, check the fold, test it and its robustness to rotation",
+    "validate": "evaluate a checkpoint on the validation data and check its fold",
+    "test": "evaluate a checkpoint on the test data, also rotated and flipped",
+    "predict": "write the class probabilities of the test data to a file",
+    "fuse": "fold the network of a checkpoint and write its weights",
+    "demo": "train a plain network and its ACNet on handwritten digits and compare them",
+}
+
+_OWN = {"fuse": "acnet_pl.cli.fuse", "demo": "acnet_pl.cli.demo"}
+
+_OVERVIEW = """usage: python -m acnet_pl COMMAND [options]
+
+Train CNNs with asymmetric convolution blocks (ACNet, ICCV 2019), fold them exactly, deploy the plain network.
+
+commands:
+{commands}
+
+examples:
+  python -m acnet_pl fit
+      an ACNet on scikit-learn's handwritten digits, which need no download
+  python -m acnet_pl fit --model.backbone ResNetCifar --model.backbone.depth 56 --model.conv ACBConv \\
+      --data CIFARDataModule --data.root data/
+  python -m acnet_pl fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
+  python -m acnet_pl fuse runs/NAME/TIME/checkpoints/last.ckpt
+
+`python -m acnet_pl COMMAND --help` lists a command's options. ACNET_PL_DEBUG=1 shows the traceback of an error.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failed run, 2 for a mistake on the command line."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(_OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"acnet_pl {version('acnet-pl')}")
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"acnet_pl: error: unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Imported here so that the overview above appears at once.
+    from acnet_pl.cli.errors import readable_errors
+
+    command = importlib.import_module(_OWN.get(args[0], "acnet_pl.cli.lightning"))
+    with readable_errors(args[0]) as outcome:
+        command.run(args)
+    return outcome.code

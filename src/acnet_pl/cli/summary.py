@@ -1,0 +1,106 @@
+"""What a run came to: ``summary.json`` in its folder, and a short table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from acnet_pl.analysis.rotation import TRANSFORMS
+from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
+from acnet_pl.modules import ImageClassifier
+
+__all__ = ["comparison", "versions", "write_summary"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the hardware."""
+    packages = ("acnet-pl", "torch", "torchvision", "pytorch-lightning")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device}
+
+
+def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figures: Mapping[str, float]) -> Path:
+    """Write ``summary.json`` to the run's folder and show it as a table.
+
+    Args:
+        folder: The run's folder.
+        model: The trained module.
+        trainer: The trainer, with acnet_pl's callbacks.
+        figures: What ``validate`` and ``test`` returned.
+    """
+    summary: dict[str, Any] = {
+        "folder": str(folder),
+        "command": sys.orig_argv[1:],
+        "backbone": model.hparams["backbone"],
+        "conv": model.hparams["conv"],
+        "epochs": trainer.current_epoch,
+        "metrics": {name: value for name, value in figures.items() if not name.startswith("equivalence/")},
+        "versions": versions(),
+    }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EquivalenceCheck) and callback.result is not None:
+            summary["equivalence"] = callback.result.as_dict()
+        elif isinstance(callback, RotationRobustness) and callback.result is not None:
+            summary["rotation"] = callback.result.as_dict()
+        elif isinstance(callback, FuseOnFitEnd) and callback.result is not None:
+            summary["fused"] = asdict(callback.result)
+        elif isinstance(callback, EpochTimer) and callback.seconds:
+            summary["seconds_per_epoch"] = median(callback.seconds)
+    path = folder / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    console = Console()
+    console.print(comparison({folder.parent.name: summary}))
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_result(file))
+    console.print(f"Files in {folder}:\n  {', '.join(files)}", soft_wrap=True, highlight=False)
+    return path
+
+
+def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
+    """A table of summaries side by side: accuracy, equivalence, rotation, size.
+
+    Args:
+        summaries: What `write_summary` wrote, by the heading of its column.
+        columns: Headings in order; empty is the order of ``summaries``.
+    """
+    names = list(columns or summaries)
+    table = Table("", *names, title="Result", title_justify="left")
+
+    def add(label: str, form: str, *keys: str) -> None:
+        values = [_lookup(summaries[name], keys) for name in names]
+        if any(value is not None for value in values):
+            table.add_row(label, *("-" if value is None else format(value, form) for value in values))
+
+    add("test accuracy, trained", ".2%", "metrics", "test/top1")
+    add("test accuracy, folded", ".2%", "rotation", "original/top1")
+    for transform in list(TRANSFORMS)[1:]:
+        add(f"  folded, {transform.replace('_', ' ')}", ".2%", "rotation", f"{transform}/top1")
+    add("max |trained - folded|", ".1e", "equivalence", "max_abs_difference")
+    add("  relative", ".1e", "equivalence", "max_rel_difference")
+    for key, title in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
+        add(f"{title}, trained", ",", "fused", f"{key}_trained")
+        add(f"{title}, folded", ",", "fused", f"{key}_folded")
+    add("seconds per epoch", ".2f", "seconds_per_epoch")
+    return table
+
+
+def _lookup(summary: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    value: Any = summary
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_result(file: Path) -> bool:
+    return file.is_file() and "wandb" not in file.parts

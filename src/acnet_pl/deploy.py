@@ -1,0 +1,92 @@
+"""Files of folded networks: weights in safetensors together with what is needed to build the network again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from acnet_pl.modules.architecture import build_network
+from acnet_pl.nn import fuse_model
+
+__all__ = ["fused_info", "load_fused", "save_fused"]
+
+FORMAT = "acnet_pl.fused/1"
+
+
+def save_fused(network: nn.Module, path: str | Path, info: Mapping[str, Any]) -> Path:
+    """Write a folded network, atomically.
+
+    Args:
+        network: Folded, as `fuse_model` returns it.
+        path: File to write, by convention ``*.safetensors``.
+        info: Plain data with at least ``backbone`` and ``conv`` (as `modules.architecture.describe` gives them) and
+            ``num_classes``; kept as JSON in the file's metadata and readable with `fused_info`.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, unfinished, metadata={"format": FORMAT, "acnet_pl": json.dumps(info)})
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def fused_info(path: str | Path) -> dict[str, Any]:
+    """Read what was written beside the weights: architecture, classes, preprocessing, where it came from.
+
+    Raises:
+        ValueError: The file is missing, truncated, or not one that `save_fused` wrote.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); write it again with `fuse`") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} does not say how its network is built (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            "load it with safetensors.torch.load_file into a network of your own"
+        )
+    info: dict[str, Any] = json.loads(metadata["acnet_pl"])
+    return info
+
+
+def load_fused(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Build the folded network of a ``fused.safetensors`` and load its weights; ready for inference.
+
+    Args:
+        path: File that a run or ``python -m acnet_pl fuse`` wrote.
+        device: Where to put the network.
+
+    Returns:
+        The network in eval mode, from normalised images ``(N, 3, H, W)`` to logits ``(N, num_classes)``. How to
+        normalise is under ``preprocessing`` in `fused_info`.
+
+    Raises:
+        ValueError: The file is damaged, or was made with a backbone of a package that you have not imported.
+    """
+    info = fused_info(path)
+    network = fuse_model(build_network(info["backbone"], info["conv"], info["num_classes"]).eval())
+    with safe_open(Path(path), framework="pt", device=str(device)) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    try:
+        network.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network it describes: {error}") from error
+    return network.to(device).eval()

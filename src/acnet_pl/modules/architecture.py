@@ -1,0 +1,106 @@
+"""Describe what a network was built from in plain data, and build it again from that, executing nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import nn
+
+from acnet_pl.nn import ConvBuilder
+
+__all__ = ["Factory", "build_conv", "build_network", "describe"]
+
+Factory = Callable[[ConvBuilder, int], nn.Module]
+T = TypeVar("T")
+
+
+def describe(thing: Any) -> dict[str, Any]:
+    """Describe a class, a partial of one, a function or a ConvBuilder as ``class_path`` and ``init_args``.
+
+    The form is that of YAML configurations, so a description can be read, edited, stored as JSON and parsed again.
+
+    Raises:
+        TypeError: It is something else (a lambda, say), or its options are not plain data.
+
+    Example:
+        >>> from acnet_pl.nn import PlainConv
+        >>> describe(PlainConv())
+        {'class_path': 'acnet_pl.nn.conv.PlainConv', 'init_args': {}}
+    """
+    target, options = thing, {}
+    if isinstance(thing, partial):
+        # The command line's parser makes partials of its own instantiator, with the class among the arguments.
+        classes: list[Any] = [argument for argument in (thing.func, *thing.args) if inspect.isclass(argument)]
+        target, options = (classes or [thing.func])[0], dict(thing.keywords)
+    elif not inspect.isclass(thing) and not inspect.isfunction(thing):
+        accepted = inspect.signature(type(thing)).parameters
+        target, options = type(thing), {name: value for name, value in vars(thing).items() if name in accepted}
+    path = f"{target.__module__}.{target.__qualname__}"
+    if "<" in path:
+        raise TypeError(
+            f"cannot describe {thing!r} so that it can be built again from a checkpoint: give a class, a function of a "
+            "module, or a functools.partial of one"
+        )
+    try:
+        options = json.loads(json.dumps(options, default=_plain))
+    except TypeError as error:
+        raise TypeError(f"the options of {path} must be plain data (numbers, strings, lists), got {options}") from error
+    return {"class_path": path, "init_args": options}
+
+
+def build_network(backbone: Mapping[str, Any], conv: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """Build the network that `describe` described.
+
+    Args:
+        backbone: Description of the backbone.
+        conv: Description of the conv builder.
+        num_classes: Classes of the head.
+
+    Raises:
+        ValueError: A class is unknown, or in a package that is neither acnet_pl nor imported by the caller.
+    """
+    make = _resolve(backbone, "backbone")
+    network = make(build_conv(conv), num_classes, **backbone.get("init_args", {}))
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{backbone['class_path']} made a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def build_conv(conv: Mapping[str, Any]) -> ConvBuilder:
+    """Build the conv builder that `describe` described; raises ValueError as `build_network`."""
+    make = _resolve(conv, "conv builder")
+    if not (inspect.isclass(make) and issubclass(make, ConvBuilder)):
+        raise ValueError(f"{conv['class_path']} is not a ConvBuilder")
+    return make(**conv.get("init_args", {}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, set)):
+        return list(value)
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
+    module, _, name = str(description["class_path"]).rpartition(".")
+    # A file must not be able to make us import, and so run, whatever module it names.
+    if module.split(".")[0] != "acnet_pl" and module not in sys.modules:
+        raise ValueError(
+            f"the {what} {description['class_path']} is not acnet_pl's own; if you trust it, run "
+            f"`import {module}` first"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no {what} {description['class_path']} in this version of its package") from error
+    if not (inspect.isclass(found) and issubclass(found, (nn.Module, ConvBuilder))) and not inspect.isfunction(found):
+        raise ValueError(f"{description['class_path']} is not a {what}: expected a class or function that makes one")
+    made: Callable[..., Any] = found
+    return made

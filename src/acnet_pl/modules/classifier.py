@@ -1,0 +1,172 @@
+"""ImageClassifier: trains a backbone that is built with an injected conv builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from acnet_pl.modules.architecture import describe
+from acnet_pl.modules.schedules import CosineSchedule, Schedule
+from acnet_pl.nn import ConvBuilder, PlainConv
+
+__all__ = ["ImageClassifier", "default_optimizer"]
+
+default_optimizer = partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+
+class ImageClassifier(LightningModule):
+    """Cross-entropy training of ``backbone(conv, num_classes)``, with top-1 and top-5 accuracy.
+
+    Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
+    ``val/loss``, ``val/top1``, ``val/top5`` and the same under ``test/``. Accuracies are counted over all processes;
+    acnet_pl's data modules give every evaluation sample to exactly one process, where Lightning's own sampler repeats
+    some to make the shares equal.
+
+    Args:
+        backbone: Makes the network from a conv builder and a number of classes: a backbone class or a
+            ``functools.partial`` of one.
+        conv: Makes the network's convolutions: `PlainConv` for the baseline, `ACBConv` for its ACNet. None is plain.
+        num_classes: Classes, linked to the data's on the command line.
+        optimizer: Makes the optimizer from parameter groups.
+        schedule: A `Schedule`, stepped per optimisation step, or anything that makes a torch learning-rate scheduler
+            from an optimizer, stepped per epoch. None is `CosineSchedule` without warm-up.
+        label_smoothing: In [0, 1), for training.
+        decay_norm_and_bias: Apply weight decay to batch norms and biases too, as the authors do.
+        bias_lr_multiplier: Learning rate of biases relative to that of weights; the authors have 2.
+        channels_last: Keep the network in channels-last memory format.
+        compile: Compile the network with ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[ConvBuilder, int], nn.Module],
+        conv: ConvBuilder | None = None,
+        num_classes: int = 10,
+        *,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = default_optimizer,
+        schedule: Schedule | Callable[[Optimizer], LRScheduler] | None = None,
+        label_smoothing: float = 0.0,
+        decay_norm_and_bias: bool = True,
+        bias_lr_multiplier: float = 1.0,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = PlainConv() if conv is None else conv
+        schedule = CosineSchedule() if schedule is None else schedule
+        self.save_hyperparameters()
+        # Plain data only: a checkpoint is then loadable with weights_only, and rebuilds the same from any kind of use.
+        parts = {"backbone": backbone, "conv": conv, "optimizer": optimizer, "schedule": schedule}
+        self.hparams.update({name: describe(part) for name, part in parts.items()})
+        self.hparams["_instantiator"] = "pytorch_lightning.cli.instantiate_module"
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.bias_lr_multiplier = bias_lr_multiplier
+
+        self.net = backbone(conv, num_classes)
+        if channels_last:
+            self.net.to(memory_format=torch.channels_last)
+        if compile:
+            self.net.compile()
+        accuracies = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(num_classes, average="micro"),
+                "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+            }
+        )
+        self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = accuracies.clone(prefix="val/")
+        self.test_accuracy = accuracies.clone(prefix="test/")
+        self.val_loss = MeanMetric()
+        self.test_loss = MeanMetric()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_top1(logits, labels)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count loss and accuracies of one validation batch."""
+        self._evaluate(batch, "val", self.val_loss, self.val_accuracy)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count loss and accuracies of one test batch."""
+        self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Class probabilities ``(N, num_classes)`` of one batch."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self.forward(images).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer on groups of kernels, norm scales and biases, and its schedule."""
+        optimizer = self.optimizer_factory(self._parameter_groups())
+        for group in optimizer.param_groups:
+            if group["kind"] != "kernel" and not self.decay_norm_and_bias and "weight_decay" in group:
+                group["weight_decay"] = 0.0
+            if group["kind"] == "bias":
+                group["lr"] *= self.bias_lr_multiplier
+        if isinstance(self.schedule, Schedule):
+            scheduler: LRScheduler
+            scheduler, interval = self._per_step(optimizer, self.schedule), "step"
+        else:
+            scheduler, interval = self.schedule(optimizer), "epoch"
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def _evaluate(
+        self, batch: tuple[Tensor, Tensor], prefix: str, mean_loss: MeanMetric, accuracy: MetricCollection
+    ) -> None:
+        images, labels = batch
+        logits = self(images)
+        mean_loss(F.cross_entropy(logits, labels), len(labels))
+        accuracy(logits, labels)
+        self.log(f"{prefix}/loss", mean_loss, on_step=False, on_epoch=True)
+        for name, metric in accuracy.items():
+            self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("top1"))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "bias": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                kind = "bias" if name.endswith("bias") else "norm" if parameter.ndim <= 1 else "kernel"
+                groups[kind].append(parameter)
+        return [{"params": parameters, "kind": kind} for kind, parameters in groups.items() if parameters]
+
+    def _per_step(self, optimizer: Optimizer, schedule: Schedule) -> LambdaLR:
+        total_steps = self.trainer.estimated_stepping_batches
+        max_epochs = self.trainer.max_epochs
+        if max_epochs in (None, -1):
+            steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+            epochs = total_steps / steps_per_epoch
+        else:
+            epochs = float(max_epochs or 0)
+            steps_per_epoch = total_steps / epochs
+        if total_steps == float("inf"):
+            raise ValueError(
+                f"{type(schedule).__name__} needs to know how long training is, got an endless one; set "
+                "trainer.max_epochs or trainer.max_steps"
+            )
+        return LambdaLR(optimizer, lambda step: schedule.factor(step, steps_per_epoch, epochs))

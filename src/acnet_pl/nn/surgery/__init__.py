@@ -1,0 +1,28 @@
+"""Whole networks: to their ACNet, to the folded network, and back to the stock model.
+
+| file | holds |
+| --- | --- |
+| convert.py | `convert_to_acnet`, and `convert_with` for blocks of any kind |
+| eligibility.py, plain.py | which layers may be replaced |
+| inherit.py | what a block takes over from the layers it replaces |
+| report.py | `conversion_report` |
+| fuse.py | `fuse_model` |
+| stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
+| dataflow.py | which batch norm follows which convolution, from the traces of |
+| tracing.py, running.py, trace.py | torch.fx and an example input |
+"""
+
+from acnet_pl.nn.surgery.convert import convert_to_acnet, convert_with
+from acnet_pl.nn.surgery.fuse import fuse_model
+from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, conversion_report
+from acnet_pl.nn.surgery.stock import stock_state_dict
+
+__all__ = [
+    "ConversionReport",
+    "LayerReport",
+    "conversion_report",
+    "convert_to_acnet",
+    "convert_with",
+    "fuse_model",
+    "stock_state_dict",
+]

@@ -1,0 +1,224 @@
+"""Where a bias goes that the stock model has no place for: into the running means of the batch norms it reaches.
+
+A block that replaced a convolution without bias and without batch norm of its own gains a bias by folding. The stock
+convolution cannot hold it, so its output lacks a constant per channel, the shift. Through additions, concatenations,
+pooling and unpadded convolutions a shift remains a shift per channel; a batch norm takes it up in its running mean, a
+convolution or linear layer with a bias in that. Anything else is no proof, and an error.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+
+from acnet_pl.nn.fusible import FusibleConv, exact
+from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.dataflow import light_copy
+from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
+from acnet_pl.nn.surgery.tracing import asks_metadata, trace_graph
+
+__all__ = ["absorb"]
+
+# What passes a shift on as it is, and what keeps channels apart but passes no shift.
+_PASSING: tuple[Any, ...] = (
+    *(nn.Identity, _DropoutNd, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    *(F.max_pool2d, torch.max_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "contiguous", "clone"),
+)
+_CHANNELWISE: tuple[Any, ...] = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Sigmoid, nn.Tanh),
+    *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.gelu, F.silu, torch.relu, torch.relu_, "relu", "relu_"),
+)
+_ADDITION: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+_CONCATENATION: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+_FLATTENING: tuple[Any, ...] = (nn.Flatten, torch.flatten, "flatten")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What is known of a value: its channels, by how much the stock model's is less ``(C,)``, and owing to what."""
+
+    channels: int | None = None
+    shift: Tensor | None = None
+    sources: frozenset[str] = frozenset()
+
+
+def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> dict[str, Tensor]:
+    """Find where the biases of blocks go for which the stock model has no place.
+
+    Args:
+        model: The ACNet.
+        loose: The biases ``(O,)`` of those blocks, in float64, by name.
+        roomy: The blocks for whose bias it has a place.
+
+    Returns:
+        By layer name, float64 ``(C,)``: for a batch norm what its input lacks, to be subtracted from the running mean;
+        for another layer what its output lacks, to be added to its bias.
+
+    Raises:
+        FusionError: The data flow does not prove that they can go anywhere.
+    """
+    probe = light_copy(model).eval()
+    try:
+        graph = trace_graph(probe)
+    except Exception as error:
+        raise _refusal(loose, f"torch.fx does not trace the model: {error}") from error
+    with torch.no_grad():
+        return _Absorber(probe, loose, roomy).run(graph)
+
+
+def _refusal(names: Collection[str], why: str) -> FusionError:
+    return FusionError(
+        f"{', '.join(f'`{name}`' for name in sorted(names))}: the stock model has no place for the bias of the folded "
+        f"convolution, which has neither a bias nor a batch norm of its own there, nor can later layers take it up: "
+        f"{why}. Deploy fuse_model(acnet), whose convolutions have a bias"
+    )
+
+
+class _Absorber:
+    """Follows shifts through a graph."""
+
+    def __init__(self, model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> None:
+        self.model = model
+        self.loose = loose
+        self.roomy = roomy
+        self.names = {module: name for name, module in model.named_modules()}
+        self.values: dict[fx.Node, _Value] = {}
+        self.absorbed: dict[str, Tensor | None] = {}
+
+    def run(self, graph: fx.Graph) -> dict[str, Tensor]:
+        for node in graph.nodes:
+            self.values[node] = self.evaluate(node)
+        return {name: shift for name, shift in self.absorbed.items() if shift is not None}
+
+    def evaluate(self, node: fx.Node) -> _Value:
+        inputs = [self.values[value] for value in node.all_input_nodes]
+        module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (FusibleConv, _ConvNd)):
+            return self.convolution(module, inputs[0])
+        if isinstance(module, _BatchNorm):
+            return self.batch_norm(module, inputs[0])
+        if isinstance(module, nn.Linear):
+            return self.linear(module, inputs[0])
+        if self.matches(node, module, _ADDITION) and not node.kwargs:
+            return self.addition(inputs)
+        if self.matches(node, module, _CONCATENATION) and isinstance(node.args[0], (list, tuple)):
+            return self.concatenation(node)
+        if self.passes(node, module):
+            return inputs[0]
+        if self.matches(node, module, _FLATTENING) or self.averages(node):
+            return _Value(None, inputs[0].shift, inputs[0].sources)
+        if not asks_metadata(node):
+            for value in inputs:
+                if value.shift is not None:
+                    what = "the output" if node.op == "output" else f"`{node.target if module is None else node.name}`"
+                    raise _refusal(value.sources, f"it would change what {what} gives")
+        return _Value(inputs[0].channels if self.matches(node, module, _CHANNELWISE) else None)
+
+    @staticmethod
+    def matches(node: fx.Node, module: nn.Module | None, what: tuple[Any, ...]) -> bool:
+        if module is not None:
+            return isinstance(module, tuple(kind for kind in what if isinstance(kind, type)))
+        return node.op in ("call_function", "call_method") and node.target in what
+
+    def passes(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """Whether a value's shift per channel is that of the one input."""
+        if isinstance(module, nn.AvgPool2d):
+            return (not module.count_include_pad or module.padding in (0, (0, 0))) and module.divisor_override is None
+        if node.target is F.avg_pool2d:
+            return len(node.args) <= 3 and not node.kwargs.keys() - {"kernel_size", "stride"}
+        if node.target is F.dropout:
+            return node.kwargs.get("training") is False
+        return self.matches(node, module, _PASSING)
+
+    def averages(self, node: fx.Node) -> bool:
+        """Whether it is the mean over height and width."""
+        if node.target not in ("mean", torch.mean) or self.values[node.all_input_nodes[0]].channels is None:
+            return False
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        return isinstance(dims, (list, tuple)) and set(dims) in ({2, 3}, {-1, -2})
+
+    def convolution(self, conv: FusibleConv | _ConvNd, x: _Value) -> _Value:
+        name = self.names[conv]
+        shift, sources = None, x.sources
+        if x.shift is not None:
+            padded = conv.padding_mode == "zeros" and conv.padding != "valid" and any(p != 0 for p in conv.padding)
+            if padded or not (isinstance(conv, FusibleConv) or is_plain_conv(conv)):
+                raise _refusal(
+                    x.sources, f"`{name}` pads its input with zeros" if padded else f"`{name}` is in the way"
+                )
+            kernel = conv.fold()[0] if isinstance(conv, FusibleConv) else exact(conv.weight)
+            per_group = x.shift.reshape(conv.groups, 1, -1)
+            shift = (kernel.sum((2, 3)).reshape(conv.groups, -1, kernel.shape[1]) * per_group).sum(2).flatten()
+        if name in self.roomy or (isinstance(conv, _ConvNd) and conv.bias is not None):
+            self.take_up(name, shift, sources)
+            return _Value(conv.out_channels)
+        if name in self.loose:
+            shift = self.loose[name] if shift is None else shift + self.loose[name]
+            sources = sources | {name}
+        return _Value(conv.out_channels, shift, sources)
+
+    def batch_norm(self, norm: _BatchNorm, x: _Value) -> _Value:
+        if x.shift is not None and not is_plain_norm(norm):
+            raise _refusal(x.sources, f"`{self.names[norm]}` is a {type(norm).__name__}")
+        if norm.running_mean is not None:  # without running statistics it removes any shift itself
+            self.take_up(self.names[norm], x.shift, x.sources)
+        return _Value(norm.num_features)
+
+    def linear(self, layer: nn.Linear, x: _Value) -> _Value:
+        if x.shift is None:
+            return _Value()
+        if x.channels is not None or x.shift.numel() != layer.in_features:
+            raise _refusal(x.sources, f"`{self.names[layer]}` takes more than one value per channel")
+        shift = exact(layer.weight) @ x.shift
+        if dict(layer.named_parameters()).get("bias") is None:
+            return _Value(None, shift, x.sources)
+        self.take_up(self.names[layer], shift, x.sources)
+        return _Value()
+
+    def addition(self, inputs: list[_Value]) -> _Value:
+        sources = frozenset[str]().union(*(value.sources for value in inputs))
+        shifts = [value.shift for value in inputs if value.shift is not None]
+        channels = {value.channels for value in inputs} - {None}
+        if shifts and len({shift.numel() for shift in shifts} | channels) != 1:
+            raise _refusal(sources, "an addition stretches its channels")
+        total = None
+        for shift in shifts:
+            total = shift if total is None else total + shift
+        known = {value.channels for value in inputs}
+        return _Value(
+            known.pop() if len(known) == 1 else None if not channels else max(c for c in channels if c), total, sources
+        )
+
+    def concatenation(self, node: fx.Node) -> _Value:
+        parts = [self.values[part] for part in node.args[0]]  # type: ignore[union-attr, index]
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        sources = frozenset[str]().union(*(part.sources for part in parts))
+        known = [part.channels for part in parts if part.channels is not None]
+        along_channels = dim in (1, -3) and len(known) == len(parts)
+        if not sources:
+            return _Value(sum(known) if along_channels else None)
+        if not along_channels:
+            raise _refusal(sources, "they are concatenated with something of unknown size")
+        shifts = [
+            torch.zeros(count, dtype=torch.float64) if part.shift is None else part.shift
+            for count, part in zip(known, parts, strict=True)
+        ]
+        return _Value(sum(known), torch.cat([shift.to(shifts[0].device) for shift in shifts]), sources)
+
+    def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
+        """Note what a layer absorbs, which must be the same at every call."""
+        if name in self.absorbed:
+            before = self.absorbed[name]
+            same = before is shift if before is None or shift is None else torch.allclose(before, shift, rtol=1e-12)
+            if not same:
+                raise _refusal(sources, f"`{name}` is called several times, and would have to take up different biases")
+        self.absorbed[name] = shift

@@ -1,0 +1,108 @@
+"""Which convolutions of a network may become blocks, and what is said about those that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.surgery.dataflow import Dataflow
+from acnet_pl.nn.surgery.plain import why_not_plain
+from acnet_pl.nn.surgery.trace import Layer
+
+__all__ = ["Eligibility", "Selection", "describe"]
+
+Selection = str | Iterable[str] | Callable[[str, nn.Conv2d], bool]
+
+
+class Eligibility:
+    """The user's choice of convolutions and what a block can take the place of at all.
+
+    Args:
+        include: Names, names of modules that hold the convolutions, globs, or a predicate of name and module; None is
+            all.
+        exclude: Likewise; None is none.
+        kernel_sizes: Sizes to convert; None is all.
+    """
+
+    def __init__(
+        self, include: Selection | None, exclude: Selection | None, kernel_sizes: int | Collection[int] | None
+    ) -> None:
+        self.include = _as_selection(include)
+        self.exclude = _as_selection(exclude)
+        self.kernel_sizes = {kernel_sizes} if isinstance(kernel_sizes, int) else kernel_sizes
+
+    def check(self, convs: Mapping[str, nn.Conv2d]) -> None:
+        """Raise ValueError for a name or glob that matches no convolution."""
+        for argument in ("include", "exclude"):
+            selection = getattr(self, argument)
+            for pattern in () if selection is None or callable(selection) else selection:
+                if not any(_matches(name, pattern) for name in convs):
+                    close = get_close_matches(pattern, convs, n=3, cutoff=0.5)
+                    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+                    raise ValueError(f"`{argument}`: {pattern!r} matches no Conv2d of the model{hint}")
+
+    def obstacle(self, name: str, layer: Layer, flow: Dataflow) -> str:
+        """Why a convolution is not converted, "" where it may be."""
+        if isinstance(layer, FusibleConv):
+            return f"is a {type(layer).__name__} already"
+        if isinstance(layer, _ConvTransposeNd):
+            return "transposed convolution"
+        if not isinstance(layer, nn.Conv2d):
+            return f"{type(layer).__name__}, not a Conv2d"
+        height, width = layer.kernel_size
+        if height != width:
+            return f"rectangular kernel {height}×{width}"
+        if height == 1:
+            return "1×1 kernel"
+        if height % 2 == 0:
+            return f"even kernel {height}×{height}"
+        if reason := why_not_plain(layer):
+            return reason
+        if self.include is not None and not _selects(self.include, name, layer):
+            return "not included"
+        if self.exclude is not None and _selects(self.exclude, name, layer):
+            return "excluded"
+        if self.kernel_sizes is not None and height not in self.kernel_sizes:
+            return f"kernel size {height} not among kernel_sizes"
+        if name in flow.read:
+            return "its weight is read other than by calling it"
+        if name not in flow.called and not flow.obstacle:
+            return "is not called by the model's forward"
+        return ""
+
+
+def describe(layer: Layer) -> str:
+    """A convolution in a few words.
+
+    Example:
+        >>> describe(nn.Conv2d(64, 128, 3, stride=2, groups=64))
+        '3×3 conv 64→128, stride 2, groups 64'
+    """
+    if not isinstance(layer, (_ConvNd, FusibleConv)):
+        return type(layer).__name__
+    text = f"{'×'.join(map(str, layer.kernel_size))} conv {layer.in_channels}→{layer.out_channels}"
+    for name, value in (("stride", layer.stride), ("dilation", layer.dilation)):
+        if set(value) != {1}:
+            text += f", {name} {value[0] if len(set(value)) == 1 else '×'.join(map(str, value))}"
+    return text + (f", groups {layer.groups}" if layer.groups != 1 else "")
+
+
+def _as_selection(selection: Selection | None) -> tuple[str, ...] | Callable[[str, nn.Conv2d], bool] | None:
+    if selection is None or callable(selection):
+        return selection
+    return (selection,) if isinstance(selection, str) else tuple(selection)
+
+
+def _selects(selection: tuple[str, ...] | Callable[[str, nn.Conv2d], bool], name: str, conv: nn.Conv2d) -> bool:
+    if callable(selection):
+        return selection(name, conv)
+    return any(_matches(name, pattern) for pattern in selection)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)

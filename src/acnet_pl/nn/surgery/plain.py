@@ -1,0 +1,83 @@
+"""What counts as a plain convolution and a plain batch norm: what surgery may replace."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+from typing_extensions import TypeIs
+
+__all__ = ["activation_of", "inherit_hooks", "is_plain_conv", "is_plain_norm", "why_not_plain"]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def is_plain_conv(module: nn.Module) -> TypeIs[nn.Conv2d]:
+    """Whether a module computes what nn.Conv2d computes from parameters of its own."""
+    return isinstance(module, nn.Conv2d) and not why_not_plain(module)
+
+
+def why_not_plain(conv: nn.Conv2d) -> str:
+    """Why a Conv2d is more than a convolution by its parameters, or "" where it is not."""
+    kind = type(conv)
+    if "forward" in vars(conv) or any(
+        getattr(kind, name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
+    ):
+        return f"{kind.__name__} has a forward of its own"
+    if conv._parameters.get("weight") is None:
+        return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
+    if isinstance(conv.weight, UninitializedParameter):
+        return "its weight is not initialised yet (a lazy module: evaluate the model once)"
+    return ""
+
+
+def is_plain_norm(module: nn.Module) -> TypeIs[_BatchNorm]:
+    """Whether a module is batch norm (synchronised or not), perhaps with an activation that can be kept (timm's)."""
+    if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) or "forward" in vars(module):
+        return False
+    forward = type(module).forward
+    return forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward) or _carries_activation(module)
+
+
+def activation_of(norm: _BatchNorm) -> nn.Module:
+    """What stays when a batch norm goes: its activation and its hooks, where it has some; else an nn.Identity.
+
+    The activation keeps its name, so that the names of its parameters stay.
+    """
+    rest: nn.Module = nn.Identity()
+    if _carries_activation(norm):
+        kept = [(name, child) for name, child in norm.named_children() if not isinstance(child, nn.Identity)]
+        if kept:
+            rest = nn.Sequential(OrderedDict(kept))
+    rest.train(norm.training)
+    inherit_hooks(rest, norm)
+    return rest
+
+
+def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Give a module the forward and backward hooks of the one whose place it takes."""
+    for name in _HOOKS:
+        value: Any = getattr(old, name)
+        setattr(new, name, value.copy() if isinstance(value, dict) else value)
+
+
+def _carries_activation(norm: nn.Module) -> bool:
+    """Whether it is timm's batch norm followed by ``drop`` and ``act``. No need to look before timm is imported."""
+    timm_layers = sys.modules.get("timm.layers")
+    if timm_layers is None:
+        return False
+    kinds = (timm_layers.BatchNormAct2d, timm_layers.SyncBatchNormAct)
+    return isinstance(norm, kinds) and type(norm).forward in [kind.forward for kind in kinds]

@@ -1,0 +1,123 @@
+"""What a conversion did to each convolution of a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+__all__ = ["ConversionReport", "LayerReport", "attach_report", "conversion_report", "reports_in"]
+
+_ATTRIBUTE = "_acnet_conversion"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One convolution of the network that was given.
+
+    Attributes:
+        name: Its name; a convolution registered under several names is reported once, under the first.
+        layer: What it is, such as "3×3 conv 64→128, stride 2".
+        converted: Whether a block has taken its place.
+        norm: Name of the batch norm that the block took over.
+        reason: Why it was not converted; or, for a block that took no batch norm over, why not.
+        bias: Whether the convolution has a bias.
+        affine: Whether that batch norm has γ and β.
+        eps: Its eps, 0 for none.
+    """
+
+    name: str
+    layer: str
+    converted: bool
+    norm: str | None
+    reason: str
+    bias: bool
+    affine: bool
+    eps: float
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did, convolution by convolution; ``print`` shows it as a table.
+
+    Attributes:
+        layers: One entry for each convolution, in order of registration.
+    """
+
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def converted(self) -> tuple[LayerReport, ...]:
+        """The convolutions that blocks have taken the place of."""
+        return tuple(layer for layer in self.layers if layer.converted)
+
+    @property
+    def skipped(self) -> tuple[LayerReport, ...]:
+        """The convolutions that stayed."""
+        return tuple(layer for layer in self.layers if not layer.converted)
+
+    def reasons(self) -> dict[str, int]:
+        """How many convolutions stayed, for each reason, the most frequent first."""
+        return dict(Counter(layer.reason for layer in self.skipped).most_common())
+
+    def rows(self) -> list[dict[str, str | bool | float | None]]:
+        """One dict for each convolution, for loggers and data frames."""
+        return [asdict(layer) for layer in self.layers]
+
+    def __str__(self) -> str:
+        head = ("convolution", "layer", "becomes", "with batch norm", "note")
+        rows = [
+            (entry.name, entry.layer, "block" if entry.converted else "-", entry.norm or "-", entry.reason)
+            for entry in self.layers
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [head, tuple("-" * width for width in widths), *rows]
+        table = "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+        with_norm = sum(entry.norm is not None for entry in self.converted)
+        return (
+            f"{table}\n{len(self.converted)} of {len(self.layers)} convolutions converted, {with_norm} of them with "
+            "their batch norm"
+        )
+
+
+def conversion_report(acnet: nn.Module) -> ConversionReport:
+    """What `convert_to_acnet` did to a network.
+
+    Args:
+        acnet: What `convert_to_acnet` returned, a copy of it, or a module that holds it.
+
+    Raises:
+        ValueError: The module holds no converted network, or more than one.
+
+    Example:
+        >>> from acnet_pl.nn import convert_to_acnet
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        >>> print(conversion_report(convert_to_acnet(model)))
+        convolution  layer         becomes  with batch norm  note
+        -----------  ------------  -------  ---------------  ----------
+        0            3×3 conv 3→8  block    1
+        3            1×1 conv 8→8  -        -                1×1 kernel
+        1 of 2 convolutions converted, 1 of them with their batch norm
+    """
+    found = list(reports_in(acnet))
+    if len(found) != 1:
+        what = f"several converted networks ({', '.join(name for name, _, _ in found)})" if found else "none"
+        raise ValueError(f"it takes a network that convert_to_acnet returned; {type(acnet).__name__} holds {what}")
+    return found[0][2]
+
+
+def reports_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, ConversionReport]]:
+    """Name, module and report of each converted network in a module."""
+    for name, module in model.named_modules():
+        report = vars(module).get(_ATTRIBUTE)
+        if isinstance(report, ConversionReport):
+            yield name, module, report
+
+
+def attach_report(model: nn.Module, report: ConversionReport) -> None:
+    """Keep a report with the converted network."""
+    vars(model)[_ATTRIBUTE] = report

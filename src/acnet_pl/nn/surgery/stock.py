@@ -1,0 +1,200 @@
+"""Back to stock: the trained ACNet's function as weights of the architecture it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acnet_pl.nn.fusible import FusibleConv, exact
+from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.absorb import absorb
+from acnet_pl.nn.surgery.dataflow import light_copy
+from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
+
+__all__ = ["stock_state_dict"]
+
+
+@torch.no_grad()
+def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None) -> dict[str, Tensor]:
+    """Weights for the architecture that the ACNet came from: they load strictly into it, unmodified.
+
+    In eval mode the stock model then computes what the trained ACNet does. The folded kernel goes into the convolution;
+    its bias into the convolution's bias, or, where a batch norm was taken over, into the batch norm, which becomes the
+    identity plus that bias (γ = 1, β = b, mean 0, variance 1 - eps). Where the stock model has neither, the bias moves
+    on into the running means of the batch norms that it reaches, if the data flow proves this exact.
+
+    In *train* mode such a batch norm would normalise what it now passes unchanged, so to train the stock model further
+    give ``calibrate``: the batch norms get the true statistics of their inputs, and γ and β that undo them: the same
+    function in eval mode, and nearly the same in train mode. (Not so for batch norms without γ and β.)
+
+    Args:
+        acnet: What `convert_to_acnet` returned, trained; or a module that holds it, such as a LightningModule. In train
+            or eval mode: it is the function in eval mode that is kept.
+        calibrate: Batches of images ``(N, C, H, W)`` as the network takes them, or of tuples that begin with them.
+
+    Returns:
+        For ``load_state_dict``. Tensors of layers that were not converted are the network's own, not copies.
+
+    Raises:
+        ValueError: The module holds no converted network, or ``calibrate`` gives no batches.
+        FusionError: A block cannot be folded, or the stock model has no place for its bias; the message names it.
+
+    Example:
+        >>> from acnet_pl.nn import convert_to_acnet
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        >>> acnet = convert_to_acnet(model)
+        >>> model.load_state_dict(stock_state_dict(acnet))
+        <All keys matched successfully>
+    """
+    state: dict[str, Tensor] = acnet.state_dict()
+    converted = list(reports_in(acnet))
+    if not converted:
+        raise ValueError(
+            f"{type(acnet).__name__} holds no converted network; give the whole of what convert_to_acnet returned"
+        )
+    batches = None if calibrate is None else list(calibrate) if len(converted) > 1 else calibrate
+    for prefix, network, report in converted:
+        start = f"{prefix}." if prefix else ""
+        for key in network.state_dict():
+            del state[start + key]
+        state.update({start + key: value for key, value in _network_state(network, report, batches).items()})
+    return state
+
+
+def _network_state(network: nn.Module, report: ConversionReport, batches: Iterable[Any] | None) -> dict[str, Tensor]:
+    """The stock state of a network that `convert_to_acnet` returned."""
+    layers = [_Layer(entry, *found) for entry in report.converted if (found := _fold(network, entry.name))]
+    loose = {layer.entry.name: layer.bias for layer in layers if layer.entry.norm is None and not layer.entry.bias}
+    if loose:
+        absorbed = absorb(network, loose, {layer.entry.name for layer in layers} - loose.keys())
+        for layer in layers:
+            layer.bias = layer.bias + absorbed.pop(layer.entry.name, 0)
+    else:
+        absorbed = {}
+    if batches is not None:
+        _calibrate(network, [layer for layer in layers if layer.entry.affine], batches)
+
+    aliases = _aliases(network)
+    state: dict[str, Tensor] = network.state_dict()
+    for layer in layers:
+        for name in aliases[layer.entry.name]:
+            start = f"{name}." if name else ""
+            for key in [key for key in state if key.startswith(start)]:
+                del state[key]
+            state.update({start + key: value for key, value in layer.conv_state().items()})
+        for name in () if layer.entry.norm is None else aliases[layer.entry.norm]:
+            state.update({f"{name}.{key}": value for key, value in layer.norm_state().items()})
+    for first, shift in absorbed.items():
+        for name in aliases[first]:
+            mean = f"{name}.running_mean"
+            key, change = (mean, -shift) if mean in state else (f"{name}.bias", shift)
+            state[key] = (exact(state[key]) + change).to(state[key])
+    return state
+
+
+@dataclass
+class _Layer:
+    """A block and what the stock layers in its place hold.
+
+    ``mean`` and ``var`` are those of the convolution's output where calibrated, else None.
+    """
+
+    entry: LayerReport
+    block: FusibleConv
+    kernel: Tensor
+    bias: Tensor
+    mean: Tensor | None = None
+    var: Tensor | None = None
+
+    def conv_state(self) -> dict[str, Tensor]:
+        like = next(self.block.kernels())
+        state = {"weight": self.kernel.to(like)}
+        if self.entry.bias:
+            state["bias"] = (self.bias if self.entry.norm is None else torch.zeros_like(self.bias)).to(like)
+        return state
+
+    def norm_state(self) -> dict[str, Tensor]:
+        own = next(self.block.norms(), None)
+        like = next(self.block.kernels()) if own is None or own.running_mean is None else own.running_mean
+        batches = None if own is None else own.num_batches_tracked
+        state: dict[str, Tensor] = {}
+        if self.mean is not None and self.var is not None:
+            var = self.var.to(like)
+            mean, gamma, beta = self.mean, (exact(var) + self.entry.eps).sqrt(), self.bias + self.mean
+        else:
+            var = torch.full_like(self.bias, 1 - self.entry.eps)
+            mean, gamma, beta = torch.zeros_like(self.bias), torch.ones_like(self.bias), self.bias
+        if self.entry.affine:
+            state.update(weight=gamma.to(like), bias=beta.to(like))
+        else:
+            mean = -self.bias
+        state.update(running_mean=mean.to(like), running_var=var.to(like))
+        state["num_batches_tracked"] = torch.tensor(0, device=like.device) if batches is None else batches.clone()
+        return state
+
+
+def _fold(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] | None:
+    """A block with its kernel and bias in float64; None where the network no longer has this layer."""
+    try:
+        block = network.get_submodule(name)
+    except AttributeError:
+        return None
+    if isinstance(block, nn.Conv2d):
+        raise FusionError(f"`{name}`: it has been folded already; give the ACNet as it was trained")
+    if not isinstance(block, FusibleConv):
+        return None
+    try:
+        kernel, bias = block.fold()
+    except FusionError as error:
+        raise FusionError(f"`{name}`: {error}") from error
+    if not (kernel.isfinite().all() and bias.isfinite().all()):
+        raise FusionError(
+            f"`{name}`: its folded weights hold NaN or infinite values: the training diverged; give a checkpoint from "
+            "before that"
+        )
+    return block, kernel, bias
+
+
+def _aliases(network: nn.Module) -> dict[str, list[str]]:
+    """From a module's first name to all its names."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return {first: [first, *others] for first, *others in names.values()}
+
+
+def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any]) -> None:
+    """Find mean and variance over all batches of what the stock convolutions give: blocks' outputs less the bias."""
+    probe = light_copy(network).eval()
+    device = next(network.parameters()).device
+    counts = dict.fromkeys(range(len(layers)), 0)
+    squares: dict[int, Tensor] = {}
+
+    def observe(index: int, output: Tensor) -> None:
+        values = exact(output).transpose(0, 1).flatten(1)
+        layer, count, new = layers[index], counts[index], values.shape[1]
+        mean = values.mean(1)
+        square = (values - mean[:, None]).square().sum(1)
+        if layer.mean is not None:  # pooled with what was seen before (Chan et al.)
+            apart = mean - layer.mean
+            square = squares[index] + square + apart.square() * (count * new / (count + new))
+            mean = layer.mean + apart * (new / (count + new))
+        layer.mean, squares[index], counts[index] = mean, square, count + new
+
+    for index, layer in enumerate(layers):
+        probe.get_submodule(layer.entry.name).register_forward_hook(
+            lambda _, args, output, index=index: observe(index, output)
+        )
+    for batch in batches:
+        images = batch[0] if isinstance(batch, (list, tuple)) else batch
+        probe(images.to(device))
+    if not any(counts.values()):
+        raise ValueError("`calibrate` gives no batches that reach a converted layer; give a loader of images")
+    for index, square in squares.items():
+        layer = layers[index]
+        assert layer.mean is not None
+        layer.mean, layer.var = layer.mean - layer.bias, square / max(counts[index] - 1, 1)

@@ -1,0 +1,128 @@
+"""Data sets for tests: a few learnable images in CIFAR's official format and as folders."""
+
+import hashlib
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torchvision
+from PIL import Image
+
+from acnet_pl.data import CIFARDataModule
+
+Bytes = npt.NDArray[np.uint8]
+NAMES = {data.num_classes: data.class_names for data in (CIFARDataModule("cifar10"), CIFARDataModule("cifar100"))}
+
+
+def draw_images(rng: np.random.Generator, n: int, classes: int) -> tuple[Bytes, list[int]]:
+    """Images ``(n, 32, 32, 3)`` with a colour for each class under noise, and labels in which each class occurs."""
+    labels = rng.permutation(np.arange(n) % classes)
+    colours = np.random.default_rng(classes).integers(40, 216, (classes, 1, 1, 3))
+    noise = rng.integers(-40, 40, (n, 32, 32, 3))
+    return (colours[labels] + noise).astype(np.uint8), [int(label) for label in labels]
+
+
+class Python2Pickle:
+    """Writes what Python 2 and NumPy of 2009 wrote with protocol 2, opcode by opcode: the form of the release."""
+
+    def dumps(self, value: object) -> bytes:
+        return b"\x80\x02" + self.encode(value) + b"."
+
+    def encode(self, value: object) -> bytes:
+        if isinstance(value, dict):
+            return b"}(" + b"".join(self.encode(key) + self.encode(item) for key, item in value.items()) + b"u"
+        if isinstance(value, list):
+            return b"](" + b"".join(map(self.encode, value)) + b"e"
+        if isinstance(value, int):
+            return b"J" + struct.pack("<i", value)
+        if isinstance(value, str):
+            return self.string(value.encode("ascii"))
+        assert isinstance(value, np.ndarray)
+        assert value.dtype == np.uint8
+        shape = b"(" + b"".join(map(self.encode, value.shape)) + b"t"
+        dtype = b"cnumpy\ndtype\n" + self.string(b"u1") + b"K\x00K\x01\x87R(K\x03" + self.string(b"|") + b"NNN"
+        dtype += self.encode(-1) + self.encode(-1) + b"K\x00tb"
+        empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + self.string(b"b") + b"\x87R"
+        return empty + b"(K\x01" + shape + dtype + b"\x89" + self.string(value.tobytes()) + b"tb"
+
+    def string(self, content: bytes) -> bytes:
+        if len(content) < 256:
+            return b"U" + bytes([len(content)]) + content
+        return b"T" + struct.pack("<i", len(content)) + content
+
+
+def write_official_cifar(root: Path, classes: int, per_batch: int) -> Path:
+    """Write CIFAR-10 or CIFAR-100 with ``per_batch`` images in each batch, as the release's archive unpacks."""
+    rng = np.random.default_rng(0)
+    pickled = Python2Pickle().dumps
+    folder = root / ("cifar-10-batches-py" if classes == 10 else "cifar-100-python")
+    folder.mkdir(parents=True)
+    tenfold = classes == 10
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"] if tenfold else ["train", "test"]:
+        images, labels = draw_images(rng, per_batch, classes)
+        batch: dict[str, object] = {
+            "batch_label": name,
+            "data": images.transpose(0, 3, 1, 2).reshape(per_batch, 3072),
+            "filenames": [f"{i}.png" for i in range(per_batch)],
+        }
+        batch |= {"labels": labels} if tenfold else {"fine_labels": labels, "coarse_labels": [x // 5 for x in labels]}
+        (folder / name).write_bytes(pickled(batch))
+    names: dict[str, object] = {"label_names" if tenfold else "fine_label_names": NAMES[classes]}
+    (folder / ("batches.meta" if tenfold else "meta")).write_bytes(pickled(names))
+    return root
+
+
+@pytest.fixture(scope="session")
+def write_cifar() -> Callable[[Path, int, int], Path]:
+    """``write_cifar(root, classes, per_batch)`` writes small official batches below a folder and returns the folder."""
+    return write_official_cifar
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 × 40 training and 40 test images of CIFAR-10's classes, in the official python layout. Do not write into it."""
+    return write_official_cifar(tmp_path_factory.mktemp("cifar10"), 10, 40)
+
+
+@pytest.fixture(scope="session")
+def cifar100_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 training and 200 test images of CIFAR-100's classes, in the official layout. Do not write into it."""
+    return write_official_cifar(tmp_path_factory.mktemp("cifar100"), 100, 200)
+
+
+def write_image_folders(root: Path) -> Path:
+    """Write 60 training and 20 test images of CIFAR-10's classes as class folders, PNG and JPEG."""
+    rng = np.random.default_rng(1)
+    for split, n in (("train", 60), ("test", 20)):
+        images, labels = draw_images(rng, n, 10)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = root / split / NAMES[10][label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.{('png', 'jpg', 'JPEG')[i % 3]}")
+    return root
+
+
+@pytest.fixture
+def cifar10_folders(tmp_path: Path) -> Path:
+    """60 training and 20 test images of CIFAR-10's classes as ``{train,test}/<class>/*``, new for each test."""
+    return write_image_folders(tmp_path / "cifar10-folders")
+
+
+@pytest.fixture
+def publish_md5(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """``publish_md5(root, classes)`` has torchvision's tables hold the MD5 sums of the files below ``root``."""
+
+    def publish(root: Path, classes: int) -> None:
+        release = torchvision.datasets.CIFAR10 if classes == 10 else torchvision.datasets.CIFAR100
+
+        def entry(name: str) -> list[str]:
+            return [name, hashlib.md5((root / release.base_folder / name).read_bytes()).hexdigest()]
+
+        for table in ("train_list", "test_list"):
+            monkeypatch.setattr(release, table, [entry(name) for name, _ in getattr(release, table)])
+        monkeypatch.setattr(release, "meta", {**release.meta, "md5": entry(release.meta["filename"])[1]})
+
+    return publish
