@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +174,7 @@ def main() -> None:
     Console(width=140).print(table(rows))
     if arguments.out:
         report = {
-            "command": f"python benchmarks/acb_shortcuts.py --rounds {arguments.rounds}",
+            "command": shlex.join(["python", "benchmarks/acb_shortcuts.py", *sys.argv[1:]]),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "device": torch.cuda.get_device_name()
             if device.type == "cuda"

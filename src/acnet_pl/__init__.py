@@ -15,8 +15,11 @@ if TYPE_CHECKING:
         FusibleConv,
         FusionError,
         PlainConv,
+        conversion_report,
+        convert_to_acnet,
         explicit_branches,
         fuse_model,
+        stock_state_dict,
     )
 
 # Loaded on first use: importing acnet_pl alone is to cost nothing.
@@ -28,8 +31,11 @@ _HOMES = {
         "FusibleConv",
         "FusionError",
         "PlainConv",
+        "conversion_report",
+        "convert_to_acnet",
         "explicit_branches",
         "fuse_model",
+        "stock_state_dict",
     ),
     "acnet_pl.modules": ("ImageClassifier",),
     "acnet_pl.deploy": ("fused_info", "load_fused"),
@@ -44,10 +50,13 @@ __all__ = [
     "FusionError",
     "ImageClassifier",
     "PlainConv",
+    "conversion_report",
+    "convert_to_acnet",
     "explicit_branches",
     "fuse_model",
     "fused_info",
     "load_fused",
+    "stock_state_dict",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network
 from acnet_pl.nn import fuse_model
 
@@ -35,14 +35,8 @@ def save_fused(network: nn.Module, path: str | Path, info: Mapping[str, Any]) ->
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_path(path) as unfinished:
         save_file(tensors, unfinished, metadata={"format": FORMAT, "acnet_pl": json.dumps(info)})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

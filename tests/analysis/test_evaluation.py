@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,18 +77,28 @@ def test_models_without_logits_are_refused() -> None:
         accuracy(nn.Conv2d(3, 4, 3), [(torch.zeros(2, 3, 8, 8), torch.zeros(2).long())])
 
 
+def _convolution_precision() -> str:
+    """What cuDNN computes float32 convolutions in; PyTorch before 2.9 says it in another place."""
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
+        return str(cudnn.conv.fp32_precision)
+    return "tf32" if cudnn.allow_tf32 else "ieee"
+
+
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_full_precision_restores_the_users_settings(precision: str) -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        tf32 = torch.backends.cudnn.allow_tf32
+        tf32, convolution = torch.backends.cudnn.allow_tf32, _convolution_precision()
         with torch.autocast("cpu", torch.bfloat16):
             with full_precision(torch.device("cpu")):
                 assert torch.get_float32_matmul_precision() == "highest"
+                assert _convolution_precision() == "ieee"
                 assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
         assert torch.get_float32_matmul_precision() == precision
         assert torch.backends.cudnn.allow_tf32 == tf32
+        assert _convolution_precision() == convolution
     finally:
         torch.set_float32_matmul_precision(before)

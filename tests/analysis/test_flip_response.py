@@ -34,10 +34,12 @@ def _correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     )
 
 
-def test_the_number_is_numpys() -> None:
-    conv = nn.Conv2d(1, 1, 3, stride=2, padding=1).double()
-    image = torch.randn(1, 1, 6, 5, dtype=torch.float64)
-    x, kernel = image[0, 0].numpy(), conv.weight.detach()[0, 0].numpy()
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_number_is_numpys(dilation: int) -> None:
+    conv = nn.Conv2d(1, 1, 3, stride=2, padding=1, dilation=dilation).double()
+    image = torch.randn(1, 1, 9, 8, dtype=torch.float64)
+    x, kernel = image[0, 0].numpy(), np.zeros((2 * dilation + 1, 2 * dilation + 1))
+    kernel[::dilation, ::dilation] = conv.weight.detach()[0, 0].numpy()
     response, flipped = _correlate(x, kernel), _correlate(x[::-1], kernel)
     expected = np.abs(flipped - response[::-1]).max() / np.abs(response).max()
     assert flip_response(conv, image) == {"folded": pytest.approx(expected)}

@@ -19,9 +19,11 @@ from acnet_pl.backbones._checks import ImageSize
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches, fuse_model
 
 FOLDER = Path(backbones.__file__).parent
-FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
+ZOOS = ("Torchvision", "Timm")  # other people's networks, see test_zoo_backbones.py
+OTHERS = ("__init__", "_weights", "timm_zoo", "torchvision_zoo")
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in OTHERS)
 ARCHITECTURES = [path for path in FILES if not path.stem.startswith("_")]
-CLASSES: list[type[nn.Module]] = [getattr(backbones, name) for name in backbones.__all__]
+CLASSES: list[type[nn.Module]] = [getattr(backbones, name) for name in backbones.__all__ if name not in ZOOS]
 VARIANTS: dict[str, dict[str, Any]] = {
     "ResNetCifar-identity": {"shortcut": "identity"},
     "ResNet-34": {"depth": 34},

@@ -34,11 +34,12 @@ def test_pad_crop_flip_is_torchvisions(data: st.DataObject) -> None:
         assert torch.equal(got[i], expected.permute(1, 2, 0))
 
 
-def test_accepts_images_of_any_strides() -> None:
+@pytest.mark.parametrize("pad", [0, 4])
+def test_accepts_images_of_any_strides(pad: int) -> None:
     images = draw(4).permute(0, 2, 1, 3)
-    offsets, flipped = torch.tensor([0, 3, 8, 4]), torch.tensor([True, False, True, False])
-    expected = pad_crop_flip(images.contiguous(), 4, offsets, offsets, flipped)
-    assert torch.equal(pad_crop_flip(images, 4, offsets, offsets, flipped), expected)
+    offsets, flipped = torch.tensor([0, 3, 8, 4]).clamp(max=2 * pad), torch.tensor([True, False, True, False])
+    expected = pad_crop_flip(images.contiguous(), pad, offsets, offsets, flipped)
+    assert torch.equal(pad_crop_flip(images, pad, offsets, offsets, flipped), expected)
 
 
 @settings(deadline=None, derandomize=True)
@@ -68,6 +69,14 @@ def test_seed_and_epoch_change_the_draw(changed: str) -> None:
     other = augment(images, indices, **{"seed": 0, "epoch": 0, "pad": 4, "flip": True, changed: 1})  # type: ignore[arg-type]
     same = (first == other).flatten(1).all(1).sum().item()
     assert same <= 10  # 200 / (9 · 9 · 2) is to be expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_device_does_not_matter() -> None:
+    images, indices, scale = draw(300), torch.arange(300), (0.5, 0.4, 0.3)
+    got = augment(images.cuda(), indices.cuda(), seed=3, epoch=4, pad=4, flip=True)
+    assert torch.equal(got.cpu(), augment(images, indices, seed=3, epoch=4, pad=4, flip=True))
+    torch.testing.assert_close(normalize(got, scale, scale).cpu(), normalize(got.cpu(), scale, scale))
 
 
 def test_nothing_to_do_changes_nothing() -> None:

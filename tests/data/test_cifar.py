@@ -1,9 +1,13 @@
 """CIFARDataModule reads what torchvision reads, splits it, and says what is wrong with what it cannot read."""
 
+import contextlib
+import functools
 import hashlib
 import pickle
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -267,11 +271,10 @@ def test_mutated_files_are_read_or_refused(own_root: Path, cifar10_root: Path, d
         content[data.draw(places) % len(content)] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))]
     batch_file(own_root, name).write_bytes(content)
+    batches = CIFARBatches("cifar10", own_root, CIFARDataModule().class_names, verify=False)
     try:
-        images = CIFARBatches("cifar10", own_root, CIFARDataModule().class_names, verify=False)
-        images.read("train"), images.read("test")
-    except DataError as error:
-        assert len(str(error)) < 2000
+        with contextlib.suppress(DataError):
+            batches.read("test" if name == "test_batch" else "train")
     finally:
         batch_file(own_root, name).write_bytes(original)
 
@@ -282,26 +285,37 @@ def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.Monke
         CIFARDataModule(root=tmp_path).prepare_data()
 
 
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that is served over HTTP, and the release's address pointed at it."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", address)
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
 def test_download_unpacks_the_release_and_is_done_once(
-    tmp_path: Path, write_cifar: WriteCIFAR, monkeypatch: pytest.MonkeyPatch
+    mirror: Path, tmp_path: Path, write_cifar: WriteCIFAR, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = tmp_path / "mirror" / "cifar-10-python.tar.gz"
-    write_cifar(tmp_path / "mirror", 10, 40)
-    shutil.make_archive(
-        str(tmp_path / "mirror" / "cifar-10-python"), "gztar", tmp_path / "mirror", "cifar-10-batches-py"
-    )
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", archive.as_uri())
+    write_cifar(tmp_path / "release", 10, 40)
+    archive = Path(shutil.make_archive(str(mirror / "cifar-10-python"), "gztar", tmp_path / "release"))
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     assert len(load(tmp_path / "root", download=True).train_set) == 180
     archive.unlink()
     assert len(load(tmp_path / "root", download=True).train_set) == 180
 
 
-@pytest.mark.parametrize("fault", ["no network", "another file"])
-def test_failed_download_says_what_to_do(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = tmp_path / "archive.tar.gz"
+@pytest.mark.parametrize("fault", ["not found", "another file"])
+def test_failed_download_says_what_to_do(fault: str, mirror: Path, tmp_path: Path) -> None:
     if fault == "another file":
-        mirror.write_bytes(b"Log in to this hotel's network")
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", mirror.as_uri())
+        (mirror / "cifar-10-python.tar.gz").write_bytes(b"Log in to this hotel's network")
     with pytest.raises(DataError, match=r"could not be downloaded .*fetch it on a machine that can"):
         CIFARDataModule(root=tmp_path / "root", download=True).prepare_data()

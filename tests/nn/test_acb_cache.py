@@ -12,6 +12,7 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import register_parametrization
 
 from acnet_pl.nn import ACBlock, explicit_branches
 
@@ -332,14 +333,70 @@ def test_hooks_on_a_branch_are_called(block: CountingBlock, training: bool) -> N
     assert block.folds == 1
 
 
-def test_pruned_and_parametrised_branches_train_and_evaluate(block: CountingBlock) -> None:
+def _prune(block: ACBlock) -> None:
     torch.nn.utils.prune.l1_unstructured(square_of(block), "weight", 0.3)  # type: ignore[no-untyped-call]
-    assert block.horizontal is not None
-    parametrizations.weight_norm(block.horizontal)
+
+
+def _normalise_weight(block: ACBlock) -> None:
+    parametrizations.weight_norm(square_of(block))
+
+
+class _Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def _parametrise_norm(block: ACBlock) -> None:
+    register_parametrization(norm_of(block), "weight", _Square())
+
+
+@pytest.mark.parametrize("change", [_prune, _normalise_weight, _parametrise_norm])
+def test_pruned_and_parametrised_layers_train_and_evaluate(
+    block: CountingBlock, change: Callable[[ACBlock], None]
+) -> None:
+    change(block)
+    outputs(block)
+    before, _ = outputs(block)
+    _step(block)  # in eval mode, as fine-tuning does
+    after, expected = outputs(block)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, expected)
     block.train()
-    for _ in range(2):
-        _step(block)
-    block.eval()
-    torch.testing.assert_close(*outputs(block))
+    _step(block)
+    _step(block)
+    torch.testing.assert_close(*outputs(block.eval()))
     with torch.no_grad():
         torch.testing.assert_close(block.fuse()(X), block(X))
+
+
+def test_an_edit_behind_a_parametrisation_is_seen(block: CountingBlock) -> None:
+    _parametrise_norm(block)
+    outputs(block)
+    with torch.no_grad():
+        norm_of(block).get_parameter("parametrizations.weight.original").add_(1)
+    torch.testing.assert_close(*outputs(block))
+
+
+def test_another_parameter_over_the_same_memory_is_seen(block: CountingBlock) -> None:
+    square = square_of(block)
+    with torch.no_grad():
+        square.weight.mul_(2)
+    outputs(block)
+    other = nn.Parameter(square.weight.data)
+    with torch.no_grad():
+        for _ in range(square.weight._version - other._version):
+            other.add_(1)
+    assert (other.data_ptr(), other._version) == (square.weight.data_ptr(), square.weight._version)
+    square.weight = other
+    torch.testing.assert_close(*outputs(block))
+
+
+def test_what_is_kept_takes_no_room_in_copies_and_is_freed_when_it_cannot_be_used(block: CountingBlock) -> None:
+    size = len(pickle.dumps(block))
+    for forget in (lambda: block.to(torch.float32), block.train, block.eval, lambda: block.requires_grad_().double()):
+        outputs(block.eval().float())
+        assert block._cache._entry is not None
+        assert abs(len(pickle.dumps(block)) - size) < 100
+        assert copy.deepcopy(block)._cache._entry is None
+        forget()  # type: ignore[no-untyped-call]
+        assert block._cache._entry is None

@@ -165,6 +165,8 @@ def test_functions_leave_a_sound_cache() -> None:
     for function in (grad(total), lambda x: jvp(block, (x,), (x,)), vmap(lambda x: block(x[None])), grad(total)):
         block.eval()  # forgets, so that the kernel is first folded inside the transform
         function(X)
+        kept = block._cache._entry
+        assert kept is None or kept.folded[0].data_ptr()  # a tensor of the transform has no memory of its own
         torch.testing.assert_close(block(X), block.forward_branches(X), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(grad(total)(X), expected)
 

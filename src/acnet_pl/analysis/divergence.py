@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.analysis.evaluation import evaluating, full_precision, placed, unpack
-from acnet_pl.nn import FusibleConv, explicit_branches
+from acnet_pl.nn import explicit_branches
 
 __all__ = ["Divergence", "first_divergence"]
 
@@ -97,13 +97,8 @@ def first_divergence(trained: nn.Module, folded: nn.Module, images: Tensor, tole
     return Divergence(beyond[0] if beyond else None, tolerance, differences)
 
 
-def _layers(model: nn.Module, name: str = "") -> dict[str, nn.Module]:
-    """All modules by name, without what is inside a block that folds as a whole."""
-    layers = {name or "(model)": model}
-    if not isinstance(model, FusibleConv):
-        for child_name, child in model.named_children():
-            layers.update(_layers(child, f"{name}.{child_name}" if name else child_name))
-    return layers
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    return {name or "(model)": module for name, module in model.named_modules()}
 
 
 @contextmanager

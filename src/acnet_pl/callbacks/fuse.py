@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from acnet_pl.analysis import complexity
 from acnet_pl.callbacks.logging import log_file, log_scalars
@@ -75,10 +75,19 @@ class FuseOnFitEnd(Callback):
         self.enabled = enabled
         self.result: FusedNetwork | None = None
         self._folder = Path()
+        self._image_shape: tuple[int, int, int] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember the run's folder: asking for it is a collective operation, and too late when fit has ended."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        """Look at the size of the images, which not every data module tells."""
+        if self.enabled and self._image_shape is None:
+            _, channels, height, width = batch[0].shape
+            self._image_shape = (channels, height, width)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fold, write, read back, log."""
@@ -88,7 +97,7 @@ class FuseOnFitEnd(Callback):
             raise TypeError(f"FuseOnFitEnd writes what an ImageClassifier trained, got a {type(pl_module).__name__}")
         network, folded, checkpoint = self._weights(trainer, pl_module)
         about = image_info(trainer)
-        channels, height, width = about.get("image_shape", (3, 32, 32))
+        channels, height, width = about.get("image_shape", self._image_shape or (3, 32, 32))
         shape = (channels, height, width)
         example = torch.randn(2, *shape, dtype=next(network.parameters()).dtype)
         fused = fuse_model(network, example)

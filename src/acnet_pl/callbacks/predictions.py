@@ -37,7 +37,9 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Gather the predictions of all processes and write them on rank zero, sorted by index."""
-        rows = _rows(predictions, batch_indices)
+        # Of several data loaders Lightning gives a list each; of one, a list for the indices alone.
+        nested = not isinstance(next(iter(predictions), None), Tensor)
+        rows = _rows(predictions, batch_indices if nested else batch_indices[0])
         if dist.is_available() and dist.is_initialized():
             shares: list[list[tuple[int, list[float]]]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(shares, rows)

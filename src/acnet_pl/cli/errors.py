@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -14,7 +15,15 @@ from typing import Any, NoReturn
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser
 
+from acnet_pl.integrations import INSTALL
+
 __all__ = ["Outcome", "Parser", "readable_errors"]
+
+
+# What jsonargparse says about how it looked for a value, where what it expected is enough.
+_NOISE = re.compile(
+    r"Does not validate against any|Subtypes:|^\s*Errors:|Given value type|Expected a path but|<class 'NoneType'>"
+)
 
 
 @dataclass
@@ -67,8 +76,9 @@ class Parser(LightningArgumentParser):
         """Print what is wrong and, for an unknown class name, what there is; exit with 2."""
         if os.environ.get("ACNET_PL_DEBUG") and ex is not None:
             raise ex
-        text = re.sub(r"Parser key \"(.+?)\":", r"--\1:", str(ex or message)).strip()
-        text = "\n  ".join(line.strip() for line in text.splitlines() if line.strip())
+        text = re.sub(r"Parser key \"(.+?)\":", r"--\1:", message).strip()
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
+        text = "\n  ".join(dict.fromkeys(lines))
         print(f"acnet_pl: error: {text}{_suggestions(text)}", file=sys.stderr)
         command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "COMMAND")
         print(f"See `python -m acnet_pl {command} --help`.", file=sys.stderr)
@@ -76,7 +86,10 @@ class Parser(LightningArgumentParser):
 
 
 def _suggestions(text: str) -> str:
-    """Names that can stand where an unknown one was given."""
+    """Names that can stand where an unknown one was given, or how to install the package that it is in."""
+    for package, command in INSTALL.items():
+        if f"No module named '{package}'" in text:
+            return f"\n  To use {package}: {command}"
     match = re.search(r"model\.(backbone|conv|schedule)|\bdata\b", text)
     if match is None or "not accepted" in text:
         return ""
@@ -98,4 +111,15 @@ def _names(kind: str) -> list[str]:
         "data": (data, "DataModule"),
     }
     package, ending = packages[kind]
-    return sorted(name for name in package.__all__ if name.endswith(ending) and name[0].isupper())
+    candidates = {name: getattr(package, name) for name in package.__all__ if name.endswith(ending)}
+    return sorted(name for name, thing in candidates.items() if _is_concrete(thing) and _fits(kind, thing))
+
+
+def _is_concrete(thing: object) -> bool:
+    return inspect.isclass(thing) and not inspect.isabstract(thing)
+
+
+def _fits(kind: str, thing: Any) -> bool:
+    from acnet_pl.nn import ConvBuilder
+
+    return kind != "conv" or issubclass(thing, ConvBuilder)

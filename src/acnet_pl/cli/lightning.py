@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import WandbLogger
 
 from acnet_pl.callbacks import (
     ConvSummary,
@@ -25,32 +24,15 @@ from acnet_pl.callbacks import (
     ProgressBar,
     RotationRobustness,
 )
+from acnet_pl.cli.defaults import default_configs
 from acnet_pl.cli.errors import Parser
+from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name
 from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
+from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
 
-__all__ = ["CLI", "WandbOptions", "run"]
-
-DEFAULTS = Path(__file__).parent.parent / "defaults.yaml"
-
-
-@dataclass
-class WandbOptions:
-    """Weights & Biases.
-
-    Attributes:
-        mode: "offline" writes to the run's folder, for `wandb sync` later; "online" needs an account. Null is
-            WANDB_MODE of the environment, else "offline".
-        project: Project of the dashboard.
-        group: Runs to be compared; null is data set and backbone, so that a plain net and its ACNet pair up.
-        tags: Tags of the run.
-    """
-
-    mode: Literal["offline", "online", "disabled"] | None = None
-    project: str = "acnet_pl"
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
+__all__ = ["CLI", "run"]
 
 
 class SaveConfig(SaveConfigCallback):
@@ -86,20 +68,58 @@ class CLI(LightningCLI):
         )
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """See that there is a trained network where one is to be evaluated."""
+        if self.subcommand != "fit" and not self.config[self.subcommand].ckpt_path:
+            raise ValueError(
+                f"{self.subcommand} needs a trained network; give its file with --ckpt_path, for example "
+                "runs/NAME/TIME/checkpoints/last.ckpt"
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's options from the checkpoint; refuse to where the user asked for another network.
+
+        Raises:
+            ValueError: The configuration names another backbone or conv than the checkpoint has.
+        """
+        if not self.subcommand_config().get("ckpt_path"):
+            return
+        default = self._parser(self.config.subcommand).get_defaults()
+        asked = {key: self._description(key) for key in ("backbone", "conv")}
+        super()._parse_ckpt_path()
+        for key, description in asked.items():
+            found = self._description(key)
+            if description not in (found, _plain(default.model.get(key))):
+                raise ValueError(
+                    f"the checkpoint {self.subcommand_config().ckpt_path} holds another network than was asked for: "
+                    f"its {key} is {_shown(found)}, --model.{key} says {_shown(description)}; leave --model.{key} out"
+                )
+
+    def subcommand_config(self) -> Any:
+        """The options of the command that runs."""
+        return self.config[self.config.subcommand]
+
+    def _description(self, key: str) -> Any:
+        return _plain(self.subcommand_config().model.get(key))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run's folder and a trainer that keeps everything in it."""
         config = self.config[self.subcommand]
         suffix = "" if self.subcommand == "fit" else f"-{self.subcommand}"
-        name = config.name or _run_name(self.model)
+        name = config.name or run_name(self.model.hparams)
         if config.trainer.get("default_root_dir"):
             self.run_folder = Path(config.trainer.default_root_dir).absolute()
         else:
             self.run_folder = make_run_folder(config.runs_dir, name, suffix)
         kwargs["default_root_dir"] = str(self.run_folder)
         if config.trainer.get("logger") is None:
-            kwargs["logger"] = self._loggers(name, config.wandb)
+            wandb = self.config_init[self.subcommand].wandb
+            kwargs["logger"] = make_loggers(self.run_folder, name, wandb, self.model.hparams, self.datamodule)
         trainer_config = {**self.config_init[self.subcommand].trainer, **kwargs}
         callbacks = [self.config_init[self.subcommand][key] for key in self._parser(self.subcommand).callback_keys]
+        if self.subcommand != "fit":
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+            trainer_config["enable_checkpointing"] = False
         if trainer_config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar())
         if trainer_config.get("enable_model_summary") is not False:
@@ -127,36 +147,13 @@ class CLI(LightningCLI):
         if trainer.is_global_zero:
             write_summary(self.run_folder, self.model, trainer, figures)
 
-    def _loggers(self, name: str, options: WandbOptions) -> list[Logger]:
-        folder = str(self.run_folder)
-        loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-        mode = options.mode or os.environ.get("WANDB_MODE", "offline")
-        if mode != "disabled":
-            import wandb
-
-            conv = self.model.hparams["conv"]["class_path"].rpartition(".")[2]
-            kind = "plain" if conv == "PlainConv" else "acnet"
-            loggers.append(
-                WandbLogger(
-                    name=f"{name}/{self.run_folder.name}",
-                    save_dir=folder,
-                    project=options.project,
-                    offline=mode == "offline",
-                    group=options.group or f"{_data_name(self.datamodule)}-{_backbone_name(self.model)}",
-                    job_type=kind,
-                    tags=[*options.tags, kind, _backbone_name(self.model)],
-                    # Quiet, and hands off the terminal that the progress bar draws on.
-                    settings=wandb.Settings(silent=True, console="off"),
-                )
-            )
-        return loggers
-
 
 def run(args: Sequence[str]) -> Path:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with its options; returns the run's folder."""
     torch.set_float32_matmul_precision("high")
     _keep_advice_quiet()
-    configs = {command: {"default_config_files": [str(DEFAULTS)]} for command in CLI.subcommands()}
+    enable_installed()
+    configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
     cli = CLI(
         ImageClassifier,
         LightningDataModule,
@@ -175,21 +172,18 @@ def _keep_advice_quiet() -> None:
     for message in (".*args parameter is intended to run from within Python.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", message=".*add_instantiator.*")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
-def _run_name(model: ImageClassifier) -> str:
-    conv = model.hparams["conv"]["class_path"].rpartition(".")[2]
-    return f"{_backbone_name(model)}-{conv}"
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
-def _backbone_name(model: ImageClassifier) -> str:
-    options = model.hparams["backbone"]["init_args"]
-    name = model.hparams["backbone"]["class_path"].rpartition(".")[2]
-    return "-".join([name, *(str(value) for value in options.values() if isinstance(value, (int, str)))])
-
-
-def _data_name(data: LightningDataModule | None) -> str:
-    return str(data.hparams.get("dataset", type(data).__name__.removesuffix("DataModule"))) if data else "data"
+def _shown(description: Any) -> str:
+    if not isinstance(description, dict):
+        return str(description)
+    options = ", ".join(f"{name}={value!r}" for name, value in description.get("init_args", {}).items())
+    return f"{description['class_path'].rpartition('.')[2]}({options})"

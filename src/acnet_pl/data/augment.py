@@ -54,14 +54,15 @@ def pad_crop_flip(images: Tensor, pad: int, tops: Tensor, lefts: Tensor, flipped
                 [3, 0]])
     """
     n, height, width, channels = images.shape
-    padded = F.pad(images, (0, 0, pad, pad, pad, pad))
-    device = images.device
-    columns = torch.arange(width, device=device)
-    columns = lefts[:, None] + torch.where(flipped[:, None], columns.flip(0), columns)
-    rows = tops[:, None] + torch.arange(height, device=device)
-    rows = torch.arange(n, device=device)[:, None] * (height + 2 * pad) + rows
-    pixels = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]
-    return padded.reshape(-1, channels).index_select(0, pixels.flatten()).view(images.shape)
+    padded = F.pad(images, (0, 0, pad, pad, pad, pad)).contiguous()
+    padded_height, padded_width = height + 2 * pad, width + 2 * pad
+    # Every run of `width` pixels in memory, overlapping, as a row to select: whole rows are copied, not single pixels.
+    runs = padded.as_strided((n * padded_height * padded_width - width + 1, width * channels), (channels, 1))
+    numbers = torch.arange(n, device=images.device)
+    rows = (numbers * padded_height + tops)[:, None] + torch.arange(height, device=images.device)
+    windows = runs.index_select(0, (rows * padded_width + lefts[:, None]).flatten()).view(images.shape)
+    either = torch.cat([windows, windows.flip(2)])
+    return either.index_select(0, numbers + n * flipped)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -53,7 +53,7 @@ class CIFARDataModule(InMemoryDataModule):
         download: Fetch the official batches where they are missing. Without it, no network is touched.
         batch_size: Images in a training batch over all devices together: each gets its equal part.
         eval_batch_size: Images in an evaluation batch over all devices together.
-        seed: Of the order and the augmentation of the training images.
+        seed: Of the order and the augmentation of the training images; None is that of Lightning's seed_everything.
         pad: Black pixels added on each side before the random crop; the article pads to 40×40.
         flip: Flip half of the training images left-right.
         drop_last: Leave out what remains of an epoch after the last whole batch.
@@ -85,7 +85,7 @@ class CIFARDataModule(InMemoryDataModule):
         download: bool = False,
         batch_size: int = 128,
         eval_batch_size: int = 512,
-        seed: int = 0,
+        seed: int | None = None,
         pad: int = 4,
         flip: bool = True,
         drop_last: bool = True,

@@ -22,7 +22,7 @@ class DigitsDataModule(InMemoryDataModule):
         image_size: Height and width after bilinear enlargement, at least 8.
         batch_size: Images in a training batch over all devices together: each gets its equal part.
         eval_batch_size: Images in an evaluation batch over all devices together.
-        seed: Of the order and the augmentation of the training images.
+        seed: Of the order and the augmentation of the training images; None is that of Lightning's seed_everything.
         pad: Black pixels added on each side before the random crop. 0 is no cropping.
         flip: Flip half of the training images left-right; digits have a right way round.
         drop_last: Leave out what remains of an epoch after the last whole batch.
@@ -45,7 +45,7 @@ class DigitsDataModule(InMemoryDataModule):
         image_size: int = 32,
         batch_size: int = 64,
         eval_batch_size: int = 300,
-        seed: int = 0,
+        seed: int | None = None,
         pad: int = 2,
         flip: bool = False,
         drop_last: bool = True,

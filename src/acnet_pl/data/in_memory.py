@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -40,7 +41,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     Args:
         batch_size: Images in a training batch over all devices together: each gets its equal part.
         eval_batch_size: Images in an evaluation batch over all devices together.
-        seed: Of the order and the augmentation of the training images.
+        seed: Of the order and the augmentation of the training images; None is that of Lightning's seed_everything.
         pad: Black pixels added on each side before the random crop. 0 is no cropping.
         flip: Flip half of the training images left-right.
         drop_last: Leave out what remains of an epoch after the last whole batch (other images in every epoch). A last,
@@ -67,7 +68,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         *,
         batch_size: int,
         eval_batch_size: int,
-        seed: int,
+        seed: int | None,
         pad: int,
         flip: bool,
         drop_last: bool,
@@ -81,7 +82,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
             raise ValueError(f"`pad` (={pad}) must be from 0 to {_MAX_PAD} pixels")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.seed = seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.pad = pad
         self.flip = flip
         self.drop_last = drop_last

@@ -4,7 +4,7 @@ from acnet_pl.nn.acb import ACBlock, explicit_branches
 from acnet_pl.nn.conv import ACBConv, ConvBuilder, ConvNorm, PlainConv
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery import conversion_report, convert_to_acnet, fuse_model, stock_state_dict
+from acnet_pl.nn.surgery import conversion_report, convert_to_acnet, convert_with, fuse_model, stock_state_dict
 
 __all__ = [
     "ACBConv",
@@ -16,6 +16,7 @@ __all__ = [
     "PlainConv",
     "conversion_report",
     "convert_to_acnet",
+    "convert_with",
     "explicit_branches",
     "fuse_model",
     "stock_state_dict",

@@ -225,7 +225,7 @@ class ACBlock(FusibleConv):
         return text + (", position='border'" if self.position == "border" else "")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._cache.clear()  # .to(), .half(), ... change data without changing the tensors' versions
+        self._cache.clear()  # which also frees it on the device that the block leaves
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -323,7 +323,7 @@ def explicit_branches(model: nn.Module) -> Iterator[None]:
 
 def _is_traced(x: object) -> bool:
     """Whether torch.fx or torch.jit records the layers, for which a kept kernel would be a constant."""
-    return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _pad_or_crop(x: Tensor, margins: Margins) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["FoldCache", "Folded"]
 
@@ -36,7 +37,7 @@ class FoldCache:
         """Forget; for changes that PyTorch's version counters do not show."""
         self._entry = None
 
-    def get(self, fold: Callable[[], Folded], kernels: Iterable[Tensor], norms: Iterable[nn.Module | None]) -> Folded:
+    def get(self, fold: Callable[[], Folded], kernels: Iterable[Tensor], norms: Iterable[_BatchNorm | None]) -> Folded:
         """Return ``fold()``, or what it returned before if nothing has changed since and no gradient is wanted.
 
         Args:

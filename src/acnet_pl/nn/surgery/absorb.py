@@ -22,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.dataflow import light_copy
+from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
 from acnet_pl.nn.surgery.tracing import asks_metadata, trace_graph
 
@@ -92,12 +92,12 @@ class _Absorber:
         self.roomy = roomy
         self.names = {module: name for name, module in model.named_modules()}
         self.values: dict[fx.Node, _Value] = {}
-        self.absorbed: dict[str, Tensor | None] = {}
+        self.absorbed: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
 
     def run(self, graph: fx.Graph) -> dict[str, Tensor]:
         for node in graph.nodes:
             self.values[node] = self.evaluate(node)
-        return {name: shift for name, shift in self.absorbed.items() if shift is not None}
+        return {name: shift for name, (shift, _) in self.absorbed.items() if shift is not None}
 
     def evaluate(self, node: fx.Node) -> _Value:
         inputs = [self.values[value] for value in node.all_input_nodes]
@@ -119,7 +119,7 @@ class _Absorber:
         if not asks_metadata(node):
             for value in inputs:
                 if value.shift is not None:
-                    what = "the output" if node.op == "output" else f"`{node.target if module is None else node.name}`"
+                    what = "the output" if node.op == "output" else f"`{node.name if module is None else node.target}`"
                     raise _refusal(value.sources, f"it would change what {what} gives")
         return _Value(inputs[0].channels if self.matches(node, module, _CHANNELWISE) else None)
 
@@ -187,16 +187,12 @@ class _Absorber:
     def addition(self, inputs: list[_Value]) -> _Value:
         sources = frozenset[str]().union(*(value.sources for value in inputs))
         shifts = [value.shift for value in inputs if value.shift is not None]
-        channels = {value.channels for value in inputs} - {None}
+        channels = {value.channels for value in inputs if value.channels is not None}
         if shifts and len({shift.numel() for shift in shifts} | channels) != 1:
             raise _refusal(sources, "an addition stretches its channels")
-        total = None
-        for shift in shifts:
-            total = shift if total is None else total + shift
         known = {value.channels for value in inputs}
-        return _Value(
-            known.pop() if len(known) == 1 else None if not channels else max(c for c in channels if c), total, sources
-        )
+        total = sum(shifts[1:], shifts[0]) if shifts else None
+        return _Value(known.pop() if len(known) == 1 else max(channels, default=None), total, sources)
 
     def concatenation(self, node: fx.Node) -> _Value:
         parts = [self.values[part] for part in node.args[0]]  # type: ignore[union-attr, index]
@@ -208,17 +204,20 @@ class _Absorber:
             return _Value(sum(known) if along_channels else None)
         if not along_channels:
             raise _refusal(sources, "they are concatenated with something of unknown size")
+        device = next(part.shift.device for part in parts if part.shift is not None)
         shifts = [
-            torch.zeros(count, dtype=torch.float64) if part.shift is None else part.shift
+            torch.zeros(count, dtype=torch.float64, device=device) if part.shift is None else part.shift
             for count, part in zip(known, parts, strict=True)
         ]
-        return _Value(sum(known), torch.cat([shift.to(shifts[0].device) for shift in shifts]), sources)
+        return _Value(sum(known), torch.cat(shifts), sources)
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Note what a layer absorbs, which must be the same at every call."""
         if name in self.absorbed:
-            before = self.absorbed[name]
+            before, earlier = self.absorbed[name]
             same = before is shift if before is None or shift is None else torch.allclose(before, shift, rtol=1e-12)
             if not same:
-                raise _refusal(sources, f"`{name}` is called several times, and would have to take up different biases")
-        self.absorbed[name] = shift
+                raise _refusal(
+                    sources | earlier, f"`{name}` is called several times, and would have to take up different biases"
+                )
+        self.absorbed[name] = (shift, sources)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection
 from typing import Any, Literal, get_args
 
@@ -12,13 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.acb import ACBlock, Position
 from acnet_pl.nn.conv import ConvBuilder, ConvNorm
 from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.surgery.copying import deep_copy
 from acnet_pl.nn.surgery.dataflow import Dataflow, follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
-from acnet_pl.nn.surgery.fuse import replace_module
+from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.inherit import inherit_layer, inherit_values
 from acnet_pl.nn.surgery.plain import activation_of, is_plain_norm
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, conversion_report, reports_in
-from acnet_pl.nn.surgery.trace import Layer, layers
+from acnet_pl.nn.surgery.trace import Layer, layers, listed
 
 __all__ = ["Init", "convert_to_acnet", "convert_with"]
 
@@ -98,17 +98,7 @@ def convert_to_acnet(
         )
 
     acnet = _convert(model, build, example_input, init, Eligibility(include, exclude, kernel_sizes))
-    report = conversion_report(acnet)
-    if not report.converted:
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons().items())
-        raise ValueError(
-            f"{type(model).__name__} has nothing to convert to an ACNet: "
-            + (
-                f"of its {len(report.layers)} convolutions none is eligible ({reasons})"
-                if reasons
-                else "no convolution"
-            )
-        )
+    _require_blocks(acnet)
     return acnet
 
 
@@ -124,8 +114,8 @@ def convert_with(
 ) -> nn.Module:
     """As `convert_to_acnet`, with blocks of any kind: a ConvBuilder decides what each eligible convolution becomes.
 
-    Where it builds a `ConvNorm`, as `PlainConv` always does, the convolution stays as it is. Options as
-    `convert_to_acnet`'s; a network in which nothing is converted is no error here.
+    Where it builds a `ConvNorm`, as `PlainConv` always does, the convolution stays as it is. Options and errors as
+    `convert_to_acnet`'s, but that a builder of plain convolutions finds nothing to convert in any network.
 
     Example:
         >>> from acnet_pl.nn import PlainConv
@@ -152,7 +142,18 @@ def convert_with(
             return f"stays plain by {conv!r}"
         return block
 
-    return _convert(model, build, example_input, init, Eligibility(include, exclude, kernel_sizes))
+    acnet = _convert(model, build, example_input, init, Eligibility(include, exclude, kernel_sizes))
+    if not isinstance(conv(1, 1, 11), ConvNorm):
+        _require_blocks(acnet)
+    return acnet
+
+
+def _require_blocks(acnet: nn.Module) -> None:
+    report = conversion_report(acnet)
+    if not report.converted:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons().items())
+        what = f"of its {len(report.layers)} convolutions none is eligible ({reasons})" if reasons else "no convolution"
+        raise ValueError(f"{type(acnet).__name__} has nothing to convert to an ACNet: {what}")
 
 
 def _convert(
@@ -170,19 +171,18 @@ def _convert(
             "the model has been converted already; convert the original, with all options in one call, or, to go on "
             "from these weights, load stock_state_dict(acnet) into the original first"
         )
-    acnet = copy.deepcopy(model)
+    acnet = deep_copy(model)
     found = dict(layers(acnet))
     eligibility.check({name: layer for name, layer in found.items() if isinstance(layer, nn.Conv2d)})
     flow = follow(acnet, example_input)
 
-    entries, replacements, unknown = [], list[tuple[nn.Module, nn.Module]](), []
+    entries, unknown = [], []
+    replacements: dict[nn.Module, nn.Module] = {}
     for name, layer in found.items():
         if isinstance(layer, _BatchNorm):
             continue
-        norm_name = flow.norm_of.get(name)
-        norm = None if norm_name is None else found[norm_name]
-        if norm is None or not is_plain_norm(norm):
-            norm_name, norm = None, None
+        after = found[flow.norm_of[name]] if name in flow.norm_of else None
+        norm = after if after is not None and is_plain_norm(after) else None
         reason = eligibility.obstacle(name, layer, flow)
         if not reason and isinstance(layer, nn.Conv2d):
             try:
@@ -196,47 +196,33 @@ def _convert(
                 inherit_layer(block, layer, norm)
                 if init == "preserve":
                     inherit_values(block, layer, norm)
-                replacements.append((layer, block))
+                replacements[layer] = block
                 if norm is not None:
-                    replacements.append((norm, activation_of(norm)))
-        converted = not reason
-        entries.append(_entry(name, layer, converted, norm_name, norm, reason, flow))
+                    replacements[norm] = activation_of(norm)
+        entries.append(_entry(name, layer, reason, norm, flow))
     if unknown:
         raise ValueError(
-            f"which batch norms belong to {_listed(unknown)} cannot be told: torch.fx does not trace the model "
+            f"which batch norms belong to {listed(unknown)} cannot be told: torch.fx does not trace the model "
             f"({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)"
         )
-    for old, new in replacements:
-        acnet = replace_module(acnet, old, new)
+    acnet = replace_modules(acnet, replacements)
     attach_report(acnet, ConversionReport(tuple(entries)))
     return acnet
 
 
-def _entry(
-    name: str,
-    layer: Layer,
-    converted: bool,
-    norm_name: str | None,
-    norm: _BatchNorm | None,
-    reason: str,
-    flow: Dataflow,
-) -> LayerReport:
+def _entry(name: str, layer: Layer, reason: str, norm: _BatchNorm | None, flow: Dataflow) -> LayerReport:
+    """What is reported of a convolution that stayed for a reason, or became a block where there is none."""
+    converted = not reason
     if converted and norm is None:
-        reason = flow.norm_missing.get(name) or (
-            f"batch norm `{flow.norm_of[name]}` has a forward of its own" if name in flow.norm_of else ""
-        )
+        foreign = f"batch norm `{flow.norm_of[name]}` has a forward of its own" if name in flow.norm_of else ""
+        reason = foreign or flow.norm_missing.get(name, "")
     return LayerReport(
         name=name,
         layer=describe(layer),
         converted=converted,
-        norm=norm_name if converted else None,
+        norm=flow.norm_of[name] if converted and norm is not None else None,
         reason=reason,
         bias=getattr(layer, "bias", None) is not None,
         affine=norm is not None and norm.affine,
         eps=norm.eps if norm is not None else 0.0,
     )
-
-
-def _listed(names: Collection[str], most: int = 5) -> str:
-    shown = ", ".join(f"`{name}`" for name in list(names)[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

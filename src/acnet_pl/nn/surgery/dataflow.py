@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.running import trace_by_running
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers
 from acnet_pl.nn.surgery.tracing import trace_symbolically
 
-__all__ = ["Dataflow", "follow", "light_copy"]
+__all__ = ["Dataflow", "follow"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
         traces.append(trace)
         obstacle = obstacle or failure
     if example_input is not None:
-        traces += trace_by_running(probe, example_input)
-        obstacle = ""
+        run = trace_by_running(probe, example_input)
+        traces, obstacle = (run if obstacle else traces + run), ""
 
     found = dict(layers(model))
     norm_of: dict[str, str] = {}
@@ -82,11 +82,6 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
                 norm_of[name] = norm_name
     unknown = _unknown(found, traces, norm_of) if obstacle else ()
     return Dataflow(norm_of, norm_missing, called, read, unknown, obstacle)
-
-
-def light_copy(model: nn.Module) -> nn.Module:
-    """A copy to evaluate without gradient at will: of its own but for the parameters, which it shares."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def _norm_after(

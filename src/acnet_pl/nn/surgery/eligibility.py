@@ -49,7 +49,7 @@ class Eligibility:
     def obstacle(self, name: str, layer: Layer, flow: Dataflow) -> str:
         """Why a convolution is not converted, "" where it may be."""
         if isinstance(layer, FusibleConv):
-            return f"is a {type(layer).__name__} already"
+            return f"already a block ({type(layer).__name__})"
         if isinstance(layer, _ConvTransposeNd):
             return "transposed convolution"
         if not isinstance(layer, nn.Conv2d):
@@ -72,7 +72,7 @@ class Eligibility:
         if name in flow.read:
             return "its weight is read other than by calling it"
         if name not in flow.called and not flow.obstacle:
-            return "is not called by the model's forward"
+            return "is never called"
         return ""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
+from acnet_pl.nn.surgery.copying import deep_copy
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.plain import activation_of, inherit_hooks, is_plain_conv, is_plain_norm
-from acnet_pl.nn.surgery.trace import layers
+from acnet_pl.nn.surgery.trace import layers, listed
 
-__all__ = ["fuse_model", "replace_module"]
+__all__ = ["fuse_model", "replace_modules"]
 
 
 @torch.no_grad()
@@ -46,38 +48,45 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
           (2): ReLU()
         )
     """
-    fused = copy.deepcopy(model)
-    for name, module in list(layers(fused)):
+    fused = deep_copy(model)
+    convs: dict[nn.Module, nn.Module] = {}
+    for name, module in layers(fused):
         if isinstance(module, FusibleConv):
             try:
-                folded = module.fuse()
+                convs[module] = module.fuse()
             except FusionError as error:
                 raise FusionError(f"`{name}`: {error}" if name else str(error)) from error
-            inherit_hooks(folded, module)
-            fused = replace_module(fused, module, folded)
+            inherit_hooks(convs[module], module)
+    fused = replace_modules(fused, convs)
 
     found = dict(layers(fused))
     if not any(is_plain_norm(layer) for layer in found.values()):
         return fused
     flow = follow(fused, example_input)
+    unknown = [name for name in flow.unknown if is_plain_conv(found[name])]
+    if unknown:
+        warnings.warn(
+            f"whether batch norms follow {listed(unknown)} cannot be told, so they are left as they are: torch.fx does "
+            f"not trace the model ({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)",
+            stacklevel=3,
+        )
+    activations: dict[nn.Module, nn.Module] = {}
     for conv_name, norm_name in flow.norm_of.items():
         conv: nn.Module = found[conv_name]
         norm: nn.Module = found[norm_name]
         if is_plain_conv(conv) and is_plain_norm(norm) and norm.running_mean is not None:
             _fold_into(conv, norm, conv_name, norm_name)
-            fused = replace_module(fused, norm, activation_of(norm))
-    return fused
+            activations[norm] = activation_of(norm)
+    return replace_modules(fused, activations)
 
 
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Put a module in another's place, under all its names, and return the model (``new`` where ``old`` was all)."""
-    if model is old:
-        return new
-    for module in model.modules():
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put modules in others' places, under all their names; return the model, or what replaces the model itself."""
+    for module in list(model.modules()):
         for name, child in module._modules.items():
-            if child is old:
-                module._modules[name] = new
-    return model
+            if child is not None and child in replacements:
+                module._modules[name] = replacements[child]
+    return replacements.get(model, model)
 
 
 def _fold_into(conv: nn.Conv2d, norm: _BatchNorm, conv_name: str, norm_name: str) -> None:

@@ -69,9 +69,8 @@ def inherit_values(block: FusibleConv, conv: nn.Conv2d, norm: _BatchNorm | None)
             nn.init.zeros_(kernel.weight)
             continue
         if own.weight is None:  # without γ the branch could not start at zero
-            own = type(own)(own.num_features, own.eps, own.momentum, True, own.track_running_stats).to(conv.weight)
-            own.train(getattr(block, f"{branch}_norm").training)
-            setattr(block, f"{branch}_norm", own)
+            own.affine = True
+            own.weight, own.bias = (nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0])) for _ in range(2))
         nn.init.zeros_(own.weight)
         own.requires_grad_(trainable)
 

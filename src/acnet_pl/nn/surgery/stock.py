@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.absorb import absorb
-from acnet_pl.nn.surgery.dataflow import light_copy
+from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
 
 __all__ = ["stock_state_dict"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from acnet_pl.nn.fusible import FusibleConv
 
-__all__ = ["LAYERS", "OPERATION", "OUTSIDE", "Layer", "Trace", "layers"]
+__all__ = ["LAYERS", "OPERATION", "OUTSIDE", "Layer", "Trace", "layers", "listed"]
 
 Layer = FusibleConv | _ConvNd | _BatchNorm
 LAYERS = (FusibleConv, _ConvNd, _BatchNorm)
@@ -49,3 +49,9 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
             inside.update(child for child in module.modules() if child is not module)
         if isinstance(module, LAYERS):
             yield name, module
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Layer names for a message, not too many."""
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

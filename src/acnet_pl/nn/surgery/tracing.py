@@ -60,6 +60,8 @@ def _cover(
     """Graphs that together hold as much of a module as traces; what does not trace is added to ``opaque``."""
 
     def attempt() -> str:
+        if type(module).forward is nn.Module.forward:
+            return "no forward"  # a ModuleList or the like: what holds it calls its children
         try:
             parts[module] = trace_graph(module, opaque)
         except Exception as error:
@@ -82,6 +84,8 @@ def _cover(
             parts.update(graphs)
         else:
             inside.update(graphs)
+    if not obstacles and obstacle == "no forward":
+        return inside, ""
     if not obstacles:
         obstacles = [obstacle]
     elif not attempt():  # around its opaque children it may trace

@@ -1,0 +1,63 @@
+"""Write files so that whoever reads them finds the old one or the new one whole, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path", "remove_unfinished"]
+
+_PREFIX = ".unfinished-"
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+
+    The content is on the disk (fsync) before the rename, and the rename before the block is left, so that a crash or a
+    power cut leaves either file whole. Where the block raises, ``path`` is as it was and the temporary file is gone.
+
+    Args:
+        path: File to write. Its folder is made where it is missing; the temporary file has the same suffix.
+
+    Raises:
+        OSError: It cannot be written; a full disk is known by ``errno.ENOSPC``.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "report.txt")
+        >>> with atomic_path(path) as unfinished:
+        ...     _ = unfinished.write_text("whole")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+        _sync(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that a killed process left below a folder nobody else writes to."""
+    for file in folder.rglob(f"{_PREFIX}*"):
+        file.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""Weights of a stock model out of a file that cannot run code."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["load_weights"]
+
+_LOG = logging.getLogger(__name__)
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that these backbones do without
+
+
+def load_weights(model: nn.Module, path: str | Path, num_classes: int) -> None:
+    """Load a file of the plain model's weights; a head for another number of classes stays as it is initialised.
+
+    Args:
+        model: The plain model.
+        path: A state_dict, in safetensors or as ``torch.save`` writes it, by itself or as ``state_dict`` or ``model``
+            of a dict.
+        num_classes: Number of logits of the model.
+
+    Raises:
+        ValueError: The file is missing, holds other than tensors, or is of another architecture.
+    """
+    weights = {key: value for key, value in _read(Path(path)).items() if not key.startswith(_AUXILIARY)}
+    own = model.state_dict()
+    missing, unexpected = [key for key in own if key not in weights], [key for key in weights if key not in own]
+    other: list[str] = []
+    head: list[str] = []
+    for key in own.keys() & weights.keys():
+        shape, given = own[key].shape, weights[key].shape
+        if shape != given:
+            (head if shape[:1] == (num_classes,) and shape[1:] == given[1:] else other).append(key)
+    problems = {"lacks": missing, "also has": unexpected, "has in other shapes": other}
+    if any(problems.values()):
+        raise ValueError(
+            f"{path} is not of a {type(model).__name__} as it was built: the file "
+            + "; it ".join(f"{what} {_some(keys)}" for what, keys in problems.items() if keys)
+            + ". Give the weights of this very model, or choose the model they are of"
+        )
+    if head:
+        _LOG.info("%s has a head for another number of classes than %d: %s begins anew", path, num_classes, _some(head))
+    model.load_state_dict({key: value for key, value in weights.items() if key not in head}, strict=False)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"`weights_file` (={str(path)!r}) is no file; nothing is downloaded: give the path of one")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(_not_weights(path, str(error).splitlines()[0] if str(error) else "it is empty")) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ValueError(_not_weights(path, str(error))) from error
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(_not_weights(path, "it holds other things than tensors"))
+    return content
+
+
+def _not_weights(path: Path, why: str) -> str:
+    return (
+        f"{path} is no file of weights that can be read without running code ({why}); save the model's state_dict with "
+        "safetensors.torch.save_file or torch.save"
+    )
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    shown = ", ".join(f"`{key}`" for key in sorted(keys)[:most])
+    return shown + (f" and {len(keys) - most} more" if len(keys) > most else "")

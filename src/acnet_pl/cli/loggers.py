@@ -1,0 +1,84 @@
+"""The loggers of a run: metrics.csv in its folder, and Weights & Biases, offline unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+__all__ = ["WandbOptions", "backbone_name", "make_loggers", "run_name"]
+
+
+@dataclass
+class WandbOptions:
+    """Weights & Biases.
+
+    Attributes:
+        mode: "offline" writes to the run's folder, for `wandb sync` later; "online" needs an account. Null is
+            WANDB_MODE of the environment, else "offline".
+        project: Project of the dashboard.
+        group: Runs to be compared; null is data set and backbone, so that a plain net and its ACNet pair up.
+        tags: Tags of the run.
+    """
+
+    mode: Literal["offline", "online", "disabled"] | None = None
+    project: str = "acnet_pl"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+def make_loggers(
+    folder: Path, name: str, options: WandbOptions, model: dict[str, Any], data: LightningDataModule
+) -> list[Logger]:
+    """The loggers of a run.
+
+    Args:
+        folder: The run's folder, in which everything is kept.
+        name: Name of the run.
+        options: Weights & Biases.
+        model: The `ImageClassifier`'s hyper-parameters.
+        data: The data module.
+    """
+    loggers: list[Logger] = [CSVLogger(str(folder), name="", version="")]
+    mode = options.mode or os.environ.get("WANDB_MODE", "offline")
+    if mode == "disabled":
+        return loggers
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    kind = "plain" if _class_name(model["conv"]) == "PlainConv" else "acnet"
+    dataset = getattr(data, "dataset", type(data).__name__.removesuffix("DataModule"))
+    logger = WandbLogger(
+        name=f"{name}/{folder.name}",
+        save_dir=str(folder),
+        project=options.project,
+        offline=mode == "offline",
+        group=options.group or f"{dataset}-{backbone_name(model)}",
+        job_type=kind,
+        tags=[*options.tags, kind, backbone_name(model)],
+        # Quiet, and hands off the terminal that the progress bar draws on.
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it always
+    return [*loggers, logger]
+
+
+def run_name(model: dict[str, Any]) -> str:
+    """Backbone and conv builder of an `ImageClassifier`'s hyper-parameters: the name of a run that was given none."""
+    return f"{backbone_name(model)}-{_class_name(model['conv'])}"
+
+
+def backbone_name(model: dict[str, Any]) -> str:
+    """Class and options of the backbone, like ``ResNetCifar-56-projection``."""
+    options = model["backbone"]["init_args"].values()
+    return "-".join(
+        [_class_name(model["backbone"]), *(str(value) for value in options if isinstance(value, (int, str)))]
+    )
+
+
+def _class_name(description: dict[str, Any]) -> str:
+    return str(description["class_path"]).rpartition(".")[2]

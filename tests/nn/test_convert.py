@@ -1,0 +1,499 @@
+"""convert_to_acnet: which convolutions become blocks, with which batch norm, and from which values they begin."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import prune
+
+from acnet_pl.nn import (
+    ACBConv,
+    ACBlock,
+    PlainConv,
+    conversion_report,
+    convert_to_acnet,
+    fuse_model,
+)
+from acnet_pl.nn.surgery import convert_with
+
+Randomise = Callable[[nn.Module], nn.Module]
+Difference = Callable[[nn.Module, nn.Module, Tensor], float]
+
+
+def small(**conv: Any) -> nn.Sequential:
+    """Two convolutions with batch norm and one without."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4, eps=1e-3, momentum=0.3),
+        nn.ReLU(),
+        nn.Conv2d(4, 8, **{"kernel_size": 3, "padding": 1, **conv}),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 3),
+    )
+
+
+def images(n: int = 4, channels: int = 3) -> Tensor:
+    return torch.randn(n, channels, 11, 11, generator=torch.Generator().manual_seed(0))
+
+
+def test_convolution_and_its_batch_norm_become_one_block() -> None:
+    model = small()
+    acnet = convert_to_acnet(model, gamma_init=1 / 3)
+    assert isinstance(acnet, nn.Sequential)
+    assert [type(layer).__name__ for layer in acnet] == [
+        *("ACBlock", "Identity", "ReLU") * 2,
+        "ACBlock",
+    ]
+    block = acnet.get_submodule("0")
+    assert isinstance(block, ACBlock)
+    for norm in block.norms():
+        assert (norm.eps, norm.momentum) == (1e-3, 0.3)
+        assert norm.weight.tolist() == pytest.approx([1 / 3] * 4)
+    assert [type(layer).__name__ for layer in model[:2]] == ["Conv2d", "BatchNorm2d"]
+    assert not torch.equal(acnet.get_parameter("0.square.weight"), model.get_parameter("0.weight"))
+
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {},
+    {"kernel_size": 5, "padding": 0},
+    {"groups": 4},
+    {"stride": (2, 1), "padding": (2, 0)},
+    {"padding": "same", "dilation": 2},
+    {"padding": "valid"},
+    {"padding_mode": "reflect"},
+    {"padding_mode": "circular", "bias": False},
+    {"kernel_size": 7, "padding": 3, "groups": 2, "stride": 2},
+]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"horizontal": False},
+    {"vertical": False, "horizontal": False},
+    {"branch_norm": False},
+    {"asymmetric_size": 3},
+    {"position": "border"},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_preserve_keeps_the_function_in_eval_mode(
+    geometry: dict[str, Any], options: dict[str, Any], randomise: Randomise, difference: Difference
+) -> None:
+    torch.manual_seed(0)
+    model = randomise(small(**geometry)).double().eval()
+    acnet = convert_to_acnet(model, init="preserve", **options)
+    assert len(conversion_report(acnet).converted) == 3
+    assert difference(model, acnet, images().double()) <= 1e-12
+    assert difference(model, fuse_model(acnet), images().double()) <= 1e-12
+    model.float()
+    assert difference(model, convert_to_acnet(model, init="preserve", **options), images()) <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"branch_norm": False}, {"horizontal": False}], ids=str)
+@pytest.mark.parametrize("norm", ["affine", "not affine", "none", "frozen"])
+def test_new_branches_start_inactive_and_learn(
+    options: dict[str, Any], norm: str, randomise: Randomise, difference: Difference
+) -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, padding=1)]
+    if norm != "none":
+        layers.append(nn.BatchNorm2d(4, affine=norm != "not affine"))
+    model = randomise(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(4, 2, 1))).eval()
+    if norm == "frozen":
+        model.get_submodule("1").requires_grad_(False)
+    acnet = convert_to_acnet(model, init="preserve", **options)
+    assert difference(model, acnet, images()) <= 1e-5
+
+    block = acnet.get_submodule("0")
+    assert isinstance(block, ACBlock)
+    acnet.train()
+    if norm == "frozen":
+        for own in block.norms():
+            own.eval()
+    optimiser = torch.optim.SGD(acnet.parameters(), 0.05)
+    before = copy.deepcopy(block)
+    target = torch.randn(4, 2, 11, 11)
+    for step in range(2):
+        optimiser.zero_grad()
+        F.mse_loss(acnet(images()), target).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        for branch in ("horizontal", "vertical"):
+            kernel, own = getattr(block, branch), getattr(block, f"{branch}_norm")
+            if kernel is None:
+                continue
+            moved = not torch.equal(kernel.weight, getattr(before, branch).weight)
+            if own is None:
+                assert moved  # a zero kernel learns at once
+            else:
+                assert own.weight.all()  # γ learns at the first step, the kernel from the second
+                assert moved == (step == 1)
+    acnet.eval()
+    assert difference(acnet, fuse_model(acnet), images()) <= 1e-5
+    assert difference(model, acnet, images()) > 1e-3
+
+
+def test_convolution_without_batch_norm_keeps_its_function_exactly(difference: Difference) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Tanh(), nn.Conv2d(6, 6, 5, bias=False)).double().eval()
+    acnet = convert_to_acnet(model, init="preserve")
+    assert difference(model, acnet, images().double()) <= 1e-14
+    norm = acnet.get_submodule("0.square_norm")
+    assert torch.equal(norm.get_parameter("bias"), model.get_parameter("0.bias"))
+
+
+def test_statistics_and_counters_are_taken_over() -> None:
+    model = small()
+    model(images())
+    acnet = convert_to_acnet(model, init="preserve")
+    for key in ("weight", "bias", "running_var", "num_batches_tracked", "running_mean"):
+        assert torch.equal(acnet.state_dict()[f"0.square_norm.{key}"], model.state_dict()[f"1.{key}"]), key
+    shifted = model.state_dict()["4.running_mean"] - model.state_dict()["3.bias"]
+    assert torch.equal(acnet.state_dict()["3.square_norm.running_mean"], shifted)
+
+
+@pytest.mark.parametrize("init", ["scratch", "preserve"])
+def test_kind_dtype_and_flags_of_the_layers_are_kept(init: Any) -> None:
+    model = small().double()
+    model[1] = nn.SyncBatchNorm(4, eps=1e-3, momentum=None, affine=False).double()
+    model[3].requires_grad_(False)
+    model[4].requires_grad_(False)
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    model[4].eval()
+    acnet = convert_to_acnet(model, init=init)
+    first, second = acnet.get_submodule("0"), acnet.get_submodule("3")
+    assert isinstance(first, ACBlock)
+    assert isinstance(second, ACBlock)
+    assert {type(norm) for norm in first.norms()} == {nn.SyncBatchNorm}
+    assert {norm.momentum for norm in first.norms()} == {None}
+    assert first.square_norm is not None
+    assert not first.square_norm.affine
+    assert {norm.affine for norm in first.norms() if norm is not first.square_norm} == {init == "preserve"}
+    assert all(not norm.training for norm in second.norms())
+    assert second.training
+    assert not any(parameter.requires_grad for parameter in second.parameters())
+    assert all(parameter.requires_grad for parameter in first.parameters())
+    assert {parameter.dtype for parameter in acnet.parameters()} == {torch.float64}
+    assert second.get_parameter("horizontal.weight").is_contiguous(memory_format=torch.channels_last)
+
+
+def test_block_of_a_frozen_convolution_with_a_trainable_batch_norm_can_learn() -> None:
+    model = small()
+    model[0].requires_grad_(False)
+    block = convert_to_acnet(model, init="preserve")[0]  # type: ignore[index]
+    trainable = {name for name, parameter in block.named_parameters() if parameter.requires_grad}
+    assert trainable == {
+        f"{branch}_norm.{p}" for branch in ("square", "horizontal", "vertical") for p in ("weight", "bias")
+    }
+
+
+def test_residual_branch_that_begins_at_zero_still_does() -> None:
+    model = torchvision.models.resnet18(zero_init_residual=True)
+    block = convert_to_acnet(model).get_submodule("layer1.0.conv2")
+    assert isinstance(block, ACBlock)
+    assert not any(norm.weight.any() for norm in block.norms())
+    assert convert_to_acnet(model).get_parameter("layer1.0.conv1.square_norm.weight").all()
+
+
+def test_batch_norm_with_activation_keeps_it(randomise: Randomise, difference: Difference) -> None:
+    norm = BatchNormAct2d(4, act_layer=nn.PReLU)
+    nn.init.constant_(norm.get_parameter("act.weight"), 0.3)
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), norm)).eval()
+    acnet = convert_to_acnet(model, init="preserve")
+    assert acnet.get_parameter("1.act.weight").item() == pytest.approx(0.3)
+    assert difference(model, acnet, images()) <= 1e-5
+
+
+class Shared(nn.Module):
+    """A convolution under two names with its batch norm, and one that two batch norms follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.alias = self.conv
+        self.norm = nn.BatchNorm2d(3)
+        self.two = nn.Conv2d(3, 3, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Any:
+        for _ in range(2):
+            x = F.relu(self.norm(self.alias(x)))
+        for norm in self.norms:
+            x = F.relu(norm(self.two(x)))
+        return x
+
+
+def test_shared_convolution_becomes_one_shared_block(randomise: Randomise, difference: Difference) -> None:
+    model = randomise(Shared()).eval()
+    acnet = convert_to_acnet(model, init="preserve")
+    assert isinstance(acnet, Shared)
+    assert isinstance(acnet.get_submodule("conv"), ACBlock)
+    assert acnet.alias is acnet.conv
+    assert isinstance(acnet.get_submodule("two"), ACBlock)
+    assert all(isinstance(norm, nn.BatchNorm2d) for norm in acnet.norms)
+    report = {layer.name: layer for layer in conversion_report(acnet).layers}
+    assert report["conv"].norm == "norm"
+    assert report["two"].norm is None
+    assert report["two"].reason == "batch norm `norms.0` is not all that the convolution's output goes to"
+    assert difference(model, acnet, images()) <= 1e-5
+
+
+class Functional(nn.Module):
+    """Uses the weight of one convolution by itself, and one convolution not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.read = nn.Conv2d(3, 3, 3)
+        self.idle = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.conv(x), self.read.weight)
+
+
+class Dynamic(Functional):
+    """Decides on its data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.abs().sum() > 0 else x
+
+
+@pytest.mark.parametrize(("kind", "example"), [(Functional, None), (Dynamic, images())])
+def test_convolution_used_functionally_or_never_stays(
+    kind: type[nn.Module], example: Any, difference: Difference
+) -> None:
+    model = kind().eval()
+    acnet = convert_to_acnet(model, example, init="preserve")
+    assert {layer.name: layer.reason for layer in conversion_report(acnet).layers} == {
+        "conv": "no batch norm follows",
+        "read": "its weight is read other than by calling it",
+        "idle": "is never called",
+    }
+    assert difference(model, acnet, images()) <= 1e-5
+
+
+class Undecided(nn.Module):
+    """Decides on its data where its batch norms go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Any:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            if x.abs().mean() > 0:
+                x = norm(conv(x))
+        return x
+
+
+def test_network_that_does_not_trace_needs_an_example(randomise: Randomise, difference: Difference) -> None:
+    model = randomise(Undecided()).eval()
+    with pytest.raises(ValueError, match=r"belong to `convs.0`, `convs.1` cannot be told.*give an `example_input`"):
+        convert_to_acnet(model)
+    acnet = convert_to_acnet(model, images(), init="preserve")
+    assert [layer.norm for layer in conversion_report(acnet).layers] == ["norms.0", "norms.1"]
+    assert difference(model, acnet, images()) <= 1e-5
+
+
+class Standardised(nn.Conv2d):
+    """Has a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Renamed(nn.Conv2d):
+    """Has nothing of its own."""
+
+
+def kinds() -> nn.Sequential:
+    pruned, normalised = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+    prune.l1_unstructured(pruned, "weight", 2)  # type: ignore[no-untyped-call]
+    patched = nn.Conv2d(3, 3, 3, padding=1)
+    patched.__dict__["forward"] = lambda x: x
+    return nn.Sequential(
+        nn.Conv2d(3, 3, 3),
+        nn.Conv2d(3, 3, 1),
+        nn.Conv2d(3, 3, 4),
+        nn.Conv2d(3, 3, (3, 5)),
+        nn.ConvTranspose2d(3, 3, 3),
+        Standardised(3, 3, 3),
+        Renamed(3, 3, 3),
+        pruned,
+        torch.nn.utils.parametrizations.weight_norm(normalised),
+        patched,
+        ACBlock(3, 3, 3),
+        nn.Conv2d(3, 3, 5, padding=2),
+        nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(1, 2), nn.Conv1d(3, 3, 3)),
+    )
+
+
+def test_report_gives_each_reason() -> None:
+    computed = "its weight is computed (parametrisation, pruning, weight or spectral norm)"
+    report = conversion_report(convert_to_acnet(kinds(), exclude="12.0", kernel_sizes=3))
+    assert [(layer.name, layer.converted, layer.reason) for layer in report.layers] == [
+        ("0", True, "no batch norm follows"),
+        ("1", False, "1×1 kernel"),
+        ("2", False, "even kernel 4×4"),
+        ("3", False, "rectangular kernel 3×5"),
+        ("4", False, "transposed convolution"),
+        ("5", False, "Standardised has a forward of its own"),
+        ("6", True, "no batch norm follows"),
+        ("7", False, computed),
+        ("8", False, computed),
+        ("9", False, "Conv2d has a forward of its own"),
+        ("10", False, "already a block (ACBlock)"),
+        ("11", False, "kernel size 5 not among kernel_sizes"),
+        ("12.0", False, "excluded"),
+        ("12.2", False, "Conv1d, not a Conv2d"),
+    ]
+    assert [layer.name for layer in report.converted] == ["0", "6"]
+    assert len(report.skipped) == 12
+    assert report.reasons()[computed] == 2
+    assert report.rows()[0]["layer"] == "3×3 conv 3→3"
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["convolution", "layer", "becomes", "with", "batch", "norm", "note"]
+    assert lines[-1] == "2 of 14 convolutions converted, 0 of them with their batch norm"
+    assert len(lines) == 17
+
+
+@pytest.mark.parametrize(
+    ("selection", "converted"),
+    [
+        ({}, ["layer1.0", "layer1.1", "layer2.0", "head"]),
+        ({"include": "layer1"}, ["layer1.0", "layer1.1"]),
+        ({"include": ["layer1.0", "head"]}, ["layer1.0", "head"]),
+        ({"include": "layer?.0"}, ["layer1.0", "layer2.0"]),
+        ({"exclude": "layer*"}, ["head"]),
+        ({"include": "layer*", "exclude": ["layer2"]}, ["layer1.0", "layer1.1"]),
+        ({"include": lambda name, conv: conv.out_channels == 5}, ["layer1.1", "head"]),
+        ({"exclude": lambda name, conv: name == "head"}, ["layer1.0", "layer1.1", "layer2.0"]),
+        ({"kernel_sizes": 5}, ["layer1.1"]),
+        ({"kernel_sizes": [3, 7]}, ["layer1.0", "layer2.0", "head"]),
+    ],
+    ids=str,
+)
+def test_choice_of_convolutions(selection: dict[str, Any], converted: list[str]) -> None:
+    model = nn.Sequential()
+    model.add_module("layer1", nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 5)))
+    model.add_module("layer2", nn.Sequential(nn.Conv2d(5, 4, 7)))
+    model.add_module("head", nn.Conv2d(4, 5, 3))
+    report = conversion_report(convert_to_acnet(model, **selection))
+    assert [layer.name for layer in report.converted] == converted
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (nn.Linear(2, 2), {}, "Linear has nothing to convert to an ACNet: no convolution"),
+        (nn.Conv2d(2, 2, 1), {}, "of its 1 convolutions none is eligible \\(1 × 1×1 kernel\\)"),
+        (small(), {"exclude": "*"}, "none is eligible \\(3 × excluded\\)"),
+        (small(), {"include": "layer4"}, "`include`: 'layer4' matches no Conv2d of the model"),
+        (torchvision.models.resnet18(), {"exclude": "layer1.0.conv3"}, "did you mean 'layer1.0.conv[12]'"),
+        (small(), {"init": "fresh"}, "`init` \\(='fresh'\\) must be one of 'scratch', 'preserve'"),
+        (small(), {"asymmetric_size": 5}, "^`0`: `asymmetric_size` \\(=5\\)"),
+        (convert_to_acnet(small()), {}, "has been converted already"),
+        (nn.Sequential(ACBlock(3, 4, 3)), {}, "none is eligible \\(1 × already a block \\(ACBlock\\)\\)"),
+    ],
+)
+def test_errors(model: nn.Module, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert_to_acnet(model, **arguments)
+
+
+def test_report_needs_one_converted_network() -> None:
+    acnet = convert_to_acnet(small())
+    wrapped = nn.Sequential(nn.Identity(), acnet)
+    assert conversion_report(wrapped) is conversion_report(acnet)
+    with pytest.raises(ValueError, match="Sequential holds none"):
+        conversion_report(small())
+    with pytest.raises(ValueError, match=r"several converted networks \(0, 1\)"):
+        conversion_report(nn.Sequential(acnet, convert_to_acnet(small())))
+
+
+def test_root_may_be_the_convolution(difference: Difference) -> None:
+    conv = nn.Conv2d(3, 4, 3).eval()
+    acnet = convert_to_acnet(conv, init="preserve")
+    assert isinstance(acnet, ACBlock)
+    assert difference(conv, acnet, images()) <= 1e-5
+
+
+def test_hooks_are_kept(difference: Difference) -> None:
+    model = small().eval()
+    seen: list[str] = []
+    model[0].register_forward_pre_hook(lambda *_: seen.append("before"))
+    model[1].register_forward_hook(lambda *_: seen.append("after"))
+    model[3].register_forward_hook(lambda *_: seen.append("between"))
+    acnet = convert_to_acnet(model, init="preserve")
+    acnet(images())
+    assert seen == ["before", "after", "between"]
+    assert [layer.norm for layer in conversion_report(acnet).layers] == ["1", None, None]
+
+
+def test_converted_network_is_copied_saved_and_loaded(difference: Difference, randomise: Randomise) -> None:
+    acnet = randomise(convert_to_acnet(small())).eval()
+    buffer = io.BytesIO()
+    torch.save(acnet, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(acnet), torch.load(buffer, weights_only=False)):
+        assert difference(acnet, other, images()) == 0
+        assert conversion_report(other) == conversion_report(acnet)
+    again = convert_to_acnet(small())
+    again.load_state_dict(acnet.state_dict())
+    assert difference(acnet, again.eval(), images()) == 0
+
+
+def test_conversion_of_a_network_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = small()
+    for init in ("scratch", "preserve"):
+        acnet = convert_to_acnet(model, init=init)
+        assert all(tensor.is_meta for tensor in [*acnet.parameters(), *acnet.buffers()])
+
+
+def test_builder_decides_what_convolutions_become(randomise: Randomise, difference: Difference) -> None:
+    model = randomise(small(padding="same")).eval()
+    for builder in (ACBConv(gamma_init=0.5), ACBConv(branch_norm=False)):
+        acnet = convert_with(model, builder, init="preserve")
+        assert len(conversion_report(acnet).converted) == 3
+        assert difference(model, acnet, images()) <= 1e-5
+    plain = convert_with(model, PlainConv())
+    assert repr(plain) == repr(model)
+    assert difference(model, plain, images()) == 0
+    assert conversion_report(plain).reasons() == {"stays plain by PlainConv()": 3}
+    assert (
+        len(conversion_report(convert_with(torchvision.models.resnet18(), ACBConv(), kernel_sizes=3)).converted) == 16
+    )
+    reasons = conversion_report(convert_with(small(stride=(2, 1), padding_mode="reflect"), ACBConv())).reasons()
+    assert len(reasons) == 1
+    assert "padding mode 'reflect'" in next(iter(reasons))
+
+
+def test_norms_of_one_network_do_not_depend_on_the_order_of_registration(randomise: Randomise) -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm2d(4, eps=10.0 ** -(i + 2)) for i in range(3))
+            self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Any:
+            for i in (2, 0, 1):
+                x = self.norms[2 - i](self.convs[i](x))
+            return x
+
+    acnet = convert_to_acnet(Backwards())
+    assert [layer.norm for layer in conversion_report(acnet).layers] == ["norms.2", "norms.1", "norms.0"]
+    blocks = [module for module in acnet.modules() if isinstance(module, ACBlock)]
+    assert [next(block.norms()).eps for block in blocks] == [1e-4, 1e-3, 1e-2]
+    assert not any(isinstance(m, _BatchNorm) for m in acnet.get_submodule("norms").modules())

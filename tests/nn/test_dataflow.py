@@ -1,0 +1,268 @@
+"""Which batch norm follows which convolution: from data flow, never from the order of registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acnet_pl.nn import ACBlock
+from acnet_pl.nn.surgery.dataflow import follow
+
+X = torch.ones(2, 3, 8, 8)
+
+
+class Net(nn.Module):
+    """Two convolutions, two batch norms (registered the wrong way round), and a forward given from outside."""
+
+    def __init__(self, flow: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.norm2 = nn.BatchNorm2d(3)
+        self.conv1 = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(3)
+        self.conv2 = nn.Conv2d(3, 3, 3, padding=1)
+        self.flow = flow
+
+    def forward(self, x: Tensor) -> Any:
+        return self.flow(self, x)
+
+
+def untraceable(flow: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+    """The same flow behind a decision on data, which torch.fx cannot follow."""
+    return lambda net, x: flow(net, x) if x.sum() > -1e9 else x
+
+
+def in_order(net: Net, x: Tensor) -> Any:
+    return F.relu(net.norm2(net.conv2(F.relu(net.norm1(net.conv1(x))))))
+
+
+def twice_the_pair(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(net.norm1(net.conv1(x))))
+
+
+def output_used_twice(net: Net, x: Tensor) -> Any:
+    out = net.conv1(x)
+    return net.norm1(out) + out
+
+
+def output_returned(net: Net, x: Tensor) -> Any:
+    out = net.conv1(x)
+    return net.norm1(out), out
+
+
+def norm_used_for_two(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)) + net.norm1(net.conv2(x))
+
+
+def norm_used_for_input_too(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(net.norm1(x)))
+
+
+def conv_before_two_norms(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)) + net.norm2(net.conv1(2 * x))
+
+
+def conv_sometimes_without(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)) + net.conv1(2 * x)
+
+
+def relu_between(net: Net, x: Tensor) -> Any:
+    return net.norm1(F.relu(net.conv1(x)))
+
+
+def in_place_between(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x).add_(1))
+
+
+def weight_read(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)) + F.conv2d(x, net.conv1.weight, padding=1)
+
+
+def weight_decayed_in_forward(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)), net.conv1.weight.square().sum()
+
+
+def statistics_read(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1(x)) * net.norm1.get_buffer("running_var").mean()
+
+
+def forward_called_directly(net: Net, x: Tensor) -> Any:
+    return net.norm1(net.conv1.forward(x))
+
+
+def nothing_follows(net: Net, x: Tensor) -> Any:
+    return net.conv2(F.relu(net.conv1(x)))
+
+
+def shape_asked(net: Net, x: Tensor) -> Any:
+    out = net.conv1(x)
+    return F.interpolate(net.norm1(out), size=out.shape[-2:]).reshape(out.size(0), -1)
+
+
+PAIR = {"conv1": "norm1"}
+FLOWS = [
+    (in_order, {"conv1": "norm1", "conv2": "norm2"}),
+    (twice_the_pair, PAIR),
+    (shape_asked, PAIR),
+    (output_used_twice, {}),
+    (output_returned, {}),
+    (norm_used_for_two, {}),
+    (norm_used_for_input_too, {}),
+    (conv_before_two_norms, {}),
+    (conv_sometimes_without, {}),
+    (relu_between, {}),
+    (in_place_between, {}),
+    (weight_read, {}),
+    (weight_decayed_in_forward, {}),
+    (statistics_read, {}),
+    (forward_called_directly, {}),
+    (nothing_follows, {}),
+]
+
+
+@pytest.mark.parametrize(("flow", "pairs"), FLOWS, ids=[flow.__name__ for flow, _ in FLOWS])
+@pytest.mark.parametrize("how", ["symbolic", "example", "both"])
+def test_batch_norm_belongs_to_the_convolution_only_where_nothing_else_is_involved(
+    flow: Callable[[Any, Tensor], Any], pairs: dict[str, str], how: str
+) -> None:
+    net = Net(untraceable(flow) if how == "example" else flow)
+    found = follow(net, None if how == "symbolic" else X)
+    assert found.norm_of == pairs
+    assert not found.obstacle
+    assert not found.unknown
+    assert not (found.norm_missing.keys() & pairs.keys())
+
+
+@pytest.mark.parametrize("wrap", [lambda flow: flow, untraceable], ids=["symbolic", "example"])
+@pytest.mark.parametrize("flow", [weight_read, weight_decayed_in_forward, forward_called_directly])
+def test_convolution_read_other_than_by_calling_it_is_noticed(flow: Any, wrap: Any) -> None:
+    assert follow(Net(wrap(flow)), X).read == {"conv1"}
+
+
+def test_flow_that_differs_between_train_and_eval_mode_counts_in_both() -> None:
+    def forward(net: Net, x: Tensor) -> Any:
+        out = net.conv1(x)
+        return (net.norm1(out), net.norm2(net.conv2(x)), out) if net.training else net.norm1(out)
+
+    for wrap in (lambda flow: flow, untraceable):
+        net = Net(wrap(forward)).eval()
+        found = follow(net, X)
+        assert found.norm_of == {"conv2": "norm2"}
+        assert found.norm_missing["conv1"] == "batch norm `norm1` is not all that the convolution's output goes to"
+        assert not net.training
+
+
+def test_optional_arguments_of_forward_are_at_their_defaults() -> None:
+    class Masked(Net):
+        def forward(self, x: Tensor, mask: Tensor | None = None, twice: bool = False) -> Any:
+            out = self.conv1(x)
+            if mask is not None or twice:
+                out = out * 2
+            return self.norm1(out)
+
+    assert follow(Masked(in_order)).norm_of == PAIR
+
+
+def test_identity_between_is_seen_through() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.Identity(), nn.BatchNorm2d(4))
+    assert follow(net).norm_of == {"0": "3"}
+    assert follow(nn.Sequential(Net(untraceable(in_order)), net), X).norm_of["1.0"] == "1.3"
+
+
+def test_parts_of_an_untraceable_network_are_traced() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)) for _ in "ab"])
+            self.dynamic = Net(untraceable(in_order))
+            self.plain = Net(in_order)
+
+        def forward(self, images: Tensor) -> Any:
+            x = images
+            for block in self.blocks:
+                x = block(x)
+            return self.plain(self.dynamic(x) if images.mean() > 0 else x)
+
+    found = follow(Outer())
+    inner = {"plain.conv1": "plain.norm1", "plain.conv2": "plain.norm2"}
+    assert found.norm_of == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1", **inner}
+    assert found.obstacle.startswith("`dynamic`: ")
+    assert set(found.unknown) == {"dynamic.conv1", "dynamic.conv2"}
+    everywhere = {f"{part}.conv{i}": f"{part}.norm{i}" for part in ("dynamic", "plain") for i in "12"}
+    assert follow(Outer(), X).norm_of == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1", **everywhere}
+    assert "dynamic.conv1" not in follow(Outer(), -X).called
+
+
+def test_what_leaves_a_traced_part_is_unknown_where_a_batch_norm_may_take_it() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+            self.head = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.body(x)) if x.sum() != 0 else x
+
+    assert follow(Outer()).unknown == ("body.2",)  # the first convolution's output is seen to go to a ReLU
+    assert follow(Outer(), X).norm_of == {"body.2": "head.0"}
+
+
+def test_example_input_may_be_a_tuple_or_keywords() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor, scale: Tensor | None = None) -> Any:
+            assert scale is not None
+            return self.norm1(self.conv1(x)) if scale.item() else x
+
+    assert follow(Net(untraceable(in_order)), (X,)).norm_of == {"conv1": "norm1", "conv2": "norm2"}
+    assert follow(Two(in_order), {"x": X, "scale": torch.tensor(1.0)}).norm_of == PAIR
+    with pytest.raises(ValueError, match=r"cannot be evaluated on `example_input`: AssertionError"):
+        follow(Two(in_order), X)
+
+
+@pytest.mark.parametrize("wrap", [lambda flow: flow, untraceable], ids=["symbolic", "example"])
+def test_network_stays_as_it_is(wrap: Any) -> None:
+    class Stateful(Net):
+        seen: Any = None
+
+        def forward(self, x: Tensor) -> Any:
+            self.seen = x
+            return super().forward(x)
+
+    net = Stateful(wrap(in_order))
+    net.norm1.eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    follow(net, X)
+    assert net.seen is None
+    assert net.training
+    assert not net.norm1.training
+    assert torch.equal(generator, torch.random.get_rng_state())
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not net.conv1._forward_hooks
+
+
+@pytest.mark.parametrize("kind", ["forward", "pre"])
+def test_hook_on_the_value_between_parts_the_pair(kind: str) -> None:
+    net = Net(in_order)
+    if kind == "forward":
+        net.conv1.register_forward_hook(lambda *_: None)
+    else:
+        net.norm1.register_forward_pre_hook(lambda *_: None)
+    found = follow(net)
+    assert found.norm_of == {"conv2": "norm2"}
+    assert "hook" in found.norm_missing["conv1"]
+
+
+def test_blocks_count_as_convolutions() -> None:
+    net = nn.Sequential(ACBlock(3, 4, 3), nn.BatchNorm2d(4))
+    assert follow(net).norm_of == {"0": "1"}
+    assert follow(net, X).norm_of == {"0": "1"}
+
+
+def test_layer_alone_is_called() -> None:
+    assert follow(nn.Conv2d(3, 4, 3)).called == {""}

@@ -1,0 +1,207 @@
+"""Real architectures, torchvision's and timm's: converted, trained, folded and brought back to stock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from acnet_pl.nn import ACBlock, FusionError, conversion_report, convert_to_acnet, fuse_model, stock_state_dict
+
+Randomise = Callable[[nn.Module], nn.Module]
+Difference = Callable[[nn.Module, nn.Module, Tensor], float]
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture, how many of its convolutions become blocks, how many of these with their batch norm."""
+
+    name: str
+    converted: int
+    with_norm: int
+    size: int = 64
+    dtype: torch.dtype = torch.float32
+    slow: bool = False
+    stock: str = ""  # the block that the error names where the stock model has no place for a bias
+
+    def build(self) -> nn.Module:
+        library, name = self.name.split("/")
+        if library == "timm":
+            return timm.create_model(name, num_classes=7).to(self.dtype)
+        model: nn.Module = (
+            TORCHVISION[name]() if name in TORCHVISION else torchvision.models.get_model(name, num_classes=7)
+        )
+        return model.to(self.dtype)
+
+
+def with_small_head(build: Callable[..., nn.Module], features: int) -> nn.Module:
+    """Without the hundred million weights of its linear layers."""
+    with torch.device("meta"):
+        model = build(init_weights=False) if "init_weights" in build.__annotations__ else build()
+    model.classifier = nn.Linear(features, 7)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+            module.reset_parameters()
+    return model
+
+
+def segmentation(name: str) -> nn.Module:
+    model: nn.Module = torchvision.models.get_model(name, weights_backbone=None, num_classes=7, aux_loss=True)
+    return model
+
+
+TORCHVISION: dict[str, Callable[[], nn.Module]] = {
+    "alexnet": lambda: with_small_head(torchvision.models.alexnet, 256 * 36),
+    "vgg16": lambda: with_small_head(torchvision.models.vgg16, 512 * 49),
+    "vgg16_bn": lambda: with_small_head(torchvision.models.vgg16_bn, 512 * 49),
+    "googlenet": lambda: torchvision.models.googlenet(num_classes=7, init_weights=False),
+    "inception_v3": lambda: torchvision.models.inception_v3(num_classes=7, init_weights=False, aux_logits=False),
+    "deeplabv3_resnet50": lambda: segmentation("deeplabv3_resnet50"),
+    "fcn_resnet50": lambda: segmentation("fcn_resnet50"),
+    "retinanet_backbone": lambda: resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+    ),
+    "ssdlite_backbone": lambda: (
+        torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).backbone
+    ),
+}
+
+CASES = [
+    Case("torchvision/resnet18", 17, 17),
+    Case("torchvision/resnet50", 17, 17),
+    Case("torchvision/resnext50_32x4d", 17, 17),
+    Case("torchvision/wide_resnet50_2", 17, 17, 32),
+    Case("torchvision/densenet121", 59, 1),
+    Case("torchvision/alexnet", 5, 0),
+    Case("torchvision/vgg16", 13, 0, 32),
+    Case("torchvision/vgg16_bn", 13, 13, 32),
+    Case("torchvision/squeezenet1_0", 9, 0),
+    Case("torchvision/googlenet", 20, 20),
+    Case("torchvision/inception_v3", 20, 20, 80),
+    Case("torchvision/mobilenet_v2", 18, 18),
+    Case("torchvision/mobilenet_v3_small", 12, 12),
+    Case("torchvision/efficientnet_b0", 17, 17),
+    Case("torchvision/mnasnet0_5", 18, 18),
+    Case("torchvision/regnet_y_400mf", 17, 17),
+    Case("torchvision/shufflenet_v2_x0_5", 20, 20),
+    Case("torchvision/convnext_tiny", 18, 0),
+    Case("torchvision/deeplabv3_resnet50", 22, 22, 32),
+    Case("torchvision/fcn_resnet50", 19, 19, 32),
+    Case("torchvision/retinanet_backbone", 21, 17),
+    Case("torchvision/ssdlite_backbone", 20, 20),
+    Case("timm/resnet50d", 19, 19),
+    Case("timm/seresnet18", 17, 17, dtype=torch.float64),
+    Case("timm/resnetv2_18", 17, 8),
+    Case("timm/resnetv2_50", 17, 16),
+    Case("timm/efficientnet_lite0", 17, 17),
+    Case("timm/efficientnetv2_rw_t", 40, 40),
+    Case("timm/hrnet_w18_small", 65, 65),
+    Case("timm/res2net50_14w_8s", 113, 113),
+    Case("timm/dla46_c", 15, 15),
+    Case("timm/ghostnet_050", 42, 42),
+    Case("timm/repvgg_a0", 22, 22, 32),
+    Case("timm/mobileone_s0", 85, 85, 32),
+    Case("timm/rexnetr_100", 17, 17),
+    Case("timm/legacy_xception", 36, 2),
+    Case("timm/xception41p", 41, 2, stock="blocks.12.stack.conv3.conv_dw"),
+    Case("timm/cspdarknet53", 29, 29, 32),
+    Case("timm/skresnet18", 25, 25),
+    Case("timm/dpn48b", 17, 17),
+    Case("timm/mixnet_s", 44, 4),
+    Case("timm/lcnet_035", 14, 14),
+    Case("timm/levit_128s", 4, 4, 224),
+    Case("timm/ese_vovnet19b_slim", 15, 15, dtype=torch.float64),
+    Case("timm/inception_next_atto", 12, 0),
+    Case("timm/fbnetv3_b", 30, 30),
+    Case("timm/test_byobnet", 6, 6),
+    Case("timm/repghostnet_050", 42, 42),
+    Case("timm/tf_efficientnet_lite0", 12, 12),
+    Case("timm/resnetv2_50d_frn", 19, 0, dtype=torch.float64, stock="stem.conv1", slow=True),
+    Case("timm/ghostnetv3_050", 114, 114, slow=True),
+    Case("timm/darknetaa53", 24, 24, slow=True),
+    Case("timm/densenet121", 59, 1, slow=True),
+    Case("torchvision/efficientnet_v2_s", 41, 41, slow=True),
+]
+NOTHING_TO_CONVERT = {
+    "timm/vit_tiny_patch16_224": "1 × even kernel 16×16",
+    "timm/nfnet_l0": "53 × 1×1 kernel, 28 × ScaledStdConv2d has a forward of its own",
+    "timm/mixer_s32_224": "1 × even kernel 32×32",
+}
+
+
+def train_a_step(model: nn.Module, x: Tensor) -> None:
+    """A step on random targets: afterwards statistics and parameters are no longer those of any initialisation."""
+    model.train()
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+    loss = sum(((y - torch.randn_like(y)) ** 2).mean() for y in tree_leaves(model(x)))
+    assert isinstance(loss, Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    model.eval()
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.slow else []) for c in CASES]
+)
+def test_architecture(case: Case, randomise: Randomise, difference: Difference) -> None:
+    torch.manual_seed(0)
+    tolerance = 1e-5 if case.dtype is torch.float32 else 1e-11
+    x = torch.randn(2, 3, case.size, case.size, dtype=case.dtype)
+    model = randomise(case.build()).eval()
+
+    preserved = convert_to_acnet(model, init="preserve")
+    assert difference(model, preserved, x) <= tolerance
+    plain = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    eligible = [
+        conv.kernel_size
+        for conv in plain
+        if type(conv).forward is nn.Conv2d.forward and conv.kernel_size in {(3, 3), (5, 5), (7, 7), (9, 9), (11, 11)}
+    ]
+    report = conversion_report(preserved)
+    assert len(report.converted) == case.converted == len(eligible)
+    assert sum(layer.norm is not None for layer in report.converted) == case.with_norm
+    assert len(report.layers) == len(plain)
+    assert all(layer.reason for layer in report.layers if layer.norm is None)
+
+    acnet = randomise(convert_to_acnet(model))
+    train_a_step(acnet, x)
+    fused = fuse_model(acnet)
+    assert not any(isinstance(module, ACBlock) for module in fused.modules())
+    assert count_norms(fused) == count_norms(fuse_model(model))
+    found = difference(acnet, fused, x)
+    assert math.isfinite(found)
+    assert found <= tolerance
+
+    stock = case.build().eval()
+    if case.stock:
+        with pytest.raises(FusionError, match=rf"`{case.stock}`.*Deploy fuse_model"):
+            stock_state_dict(acnet)
+    else:
+        stock.load_state_dict(stock_state_dict(acnet))
+        assert difference(acnet, stock, x) <= tolerance
+
+
+def count_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", NOTHING_TO_CONVERT)
+def test_architecture_with_nothing_to_convert(name: str) -> None:
+    model: Any = Case(name, 0, 0).build()
+    with pytest.raises(ValueError, match="nothing to convert") as caught:
+        convert_to_acnet(model)
+    assert NOTHING_TO_CONVERT[name] in str(caught.value)
