@@ -21,8 +21,8 @@ demo: install
 	WANDB_MODE=offline $(BIN)/python -m acnet_pl demo
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks notebooks
+	$(BIN)/ruff format --check src tests benchmarks notebooks
 	$(BIN)/mypy
 
 test: lint

@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 
 def make_net() -> nn.Module:
     """torchvision's ResNet with one BasicBlock in each stage and a stem for images of 32×32 pixels."""
-    net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
+    net: nn.Module = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
     net.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
     return net
 
@@ -53,13 +53,14 @@ class Images:
         self.images, self.labels = train.images[:train_images].to(device), train.labels[:train_images].to(device)
         self.test = [
             (data.normalize(images.to(device)), labels.to(device))
-            for images, labels in zip(test.images.split(500), test.labels.split(500), strict=True)
+            for images, labels in zip(torch.split(test.images, 500), torch.split(test.labels, 500), strict=True)
         ]
 
     def batches(self, seed: int, epoch: int) -> list[Tensor]:
         """The indices of an epoch's batches, the same for both copies."""
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(1000 * seed + epoch))
-        return list(order[: len(order) // self.data.batch_size * self.data.batch_size].split(self.data.batch_size))
+        size = self.data.batch_size
+        return list(torch.split(order[: len(order) // size * size], size))
 
     def batch(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         indices = indices.to(self.images.device)
@@ -95,7 +96,7 @@ def run(seed: int, images: Images, options: argparse.Namespace) -> dict[str, Any
     """Train plain, then both ways on; returns the accuracies and how exactly the stock model computes the ACNet."""
     device = images.images.device
     torch.manual_seed(seed)
-    net = make_net().to(device, memory_format=torch.channels_last)
+    net = make_net().to(device).to(memory_format=torch.channels_last)
     print(f"seed {seed}: pretraining", flush=True)
     train(net, images, seed=seed, first_epoch=0, epochs=options.pretrain_epochs, lr=options.pretrain_lr)
     further = {"seed": seed, "first_epoch": options.pretrain_epochs, "epochs": options.epochs, "lr": options.lr}

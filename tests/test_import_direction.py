@@ -19,9 +19,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backbones": {"nn"},
     "analysis": {"nn"},
     "modules": {"nn", "backbones"},
-    "checkpoint": {"nn", "backbones", "modules"},  # networks out of checkpoints and files
-    "deploy": {"nn", "backbones", "modules"},
-    "callbacks": {"nn", "backbones", "modules", "analysis", "checkpoint", "deploy"},
+    "atomic": set(),
+    "checkpoint": {"nn", "backbones", "modules", "atomic"},  # networks out of checkpoints and files
+    "deploy": {"nn", "backbones", "modules", "atomic"},
+    "export": {"nn", "analysis", "deploy", "atomic"},
+    "callbacks": {"nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
 }
 SEE_EVERYTHING = {"", "__main__", "cli", "reproduce", "integrations"}  # "" is acnet_pl/__init__.py
 NN_MAY_IMPORT = {"torch", "typing_extensions", *sys.stdlib_module_names}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acnet_pl.deploy import fused_info, load_fused
+    from acnet_pl.export import export_model
     from acnet_pl.modules import ImageClassifier
     from acnet_pl.nn import (
         ACBConv,
@@ -39,6 +40,7 @@ _HOMES = {
     ),
     "acnet_pl.modules": ("ImageClassifier",),
     "acnet_pl.deploy": ("fused_info", "load_fused"),
+    "acnet_pl.export": ("export_model",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -53,6 +55,7 @@ __all__ = [
     "conversion_report",
     "convert_to_acnet",
     "explicit_branches",
+    "export_model",
     "fuse_model",
     "fused_info",
     "load_fused",

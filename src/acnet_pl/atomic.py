@@ -13,7 +13,7 @@ _PREFIX = ".unfinished-"
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
     The content is on the disk (fsync) before the rename, and the rename before the block is left, so that a crash or a
@@ -21,6 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: File to write. Its folder is made where it is missing; the temporary file has the same suffix.
+        previous: Where the file that ``path`` was before is kept; there is no moment without a whole ``path``.
 
     Raises:
         OSError: It cannot be written; a full disk is known by ``errno.ENOSPC``.
@@ -40,17 +41,37 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield unfinished
+        unfinished.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone can read
         _sync(unfinished)
+        if previous is not None and path.exists():
+            _keep(path, Path(previous))
         unfinished.replace(path)
         _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def _keep(path: Path, previous: Path) -> None:
+    link = previous.with_name(f"{_PREFIX}{os.getpid()}-{previous.name}")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except OSError:  # a file system without hard links: for a moment the file has its earlier name only
+        path.replace(previous)
+    else:
+        link.replace(previous)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that a killed process left below a folder nobody else writes to."""
     for file in folder.rglob(f"{_PREFIX}*"):
         file.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -1,16 +1,48 @@
-"""Read checkpoints that runs wrote, without executing anything in them."""
+"""Write checkpoints so that a whole one is always there, and read them without executing anything in them."""
 
 from __future__ import annotations
 
+import errno
+import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network
 
-__all__ = ["load_network"]
+__all__ = ["AtomicCheckpointIO", "CheckpointError", "load_network", "read_checkpoint"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, holds more than plain data and tensors, or is of something else."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU: every byte compared with its checksum, nothing executed.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, corrupt, not a checkpoint, or asks for code to be run.
+    """
+    path = Path(path)
+    try:
+        _verify(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}; a run keeps its own under checkpoints/") from error
+    except Exception as error:  # a damaged archive may fail in any way
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); take an earlier one"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        raise CheckpointError(f"{path} is not a checkpoint of a Lightning run: it has no state_dict")
+    return content
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -24,23 +56,92 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         ``num_classes``.
 
     Raises:
-        ValueError: The file is missing, damaged, holds anything but plain data and tensors, or is of something else.
+        CheckpointError: The file is missing, damaged, holds anything but plain data and tensors, or is of something
+            else.
+        ValueError: It is of a backbone that is neither acnet_pl's nor imported by the caller.
     """
-    path = Path(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no checkpoint {path}; a run keeps its own under checkpoints/") from error
-    except Exception as error:  # torch.load raises whatever a damaged archive happens to trigger
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); take an earlier one"
-        ) from error
-    options = content.get("hyper_parameters") if isinstance(content, dict) else None
+    content = read_checkpoint(path)
+    options = content.get("hyper_parameters")
     if not isinstance(options, dict) or not {"backbone", "conv", "num_classes"} <= options.keys():
-        raise ValueError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
+        raise CheckpointError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
     info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
     network = build_network(**info)
-    state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
-    network.load_state_dict(state)
+    state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
     return network.eval(), info
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to the disk, with two promises: a checkpoint is never seen in part, and loading executes nothing.
+
+    A file is written beside its place, synced to the disk and renamed.
+
+    Attributes:
+        defers_removal: A checkpoint that is no longer wanted goes only when `remove_unwanted` is called: once a later
+            one that does not refer to it is safe.
+    """
+
+    def __init__(self) -> None:
+        self.defers_removal = False
+        self._unwanted: list[Path] = []
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What the trainer dumped.
+            path: File to write.
+            storage_options: ``{"previous": PATH}`` keeps what ``path`` was before under another name.
+
+        Raises:
+            OSError: It cannot be written, a full disk say; the message tells that the earlier ones are whole.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            with atomic_path(path, **(storage_options or {})) as unfinished:
+                unfinished.write_bytes(buffer.getbuffer())
+        except OSError as error:
+            full = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise OSError(
+                error.errno,
+                f"cannot write a checkpoint of {buffer.tell() / 1e6:.1f} MB: {error.strerror}. The earlier checkpoints "
+                f"are whole{full} and start the same command with --resume auto",
+                str(path),
+            ) from error
+        self._unwanted = [unwanted for unwanted in self._unwanted if unwanted != Path(path)]
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint with `read_checkpoint`, whatever ``weights_only`` says.
+
+        Raises:
+            CheckpointError: As `read_checkpoint`.
+        """
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint, or note that it is no longer wanted."""
+        self._unwanted.append(Path(path))
+        if not self.defers_removal:
+            self.remove_unwanted()
+
+    def remove_unwanted(self) -> None:
+        """Remove what is no longer wanted."""
+        while self._unwanted:
+            self._unwanted.pop().unlink(missing_ok=True)
+
+
+def _verify(path: Path) -> None:
+    """Compare every record of the archive with its checksum, which torch.load alone does not."""
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise ValueError("it is compressed, which no checkpoint is")  # and could unpack to any size
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"its record {damaged} is corrupt")

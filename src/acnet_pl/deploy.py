@@ -34,9 +34,12 @@ def save_fused(network: nn.Module, path: str | Path, info: Mapping[str, Any]) ->
         The path.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Cloned, because safetensors takes no two names of one tensor.
+    state = network.state_dict().items()
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state}
     with atomic_path(path) as unfinished:
-        save_file(tensors, unfinished, metadata={"format": FORMAT, "acnet_pl": json.dumps(info)})
+        # A single entry: safetensors writes several in an order that differs from file to file.
+        save_file(tensors, unfinished, metadata={"acnet_pl": json.dumps({"format": FORMAT, **info})})
     return path
 
 
@@ -52,12 +55,16 @@ def fused_info(path: str | Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); write it again with `fuse`") from error
-    if metadata.get("format") != FORMAT:
+    try:
+        info = json.loads(metadata.get("acnet_pl", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: what it says of its network is not JSON ({error})") from error
+    found = info.pop("format", metadata.get("format")) if isinstance(info, dict) else None
+    if found != FORMAT or not isinstance(info, dict) or not {"backbone", "conv", "num_classes"} <= info.keys():
         raise ValueError(
-            f"{path} does not say how its network is built (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            f"{path} does not say how its network is built (format {found!r}, expected {FORMAT!r}); "
             "load it with safetensors.torch.load_file into a network of your own"
         )
-    info: dict[str, Any] = json.loads(metadata["acnet_pl"])
     return info
 
 
@@ -77,10 +84,18 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     """
     info = fused_info(path)
     network = fuse_model(build_network(info["backbone"], info["conv"], info["num_classes"]).eval())
-    with safe_open(Path(path), framework="pt", device=str(device)) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     try:
+        with safe_open(Path(path), framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        _check_types(network, tensors)
         network.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError, OSError) as error:
         raise ValueError(f"{path} does not fit the network it describes: {error}") from error
     return network.to(device).eval()
+
+
+def _check_types(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Assigning takes over whatever dtype a file has; a folded network may have another precision, not another kind."""
+    for name, tensor in network.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise RuntimeError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")

@@ -3,8 +3,12 @@
 from acnet_pl.callbacks.display import ConvSummary, ProgressBar
 from acnet_pl.callbacks.equivalence import EquivalenceCheck, EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork, FuseOnFitEnd
+from acnet_pl.callbacks.kernels import KernelMagnitude
+from acnet_pl.callbacks.metrics_csv import MetricsCSV
+from acnet_pl.callbacks.nonfinite import NonFiniteCheck, NonFiniteLossError
 from acnet_pl.callbacks.predictions import PredictionWriter
 from acnet_pl.callbacks.rotation import RotationRobustness
+from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.timing import EpochTimer
 
 __all__ = [
@@ -14,7 +18,12 @@ __all__ = [
     "EquivalenceError",
     "FuseOnFitEnd",
     "FusedNetwork",
+    "KernelMagnitude",
+    "MetricsCSV",
+    "NonFiniteCheck",
+    "NonFiniteLossError",
     "PredictionWriter",
     "ProgressBar",
     "RotationRobustness",
+    "RunCheckpoint",
 ]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from acnet_pl.analysis import complexity
 from acnet_pl.callbacks.logging import log_file, log_scalars
+from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
+from acnet_pl.checkpoint import read_checkpoint
 from acnet_pl.deploy import load_fused, save_fused
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
@@ -81,6 +83,16 @@ class FuseOnFitEnd(Callback):
         """Remember the run's folder: asking for it is a collective operation, and too late when fit has ended."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The size of the images, for a run that goes on where it is only to be folded."""
+        return {"image_shape": self._image_shape and list(self._image_shape)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the size of the images."""
+        if state_dict["image_shape"]:
+            channels, height, width = state_dict["image_shape"]
+            self._image_shape = (channels, height, width)
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
@@ -129,8 +141,9 @@ class FuseOnFitEnd(Callback):
         callback = trainer.checkpoint_callback
         best = getattr(callback, "best_model_path", "") if getattr(callback, "monitor", None) else ""
         if not best:
-            return network, "last", getattr(callback, "last_model_path", None) or None
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+            saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]
+            return network, "last", saved[0] if saved else None
+        state = read_checkpoint(best)["state_dict"]
         network.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
         return network, "best", best
 

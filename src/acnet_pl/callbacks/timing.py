@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 __all__ = ["EpochTimer"]
@@ -18,28 +20,36 @@ class EpochTimer(Callback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._start: float | None = None
+        self._before = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds of the epochs, and those of the present one so far."""
+        running = 0.0 if self._start is None else time.perf_counter() - self._start
+        return {"seconds": list(self.seconds), "running": running}
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a validation at the end of an epoch."""
-        if trainer.training and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._stop(trainer)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the clock where it stood."""
+        self.seconds, self._before = list(state_dict["seconds"]), state_dict["running"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock with the first batch of an epoch, or of what is left of it after a resume."""
+        if self._start is None:
+            self._start = time.perf_counter() - self._before
+            self._before = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock with the last batch, when the slowest process has done it."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._start is None:
+            return
+        trainer.strategy.barrier()
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self._start)
+        self._start = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop where there was no validation, and log."""
-        self._stop(trainer)
-        if self.seconds:
+        """Log."""
+        if self._start is None and self.seconds:
             pl_module.log("time/epoch", self.seconds[-1], rank_zero_only=True)
-
-    def _stop(self, trainer: Trainer) -> None:
-        if self._start is not None:
-            trainer.strategy.barrier()
-            if trainer.strategy.root_device.type == "cuda":
-                import torch
-
-                torch.cuda.synchronize()
-            self.seconds.append(time.perf_counter() - self._start)
-            self._start = None

@@ -14,10 +14,17 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test data, also rotated and flipped",
     "predict": "write the class probabilities of the test data to a file",
     "fuse": "fold the network of a checkpoint and write its weights",
+    "export": "write the folded network of a checkpoint as ONNX, exported program or stock weights",
+    "reproduce": "run a table or figure of the article and report it beside the published numbers",
     "demo": "train a plain network and its ACNet on handwritten digits and compare them",
 }
 
-_OWN = {"fuse": "acnet_pl.cli.fuse", "demo": "acnet_pl.cli.demo"}
+_OWN = {
+    "fuse": "acnet_pl.cli.fuse",
+    "reproduce": "acnet_pl.cli.reproduce",
+    "export": "acnet_pl.cli.export",
+    "demo": "acnet_pl.cli.demo",
+}
 
 _OVERVIEW = """usage: python -m acnet_pl COMMAND [options]
 

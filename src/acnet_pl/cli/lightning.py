@@ -14,19 +14,28 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 
+import acnet_pl.data  # noqa: F401  (short names of data modules are known once they are imported)
 from acnet_pl.callbacks import (
     ConvSummary,
     EpochTimer,
     EquivalenceCheck,
     FuseOnFitEnd,
+    KernelMagnitude,
+    NonFiniteCheck,
     PredictionWriter,
     ProgressBar,
     RotationRobustness,
+    RunCheckpoint,
 )
+from acnet_pl.callbacks.run_checkpoint import exit_on_sigterm
+from acnet_pl.checkpoint import AtomicCheckpointIO
 from acnet_pl.cli.defaults import default_configs
 from acnet_pl.cli.errors import Parser
-from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name
+from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name, wandb_run_ends
+from acnet_pl.cli.resume import Claim, config_of_resumed, find_run, write_config
 from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.integrations import enable_installed
@@ -36,10 +45,10 @@ __all__ = ["CLI", "run"]
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the whole configuration to the run's folder and to the loggers."""
+    """Sends the whole configuration to the loggers; `CLI` has written it to the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration to Weights & Biases (Lightning has written the file)."""
+        """Send the configuration to Weights & Biases."""
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update({"config": self.config.as_dict()}, allow_val_change=True)
@@ -49,6 +58,7 @@ class CLI(LightningCLI):
     """Lightning's command line for `ImageClassifier` and any data module."""
 
     run_folder: Path
+    claim: Claim | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and name, Weights & Biases, the callbacks; link the number of classes."""
@@ -58,11 +68,27 @@ class CLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs/NAME/TIME is made.")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.auto_insert_metric_name": False})
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "epoch={epoch}-step={step}",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,  # a resumed run writes the same file again
+            }
+        )
+        parser.add_lightning_class_args(RunCheckpoint, "run_checkpoint")
+        parser.add_lightning_class_args(NonFiniteCheck, "nonfinite")
         parser.add_lightning_class_args(EquivalenceCheck, "equivalence")
         parser.add_lightning_class_args(RotationRobustness, "rotation")
+        parser.add_lightning_class_args(KernelMagnitude, "kernels")
         parser.add_lightning_class_args(FuseOnFitEnd, "fuse")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="fit: go on with the newest unfinished run of this name and configuration (auto), or with that in the "
+            "folder given.",
+        )
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="After fit, validate and test what was folded."
         )
@@ -105,19 +131,18 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run's folder and a trainer that keeps everything in it."""
         config = self.config[self.subcommand]
-        suffix = "" if self.subcommand == "fit" else f"-{self.subcommand}"
         name = config.name or run_name(self.model.hparams)
-        if config.trainer.get("default_root_dir"):
-            self.run_folder = Path(config.trainer.default_root_dir).absolute()
-        else:
-            self.run_folder = make_run_folder(config.runs_dir, name, suffix)
+        self._choose_run_folder(config, name)
         kwargs["default_root_dir"] = str(self.run_folder)
         if config.trainer.get("logger") is None:
             wandb = self.config_init[self.subcommand].wandb
             kwargs["logger"] = make_loggers(self.run_folder, name, wandb, self.model.hparams, self.datamodule)
         trainer_config = {**self.config_init[self.subcommand].trainer, **kwargs}
+        trainer_config["plugins"] = _with_safe_io(trainer_config.get("plugins"))
         callbacks = [self.config_init[self.subcommand][key] for key in self._parser(self.subcommand).callback_keys]
-        if self.subcommand != "fit":
+        callbacks.sort(key=lambda callback: not isinstance(callback, RunCheckpoint))  # it has to be the first
+        best = config.checkpoint.monitor is not None or config.checkpoint.save_top_k != 1
+        if self.subcommand != "fit" or not best:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
             trainer_config["enable_checkpointing"] = False
         if trainer_config.get("enable_progress_bar") is not False:
@@ -130,11 +155,34 @@ class CLI(LightningCLI):
             callbacks.append(LearningRateMonitor("step"))
         return self._instantiate_trainer(trainer_config, callbacks)
 
+    def _choose_run_folder(self, config: Namespace, name: str) -> None:
+        """Go on with the folder of an unfinished run, or make one and write the configuration to it."""
+        fits = self.subcommand == "fit"
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
+        given = config.trainer.get("default_root_dir") and Path(config.trainer.default_root_dir).absolute()
+        if fits and config.resume:
+            candidates = [given] if given else (Path(config.runs_dir).absolute() / name).glob("*")
+            if found := find_run(config.resume, candidates, text, self.model):
+                self.run_folder, self.claim = found.folder, found.claim
+                self.config_init[self.subcommand]["ckpt_path"] = found.checkpoint and str(found.checkpoint)
+                return
+        self.run_folder = given or make_run_folder(config.runs_dir, name, "" if fits else f"-{self.subcommand}")
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            write_config(self.run_folder, text)
+            self.claim = Claim.of(self.run_folder) if fits else None
+
     def after_fit(self) -> None:
         """Validate and test the weights that were folded, then say what came out and where it is."""
+        if not self.trainer.interrupted:
+            self._evaluate()
+            if self.claim is not None:
+                self.claim.finish()
+
+    def _evaluate(self) -> None:
         config = self.config[self.subcommand]
         trainer: Trainer = self.trainer
-        if trainer.interrupted or config.trainer.fast_dev_run or not config.test_after_fit:
+        if config.trainer.fast_dev_run or not config.test_after_fit:
             return
         checkpoint = trainer.checkpoint_callback
         best = getattr(checkpoint, "best_model_path", "") if getattr(checkpoint, "monitor", None) else ""
@@ -153,18 +201,27 @@ def run(args: Sequence[str]) -> Path:
     torch.set_float32_matmul_precision("high")
     _keep_advice_quiet()
     enable_installed()
+    args = config_of_resumed(args)
     configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
-    cli = CLI(
-        ImageClassifier,
-        LightningDataModule,
-        subclass_mode_data=True,
-        save_config_callback=SaveConfig,
-        parser_class=Parser,
-        parser_kwargs={**configs, "prog": "python -m acnet_pl"},
-        auto_configure_optimizers=False,
-        args=list(args),
-    )
+    with exit_on_sigterm(), wandb_run_ends():
+        cli = CLI(
+            ImageClassifier,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_class=Parser,
+            parser_kwargs={**configs, "prog": "python -m acnet_pl"},
+            auto_configure_optimizers=False,
+            args=args,
+        )
     return cli.run_folder
+
+
+def _with_safe_io(plugins: Any) -> list[Any]:
+    """A trainer's plugins, with ours for the disk unless the user brought one."""
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
+    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, AtomicCheckpointIO()]
 
 
 def _keep_advice_quiet() -> None:

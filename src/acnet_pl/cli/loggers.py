@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
-__all__ = ["WandbOptions", "backbone_name", "make_loggers", "run_name"]
+from acnet_pl.callbacks import MetricsCSV
+from acnet_pl.cli.resume import wandb_id
+
+__all__ = ["WandbOptions", "backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
 
 
 @dataclass
@@ -43,7 +49,7 @@ def make_loggers(
         model: The `ImageClassifier`'s hyper-parameters.
         data: The data module.
     """
-    loggers: list[Logger] = [CSVLogger(str(folder), name="", version="")]
+    loggers: list[Logger] = [MetricsCSV(folder)]
     mode = options.mode or os.environ.get("WANDB_MODE", "offline")
     if mode == "disabled":
         return loggers
@@ -54,6 +60,7 @@ def make_loggers(
     dataset = getattr(data, "dataset", type(data).__name__.removesuffix("DataModule"))
     logger = WandbLogger(
         name=f"{name}/{folder.name}",
+        id=wandb_id(folder),
         save_dir=str(folder),
         project=options.project,
         offline=mode == "offline",
@@ -65,6 +72,19 @@ def make_loggers(
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it always
     return [*loggers, logger]
+
+
+@contextmanager
+def wandb_run_ends() -> Iterator[None]:
+    """End the Weights & Biases run with the command, or the next one in this process would go on writing to it."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        wandb = sys.modules.get("wandb")  # importing it takes a second, and it may never have been needed
+        if wandb is not None and wandb.run is not None:
+            wandb.finish(exit_code=exit_code)
 
 
 def run_name(model: dict[str, Any]) -> str:

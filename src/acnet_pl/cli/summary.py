@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from acnet_pl.analysis.rotation import TRANSFORMS
+from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
+from acnet_pl.cli.resume import MARKER
 from acnet_pl.modules import ImageClassifier
 
 __all__ = ["comparison", "versions", "write_summary"]
@@ -59,7 +61,8 @@ def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figure
         elif isinstance(callback, EpochTimer) and callback.seconds:
             summary["seconds_per_epoch"] = median(callback.seconds)
     path = folder / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=2) + "\n")
     console = Console()
     console.print(comparison({folder.parent.name: summary}))
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_result(file))
@@ -103,4 +106,4 @@ def _lookup(summary: Mapping[str, Any], keys: Sequence[str]) -> Any:
 
 
 def _is_result(file: Path) -> bool:
-    return file.is_file() and "wandb" not in file.parts
+    return file.is_file() and "wandb" not in file.parts and file.name != MARKER

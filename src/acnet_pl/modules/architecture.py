@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -17,13 +17,13 @@ from acnet_pl.nn import ConvBuilder
 __all__ = ["Factory", "build_conv", "build_network", "describe"]
 
 Factory = Callable[[ConvBuilder, int], nn.Module]
-T = TypeVar("T")
 
 
 def describe(thing: Any) -> dict[str, Any]:
     """Describe a class, a partial of one, a function or a ConvBuilder as ``class_path`` and ``init_args``.
 
     The form is that of YAML configurations, so a description can be read, edited, stored as JSON and parsed again.
+    Files of initial weights (``weights_file``) are left out: what is built again gets weights of its own.
 
     Raises:
         TypeError: It is something else (a lambda, say), or its options are not plain data.
@@ -47,6 +47,7 @@ def describe(thing: Any) -> dict[str, Any]:
             f"cannot describe {thing!r} so that it can be built again from a checkpoint: give a class, a function of a "
             "module, or a functools.partial of one"
         )
+    options.pop("weights_file", None)
     try:
         options = json.loads(json.dumps(options, default=_plain))
     except TypeError as error:
@@ -63,10 +64,13 @@ def build_network(backbone: Mapping[str, Any], conv: Mapping[str, Any], num_clas
         num_classes: Classes of the head.
 
     Raises:
-        ValueError: A class is unknown, or in a package that is neither acnet_pl nor imported by the caller.
+        ValueError: A class is unknown, in a package that is neither acnet_pl nor imported by the caller, or cannot be
+            built with these options.
     """
     make = _resolve(backbone, "backbone")
-    network = make(build_conv(conv), num_classes, **backbone.get("init_args", {}))
+    if not isinstance(num_classes, int):
+        raise ValueError(f"`num_classes` must be an int, got {num_classes!r}")
+    network = _build(make, backbone, build_conv(conv), num_classes)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{backbone['class_path']} made a {type(network).__name__}, expected a torch.nn.Module")
     return network
@@ -77,7 +81,18 @@ def build_conv(conv: Mapping[str, Any]) -> ConvBuilder:
     make = _resolve(conv, "conv builder")
     if not (inspect.isclass(make) and issubclass(make, ConvBuilder)):
         raise ValueError(f"{conv['class_path']} is not a ConvBuilder")
-    return make(**conv.get("init_args", {}))
+    builder = _build(make, conv)
+    assert isinstance(builder, ConvBuilder)
+    return builder
+
+
+def _build(make: Callable[..., Any], description: Mapping[str, Any], *args: Any) -> Any:
+    try:
+        return make(*args, **description.get("init_args", {}))
+    except ValueError:
+        raise
+    except Exception as error:  # what options out of a file may lead to
+        raise ValueError(f"{description['class_path']} cannot be built as described: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -89,6 +104,8 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
+    if not isinstance(description, Mapping) or "class_path" not in description:
+        raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
     module, _, name = str(description["class_path"]).rpartition(".")
     # A file must not be able to make us import, and so run, whatever module it names.
     if module.split(".")[0] != "acnet_pl" and module not in sys.modules:
@@ -100,7 +117,17 @@ def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {what} {description['class_path']} in this version of its package") from error
-    if not (inspect.isclass(found) and issubclass(found, (nn.Module, ConvBuilder))) and not inspect.isfunction(found):
-        raise ValueError(f"{description['class_path']} is not a {what}: expected a class or function that makes one")
+    if not _makes_parts(found):
+        raise ValueError(
+            f"{description['class_path']} is not a {what}: expected a class of networks or conv builders, or a "
+            "function annotated to return one"
+        )
     made: Callable[..., Any] = found
     return made
+
+
+def _makes_parts(thing: object) -> bool:
+    """Whether something is made for making networks or conv builders, and not just any callable of some module."""
+    if inspect.isfunction(thing):
+        thing = get_type_hints(thing).get("return")
+    return inspect.isclass(thing) and issubclass(thing, (nn.Module, ConvBuilder))

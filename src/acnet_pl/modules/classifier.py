@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -108,6 +109,18 @@ class ImageClassifier(LightningModule):
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
+    def on_validation_start(self) -> None:
+        """Evaluate one network, under DDP too: every process has batch-norm statistics of its own images."""
+        self._share_statistics()
+
+    def on_test_start(self) -> None:
+        """Likewise."""
+        self._share_statistics()
+
+    def on_predict_start(self) -> None:
+        """Likewise."""
+        self._share_statistics()
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count loss and accuracies of one validation batch."""
         self._evaluate(batch, "val", self.val_loss, self.val_accuracy)
@@ -136,6 +149,12 @@ class ImageClassifier(LightningModule):
             scheduler, interval = self.schedule(optimizer), "epoch"
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
+    def _share_statistics(self) -> None:
+        """Give all processes the first one's buffers, which are those that checkpoints have."""
+        if self.trainer.world_size > 1 and dist.is_initialized():
+            for buffer in self.net.buffers():
+                dist.broadcast(buffer, src=0)
+
     def _evaluate(
         self, batch: tuple[Tensor, Tensor], prefix: str, mean_loss: MeanMetric, accuracy: MetricCollection
     ) -> None:
@@ -157,12 +176,12 @@ class ImageClassifier(LightningModule):
 
     def _per_step(self, optimizer: Optimizer, schedule: Schedule) -> LambdaLR:
         total_steps = self.trainer.estimated_stepping_batches
-        max_epochs = self.trainer.max_epochs
-        if max_epochs in (None, -1):
+        if self.trainer.max_epochs in (None, -1):  # limited by max_steps
+            self.trainer.fit_loop.setup_data()
             steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
             epochs = total_steps / steps_per_epoch
         else:
-            epochs = float(max_epochs or 0)
+            epochs = float(self.trainer.max_epochs or 0)
             steps_per_epoch = total_steps / epochs
         if total_steps == float("inf"):
             raise ValueError(

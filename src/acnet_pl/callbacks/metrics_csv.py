@@ -1,0 +1,84 @@
+"""MetricsCSV: Lightning's CSV logger for runs that are killed and go on."""
+
+from __future__ import annotations
+
+import csv
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from acnet_pl.atomic import atomic_path
+
+__all__ = ["MetricsCSV"]
+
+
+class MetricsCSV(CSVLogger):
+    """Write ``metrics.csv`` to a run's folder; what is there already stays until `rewind` says where to go on.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(str(folder), name="", version="")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> _Writer:
+        """The writer; on other ranks than zero its use does nothing."""
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        assert isinstance(self._experiment, _Writer)
+        return self._experiment
+
+    def rows(self) -> int:
+        """How many rows were logged, once all of them are in the file."""
+        self.save()
+        return self.experiment.count
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first rows of the file, as many as there were when a checkpoint was written; forget the others."""
+        self.experiment.rewind(rows)
+
+
+class _Writer(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.path = Path(self.metrics_file_path)
+        self.count = 0
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics_dict, step)
+        self.count += 1
+
+    def rewind(self, rows: int) -> None:
+        kept: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                kept = list(islice(reader, rows))
+                self.metrics_keys = sorted(reader.fieldnames or [])
+        self.metrics, self.count = [], len(kept)
+        if kept:
+            self._write(kept)
+        else:
+            self.path.unlink(missing_ok=True)
+            self.metrics_keys = []
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning would remove the file here."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with self.path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._write(rows)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with atomic_path(self.path) as unfinished, unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,182 @@
+"""NonFiniteCheck: stop at a loss that is NaN or infinite, and say where it came from; or pass over a few such batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from acnet_pl.callbacks.logging import log_scalars
+
+__all__ = ["NonFiniteCheck", "NonFiniteLossError", "first_nonfinite"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; the message names the step, the batch and the layer."""
+
+
+class NonFiniteCheck(Callback):
+    """Stop before a NaN or infinite loss reaches the weights, or leave out up to ``skip`` such batches.
+
+    The loss is looked at just before the optimizer's step, when the backward pass is under way: the host waits for the
+    forward pass alone, so the device always has work. A batch that is left out changes neither the weights, the
+    optimizer's state nor the statistics of the batch norms; the learning rate goes on. They are counted in ``skipped``
+    and logged as ``train/skipped_batches``. Gradients that overflow under ``16-mixed`` while the loss is finite are the
+    gradient scaler's business and are not counted.
+
+    Args:
+        skip: Batches that may be left out in a run, for training in half precision.
+        enabled: False switches the check off.
+
+    Raises:
+        NonFiniteLossError: At the batch after the last that may be left out, with the weights as they were before it.
+    """
+
+    def __init__(self, skip: int = 0, enabled: bool = True) -> None:
+        if skip < 0:
+            raise ValueError(f"`skip` (={skip}) must be at least 0")
+        self.skip = skip
+        self.enabled = enabled
+        self.skipped = 0
+        self._batch: Any = None
+        self._finite: list[Tensor] = []
+        self._event: torch.cuda.Event | None = None
+        self._buffers: list[Tensor] = []
+        self._saved: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were left out."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting."""
+        self.skipped = state_dict["skipped"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch, and the statistics that it may spoil."""
+        self._batch = batch
+        if self.enabled and self.skip and not self._finite:
+            if len(self._buffers) == 0:
+                self._buffers = [buffer for buffer in pl_module.net.buffers() if buffer.numel()]  # type: ignore[union-attr, operator]
+                self._saved = [buffer.clone() for buffer in self._buffers]
+            _copy(self._saved, self._buffers)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Ask the device whether the loss is finite, without waiting for the answer."""
+        if not self.enabled:
+            return
+        finite = loss.detach().isfinite().all()
+        if trainer.world_size > 1:
+            finite = finite.to(torch.int32)
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite.is_cuda:
+            answer = torch.empty((), dtype=finite.dtype, pin_memory=True)
+            finite = answer.copy_(finite, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        self._finite.append(finite)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Read the answer; stop, or have the optimizer find no gradients."""
+        if not self._finite:
+            return
+        if self._event is not None:
+            self._event.synchronize()
+        finite = all(bool(answer) for answer in self._finite)
+        self._finite = []
+        if finite:
+            return
+        where = self._describe(trainer, pl_module)
+        if self.skipped >= self.skip:
+            raise NonFiniteLossError(
+                f"the loss is not finite at step {trainer.global_step} {where}. The weights are those of the step before. "
+                f"Lower model.optimizer.init_args.lr, add warm-up epochs, or pass over such batches with "
+                f"--nonfinite.skip N (={self.skip}; passed over so far: {self.skipped})"
+            )
+        self.skipped += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        with torch.no_grad():
+            _copy(self._buffers, self._saved)
+        rank_zero_warn(f"Passing over batch {self.skipped} of {self.skip}: loss not finite at step {trainer.global_step} {where}")
+        log_scalars(trainer, {"train/skipped_batches": float(self.skipped)})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the batch and the buffers."""
+        self._batch, self._buffers, self._saved = None, [], []
+
+    def _describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """Epoch, batch, the images' indices where the data tells them, and the first layer that is not finite."""
+        text = f"(epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
+        indices = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)
+        if isinstance(indices, Tensor):
+            text += f", images {indices.tolist()}"
+        network = pl_module.net
+        images = self._batch[0] if isinstance(self._batch, (tuple, list)) else self._batch
+        if not isinstance(network, nn.Module) or not isinstance(images, Tensor):
+            return f"{text})"
+        with trainer.precision_plugin.forward_context():
+            return f"{text}): {first_nonfinite(network, images)}"
+
+
+def first_nonfinite(network: nn.Module, images: Tensor) -> str:
+    """Say which layer is the first, in the order of the forward pass, to have non-finite values.
+
+    Args:
+        network: Left as it is, running statistics included.
+        images: A batch that it takes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> _ = nn.init.constant_(net[1].weight, float("inf"))
+        >>> first_nonfinite(net, torch.ones(1, 2))
+        'layer 1 (Linear) has non-finite weights'
+    """
+    if not images.isfinite().all():
+        return "the images themselves are not finite"
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if found or not isinstance(output, Tensor) or output.isfinite().all():
+                return
+            spoilt = any(not parameter.isfinite().all() for parameter in layer.parameters())
+            found.append(
+                f"layer {name or 'net'} ({type(layer).__name__}) "
+                + ("has non-finite weights" if spoilt else "is the first whose output is not finite")
+            )
+
+        return layer.register_forward_hook(hook)
+
+    leaves = [(name, layer) for name, layer in network.named_modules() if not any(True for _ in layer.children())]
+    hooks = [look(name, layer) for name, layer in leaves]
+    try:
+        with torch.no_grad(), _buffers_kept(network), torch.compiler.set_stance("force_eager"):
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the output of every layer is finite, so the loss itself is out of range"
+
+
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    buffers = list(network.buffers())
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        _copy(buffers, saved)
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)

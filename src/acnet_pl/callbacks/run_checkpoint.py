@@ -1,0 +1,298 @@
+"""RunCheckpoint: checkpoints from which a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from acnet_pl.callbacks.metrics_csv import MetricsCSV
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
+
+__all__ = ["EXIT_TERMINATED", "RunCheckpoint", "exit_on_sigterm", "newest_checkpoint"]
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a run that was stopped by SIGTERM, as shells have it: 143."""
+
+_KEY = "acnet_pl"
+_LAST, _PREVIOUS = "last.ckpt", "previous.ckpt"
+_EXCHANGE_EVERY = 10  # steps, between processes
+
+
+class RunCheckpoint(Callback):
+    """Write ``checkpoints/last.ckpt`` and keep the one before it as ``previous.ckpt``.
+
+    Every checkpoint is written where one training batch is wholly done, logged and validated and the next has not
+    begun, and says what Lightning's own leaves out: the running metrics of an epoch, the rows of ``metrics.csv``, the
+    counters of steps. Random numbers need no saving: before every batch torch's, NumPy's and Python's generators are
+    seeded from the run's seed, the process and the number of the batch. On a CPU, with ``trainer.deterministic``, a
+    resumed run ends with the same bits as an undisturbed one.
+
+    On SIGTERM a checkpoint is written after the batch at hand (with several processes within 10 steps), and the process
+    ends with exit code 143. Values that are logged by ``self.log(..., on_epoch=True)`` as plain numbers instead of
+    torchmetrics are averaged over the resumed part of an epoch only.
+
+    Place it before the other callbacks. ModelCheckpoint may be used beside it for the best weights.
+
+    Args:
+        every_n_epochs: Write after every so many epochs.
+        every_n_steps: Write after every so many optimisation steps, too.
+        every_n_minutes: Write when so many minutes have passed since the last.
+        enabled: False writes none, and a killed run has to start again.
+
+    Attributes:
+        last_path: The file that was written last.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        every_n_minutes: float = 15.0,
+        enabled: bool = True,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"`every_n_epochs` (={every_n_epochs}) must be at least 1")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"`every_n_steps` (={every_n_steps}) must be at least 1, or null for none")
+        if every_n_minutes <= 0:
+            raise ValueError(f"`every_n_minutes` (={every_n_minutes}) must be positive")
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.enabled = enabled
+        self.last_path: str | None = None
+        self._folder = Path()
+        self._seed = 0
+        self._resumed: dict[str, Any] | None = None
+        self._due = self._writing = self._trained = self._terminated = self._stopping = False
+        self._loaders: list[Any] | None = None
+        self._written_at = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that all processes go on from the same checkpoint."""
+        self._folder = Path(str(trainer.strategy.broadcast(str(trainer.default_root_dir)))) / "checkpoints"
+        self.enabled &= not trainer.fast_dev_run
+        path = str(trainer.ckpt_path)
+        first = trainer.strategy.broadcast(path)
+        if not trainer.strategy.reduce_boolean_decision(first == path):
+            raise ValueError(
+                f"process {trainer.global_rank} was to start from the checkpoint {path} and process 0 from {first}; "
+                "give --resume the folder of the run, not auto"
+            )
+        if isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            trainer.strategy.checkpoint_io.defers_removal = self.enabled and stage == "fit"
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take what `on_save_checkpoint` put into the checkpoint."""
+        self._resumed = checkpoint.get(_KEY)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rewind ``metrics.csv``; where the checkpoint was written after training, train no more."""
+        resumed = self._resumed or {}
+        self._seed = resumed.get("seed", torch.initial_seed())
+        self._trained = resumed.get("trained", False)
+        if self._trained:
+            trainer.should_stop, self.last_path = True, str(self._folder / _LAST)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV) and trainer.is_global_zero:
+                logger.rewind(resumed.get("rows", 0))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the loader go on where it stood. From here on a SIGTERM waits for the end of the batch."""
+        loop = trainer.fit_loop
+        if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
+            # Counting the steps of a schedule has set the loader up before Lightning knew that it resumes.
+            loop._load_combined_loader_states()
+            iter(loop._data_fetcher)
+        self._written_at = time.monotonic()
+        _on_sigterm(self._note_sigterm if self.enabled else _exit)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write the checkpoint that is due; everything before this batch is done and nothing of it."""
+        loop = trainer.fit_loop.epoch_loop
+        if self._resumed is not None:
+            # Where Lightning resumes it is off by one here, differently for each of the ways to get here.
+            loop._batches_that_stepped = self._resumed["steps_logged"]
+            loop.batch_progress.total.ready = loop.batch_progress.total.started + 1
+            _load_metrics(pl_module, self._resumed["metrics"] if trainer.is_global_zero else {})
+            self._resumed = None
+        _seed_everything(f"{self._seed}/{trainer.global_rank}/{loop.batch_progress.total.ready}")
+        if self._due:
+            self._due = False
+            self._write(trainer)
+            if self._stopping:
+                self._stop()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide whether a checkpoint is to be written before the next batch."""
+        ends_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if not self.enabled or (not ends_epoch and (batch_idx + 1) % trainer.accumulate_grad_batches):
+            return  # gradients that are half accumulated are in no checkpoint
+        self._due = ends_epoch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if self.every_n_steps is not None:
+            self._due |= trainer.global_step % self.every_n_steps == 0
+        late = time.monotonic() - self._written_at > 60 * self.every_n_minutes
+        self._stopping = self._any(trainer, self._terminated)
+        self._due |= self._any(trainer, late) or self._stopping
+        if self._due:
+            # The loader stands right now: before the next batch begins it has given that away.
+            loader = trainer.fit_loop._combined_loader
+            self._loaders = None if ends_epoch or loader is None else loader._state_dicts()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out. Checkpoints that others write, at other moments, are not resumed from."""
+        if not self._writing:
+            return
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV) and trainer.is_global_zero]
+        checkpoint[_KEY] = {
+            "steps_logged": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "metrics": _metrics(pl_module),
+            "rows": max((file.rows() for file in files), default=0),
+            "seed": self._seed,
+            "trained": self._trained,
+        }
+        loop = checkpoint["loops"]["fit_loop"]
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+        loop["state_dict"].pop("combined_loader", None)
+        if self._loaders:
+            loop["state_dict"]["combined_loader"] = self._loaders
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint from which a run goes on that is killed while it folds and tests."""
+        self._trained, self._loaders = True, None
+        if self.enabled:
+            self._write(trainer)
+        _on_sigterm(_exit)
+        if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
+            self._stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside of training there is nothing to write on SIGTERM."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            _on_sigterm(_exit)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
+        _on_sigterm(_exit)
+
+    def _write(self, trainer: Trainer) -> None:
+        path = self._folder / _LAST
+        self._writing = True
+        try:
+            trainer.save_checkpoint(path, weights_only=False, storage_options={"previous": self._folder / _PREVIOUS})
+        finally:
+            self._writing = False
+        if trainer.is_global_zero and isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+            trainer.strategy.checkpoint_io.remove_unwanted()
+        self._written_at, self.last_path = time.monotonic(), str(path)
+
+    def _stop(self) -> None:
+        rank_zero_info(f"Stopped by SIGTERM; --resume auto goes on from {self._folder / _LAST}")
+        raise SystemExit(EXIT_TERMINATED)
+
+    def _any(self, trainer: Trainer, decision: bool) -> bool:
+        if trainer.world_size == 1:
+            return decision
+        if trainer.global_step % _EXCHANGE_EVERY:
+            return False
+        return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+    def _note_sigterm(self, *_: Any) -> None:
+        self._terminated = True
+
+
+def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = True) -> Path | None:
+    """The newest whole checkpoint below a run's folder that `RunCheckpoint` wrote of such a model.
+
+    Args:
+        folder: The run's folder.
+        model: What is to be trained on.
+        set_aside: Rename a file that is damaged or of another network, which is named in a warning in any case.
+    """
+    for name in (_LAST, _PREVIOUS):
+        path = folder / "checkpoints" / name
+        if not path.exists():
+            continue
+        try:
+            content = read_checkpoint(path)
+            options = content.get("hyper_parameters", {})
+            if _KEY not in content:
+                raise CheckpointError(f"{path} cannot be resumed from: it was not written by RunCheckpoint")
+            for key in ("backbone", "conv", "num_classes"):
+                if options.get(key) != model.hparams[key]:
+                    raise CheckpointError(f"{path} is of another network: {key} is {options.get(key)}")
+            return path
+        except CheckpointError as error:
+            rank_zero_warn(f"Passing over a checkpoint: {error}")
+            if set_aside:
+                path.replace(path.with_name(f"{name}.damaged"))
+    return None
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Within this context a SIGTERM ends the process in good order, with `EXIT_TERMINATED`."""
+    before = signal.getsignal(signal.SIGTERM)
+    _on_sigterm(_exit)
+    try:
+        yield
+    finally:
+        _on_sigterm(before)
+
+
+def _metrics(module: LightningModule) -> dict[str, Any]:
+    """State of every torchmetric that has counted something, over all processes."""
+    states = {}
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and metric.update_called:
+            with metric.sync_context():
+                state = {key: _copied(value) for key, value in metric.metric_state.items()}
+            states[name] = {"count": metric.update_count, "state": state}
+    return states
+
+
+def _load_metrics(module: LightningModule, states: dict[str, Any]) -> None:
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and name in states:
+            for key, value in states[name]["state"].items():
+                setattr(metric, key, _copied(value, metric.device))
+            metric._update_count = states[name]["count"]
+
+
+def _copied(value: Tensor | list[Tensor], device: torch.device | None = None) -> Tensor | list[Tensor]:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    return [item.detach().to(device, copy=True) for item in value]
+
+
+def _seed_everything(what: str) -> None:
+    seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=4).digest(), "big")
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (whoever draws from the global generator)
+    random.seed(seed)
+
+
+def _on_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _exit(*_: Any) -> None:
+    raise SystemExit(EXIT_TERMINATED)

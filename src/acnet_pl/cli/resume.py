@@ -1,0 +1,170 @@
+"""Which run ``fit --resume`` goes on with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from acnet_pl.atomic import atomic_path, remove_unfinished
+from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
+from acnet_pl.modules import ImageClassifier
+
+__all__ = ["Claim", "Found", "config_of_resumed", "find_run", "wandb_id", "write_config"]
+
+MARKER = "UNFINISHED"
+_NOTE = (
+    "This run has not ended. The same command with --resume auto, or fit --resume with this folder, goes on with it.\n"
+)
+# What may differ between a run and the command that goes on with it.
+_FREE = ("resume", "ckpt_path", "weights_only", "config")
+
+
+@dataclass
+class Claim:
+    """A run's folder, marked as unfinished and locked against other processes for as long as this one lives.
+
+    Attributes:
+        folder: The run's folder.
+        descriptor: Of the open, locked marker.
+    """
+
+    folder: Path
+    descriptor: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Claim | None:
+        """Mark and lock a folder; None where a living process has it."""
+        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _lock(descriptor):
+            os.close(descriptor)
+            return None
+        os.pwrite(descriptor, _NOTE.encode(), 0)
+        return cls(folder, descriptor)
+
+    def finish(self) -> None:
+        """The run has ended: remove the mark."""
+        (self.folder / MARKER).unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run to go on with.
+
+    Attributes:
+        folder: Its folder.
+        checkpoint: Its newest whole checkpoint; None where it was killed before its first.
+        claim: This process's claim to it; None in other processes than the first.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    claim: Claim | None
+
+
+def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageClassifier) -> Found | None:
+    """Find the run to go on with.
+
+    Every process looks for itself; `RunCheckpoint` sees that all have found the same.
+
+    Args:
+        resume: "auto" for the newest unfinished run with this configuration, or a run's folder.
+        candidates: Folders to choose from for "auto".
+        config: This command's configuration, as YAML.
+        model: What is to be trained on.
+
+    Returns:
+        None where "auto" finds no run.
+
+    Raises:
+        ValueError: The folder given is not that of an unfinished run with this network, or a living process has it.
+    """
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    options = yaml.safe_load(config)
+    folders = sorted(candidates, reverse=True) if resume == "auto" else [_given(Path(resume), options)]
+    for folder in folders:
+        if resume == "auto" and not (
+            (folder / MARKER).is_file() and _comparable(_config(folder)) == _comparable(options)
+        ):
+            continue
+        claim = Claim.of(folder) if first else None
+        if first and claim is None:
+            rank_zero_info(f"{folder} has not ended, but a living process is at it")
+            if resume == "auto":
+                continue
+            raise ValueError(f"a living process is at {folder}; wait for it, or end it")
+        checkpoint = newest_checkpoint(folder, model, set_aside=first)
+        if first:
+            remove_unfinished(folder)
+        rank_zero_info(f"Going on with the run in {folder}, from {checkpoint.name if checkpoint else 'the beginning'}")
+        return Found(folder, checkpoint, claim)
+    rank_zero_info("No unfinished run with this name and configuration: starting a new one")
+    return None
+
+
+def wandb_id(folder: Path) -> str | None:
+    """The id under which a run's folder was logged to Weights & Biases."""
+    runs = sorted((folder / "wandb").glob("*run-*-*"))
+    return runs[-1].name.rpartition("-")[2] if runs else None
+
+
+def write_config(folder: Path, config: str) -> None:
+    """Keep a run's whole configuration in its folder."""
+    with atomic_path(folder / "config.yaml") as unfinished:
+        unfinished.write_text(config, encoding="utf-8")
+
+
+def config_of_resumed(args: Sequence[str]) -> list[str]:
+    """Put the configuration of the run that is gone on with before the options, which lie over it."""
+    args = list(args)
+    for index, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if option == "--resume" and (equals or index + 1 < len(args)):
+            path = Path(value if equals else args[index + 1], "config.yaml")
+            if path.is_file():
+                return [args[0], "--config", str(path), *args[1:]]
+    return args
+
+
+def _given(folder: Path, options: dict[str, Any]) -> Path:
+    if not (folder / MARKER).is_file():
+        state = "has ended" if folder.is_dir() else "does not exist"
+        raise ValueError(
+            f"--resume {folder}: that run {state}; give the folder of one that was stopped (it holds a file {MARKER}), "
+            "or auto. To start from a checkpoint's weights and go on in a new run, give --ckpt_path"
+        )
+    for key in ("backbone", "conv"):
+        asked, found = (config.get("model", {}).get(key) for config in (options, _config(folder)))
+        if asked != found:
+            raise ValueError(f"--resume {folder}: its {key} is {found}, --model.{key} says {asked}; leave that out")
+    return folder.absolute()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE}
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing keeps two processes from one folder
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,15 @@
+"""Deployment: folded networks as files of other runtimes, each verified before it counts as written.
+
+| file | holds |
+| --- | --- |
+| exporting.py | `export_model` |
+| formats.py | how each format is written and read back |
+| stock.py | `stock_weights`: what the architecture without blocks loads |
+| verification.py | whether two models compute the same |
+"""
+
+from acnet_pl.export.exporting import FORMATS, Export, ExportError, export_model
+from acnet_pl.export.stock import stock_weights
+from acnet_pl.export.verification import Verification
+
+__all__ = ["FORMATS", "Export", "ExportError", "Verification", "export_model", "stock_weights"]

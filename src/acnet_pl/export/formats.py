@@ -1,0 +1,220 @@
+"""How each format is written and read back."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from acnet_pl.deploy import fused_info, load_fused, save_fused
+from acnet_pl.export.stock import stock_weights
+from acnet_pl.export.verification import Runner, tensors_in
+from acnet_pl.nn import fuse_model
+from acnet_pl.nn.surgery.copying import deep_copy
+
+__all__ = ["Format", "Onnx", "Safetensors", "Stock", "TorchExport"]
+
+METADATA_KEY = "acnet_pl"
+
+
+class Format(ABC):
+    """A kind of file that a network is exported to.
+
+    Attributes:
+        suffix: Of its files, by convention.
+        fixes_batch: Whether a file takes one batch size alone, unless it is told not to.
+    """
+
+    suffix: str
+    fixes_batch: bool = False
+
+    def check(self) -> None:
+        """Raise ModuleNotFoundError, naming the extra to install, if a package is missing."""
+        return
+
+    @abstractmethod
+    def write(
+        self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
+    ) -> None:
+        """Write the network's fold.
+
+        Args:
+            network: As it was trained, in eval mode.
+            path: File to write.
+            images: An example ``(N, C, H, W)`` on the network's device.
+            dynamic_batch: Leave N open, where the format would fix it.
+            info: Plain data to keep in the file, where the format has room for it.
+        """
+
+    @abstractmethod
+    def read(self, network: nn.Module, path: Path) -> Runner:
+        """What the file computes, as a function of images on the CPU; it is read anew from the disk.
+
+        Args:
+            network: The one that was written.
+            path: The file.
+        """
+
+
+class Onnx(Format):
+    """ONNX, which onnxruntime and many others run; ``info`` is in ``metadata_props``."""
+
+    suffix = ".onnx"
+    fixes_batch = True
+
+    def check(self) -> None:  # noqa: D102
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            raise ModuleNotFoundError(f"ONNX export needs {', '.join(missing)}: pip install 'acnet-pl[export]'")
+
+    def write(  # noqa: D102
+        self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
+    ) -> None:
+        import onnx
+
+        folded, images = _folded(network, images)
+        single = isinstance(folded(images), Tensor)
+        with _quiet():
+            torch.onnx.export(
+                folded,
+                (images,),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"] if single else None,
+                dynamic_shapes=_dynamic_shapes(dynamic_batch),
+            )
+        if info is not None:
+            model = onnx.load(path)
+            onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(info)})
+            onnx.save(model, path)
+
+    def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
+        onnxruntime = importlib.import_module("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        (image,) = session.get_inputs()
+        return lambda images: [torch.from_numpy(output) for output in session.run(None, {image.name: images.numpy()})]
+
+
+class TorchExport(Format):
+    """PyTorch's exported program, for ``torch.export.load``; ``info`` is among its extra files."""
+
+    suffix = ".pt2"
+    fixes_batch = True
+
+    def write(  # noqa: D102
+        self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
+    ) -> None:
+        folded, images = _folded(network, images)
+        extra = {} if info is None else {f"{METADATA_KEY}.json": json.dumps(info)}
+        with _quiet():
+            program = torch.export.export(
+                folded, (images,), dynamic_shapes=_dynamic_shapes(dynamic_batch), strict=False
+            )
+            with path.open("wb") as file:  # by name it takes .pt2 alone
+                torch.export.save(program, file, extra_files=extra)
+
+    def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
+        with _quiet(), path.open("rb") as file:
+            program = torch.export.load(file).module()
+        return lambda images: tensors_in(program(images))
+
+
+class Safetensors(Format):
+    """The folded network's weights. With ``info`` of a backbone, `acnet_pl.load_fused` builds the network from it."""
+
+    suffix = ".safetensors"
+
+    def write(  # noqa: D102
+        self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
+    ) -> None:
+        folded, _ = _folded(network, images)
+        if info is None:
+            _save(folded.state_dict(), path)
+        else:
+            save_fused(folded, path, info)
+
+    def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
+        weights = load_file(path)
+        if _says_how_it_is_built(path):
+            return _runner(load_fused(path))
+        return _runner(_loaded(fuse_model(network).cpu(), weights))
+
+
+class Stock(Format):
+    """Weights for the architecture without blocks, unmodified: the same keys and shapes as its own.
+
+    Args:
+        stock: That architecture; it stays as it is.
+    """
+
+    suffix = ".safetensors"
+
+    def __init__(self, stock: nn.Module) -> None:
+        self.stock = stock
+
+    def write(  # noqa: D102
+        self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
+    ) -> None:
+        _save(stock_weights(network, self.stock), path)
+
+    def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
+        return _runner(_loaded(deep_copy(self.stock).cpu(), load_file(path)))
+
+
+def _folded(network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """The fold and the example, on the CPU."""
+    return fuse_model(network, images).cpu().requires_grad_(False), images.cpu()
+
+
+def _dynamic_shapes(dynamic_batch: bool) -> tuple[dict[int, Any]] | None:
+    return ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors; those that share memory, as modules registered under two names do, each for itself."""
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}, path)
+
+
+def _says_how_it_is_built(path: Path) -> bool:
+    try:
+        fused_info(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _loaded(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The model with these weights and no others: what a file lacks is an error, not what the model had before."""
+    model.load_state_dict(weights, strict=True)
+    return model.eval()
+
+
+def _runner(model: nn.Module) -> Runner:
+    def run(images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return tensors_in(model(images))
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters say about their own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,16 @@
+"""The article's tables and figures: which runs, which numbers, and the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["ARTICLE", "TARGETS"]
+
+ARTICLE = tuple(
+    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if re.fullmatch(r"(table|fig)\d+", path.stem))
+)
+"""The article's tables and figures: the modules here that are called so."""
+
+TARGETS = (*ARTICLE, "ablations", "digits")
+"""What can be reproduced: these, and two smaller grids."""

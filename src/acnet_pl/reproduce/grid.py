@@ -1,0 +1,194 @@
+"""What a table or figure of the article consists of: models, variants, seeds, recipes and published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Dataset", "Grid", "Measure", "Model", "Published", "Recipe", "Run", "Selection", "Variant", "load_grid"]
+
+Selection = Literal["last", "best"]
+Layout = Literal["pairs", "variants"]
+Analysis = Literal["pruning", "magnitude"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The article's data of a table.
+
+    Attributes:
+        title: Its name.
+        class_name: Name of the data module that has it.
+        train_images: Training images of the article's protocol, for the estimate of costs.
+        num_classes: Classes.
+        image_shape: ``(C, H, W)`` that networks are given.
+        prefix: Of the names of runs.
+        overlay: Configuration laid over a recipe to choose this data set, if any.
+        holdout: Options that split validation images off the training images; None where it cannot be done.
+    """
+
+    title: str
+    class_name: str
+    train_images: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    prefix: str = ""
+    overlay: str | None = None
+    holdout: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: the name that ``--models`` and recipes have, and the article's."""
+
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network's convolutions are built: a file of experiments/conv, and what a table calls it."""
+
+    key: str
+    title: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no blocks."""
+        return self.key == "plain"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training protocol.
+
+    Attributes:
+        title: What it is, in a few words.
+        pattern: Configuration of a model, with ``{model}`` for its key.
+        block: Configuration laid over every variant that has blocks, if any.
+    """
+
+    title: str
+    pattern: str
+    block: str | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a finished run, by its place in summary.json."""
+
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures from elsewhere, in percent, with the protocol that they are of.
+
+    Attributes:
+        source: Who published them.
+        recipe: Name of the recipe that is (nearest to) their protocol.
+        values: By model, variant and measure.
+    """
+
+    source: str
+    recipe: str
+    values: Mapping[tuple[str, str, str], float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: ``fit`` with these configurations and options.
+
+    Attributes:
+        name: Name of the run and its folder, the same in every table that has it.
+        model: Key of the model.
+        variant: Key of the variant.
+        seed: Of weights, data order and augmentation; the same for a plain net and its ACNet.
+        configs: Files of experiments/.
+        options: Further options of ``fit`` that belong to the protocol.
+    """
+
+    name: str
+    model: str
+    variant: str
+    seed: int
+    configs: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table or figure.
+
+    Attributes:
+        name: What ``reproduce`` is asked for.
+        title: Heading of the report.
+        data: The article's data.
+        models: Rows.
+        variants: What is compared; the first is the baseline.
+        recipes: By name; the first is the article's.
+        measures: What is reported, the first with its paired difference.
+        layout: "pairs" has a row per model with plain and ACNet side by side, "variants" a row per variant.
+        published: Figures to show beside.
+        claims: What the article says in words, for figures without printed numbers.
+        analyses: What is computed on the trained networks.
+    """
+
+    name: str
+    title: str
+    data: Dataset
+    models: tuple[Model, ...]
+    variants: tuple[Variant, ...]
+    recipes: Mapping[str, Recipe]
+    measures: tuple[Measure, ...]
+    layout: Layout = "pairs"
+    published: tuple[Published, ...] = ()
+    claims: tuple[str, ...] = ()
+    analyses: tuple[Analysis, ...] = field(default=())
+
+    def runs(self, recipe: str, seeds: Sequence[int], selection: Selection = "last") -> Iterator[Run]:
+        """The grid's runs: seed by seed, so that whole rows are finished early, plain and ACNet after each other.
+
+        Args:
+            recipe: Name of one of `recipes`.
+            seeds: Of each model and variant.
+            selection: "last" reports the last epoch's weights, as the article; "best" those that do best on images
+                held out of the training set.
+
+        Raises:
+            ValueError: There is no such recipe, or there are no images to select by.
+        """
+        if recipe not in self.recipes:
+            raise ValueError(f"{self.name} has no recipe {recipe!r}; choose among {', '.join(self.recipes)}")
+        options: tuple[str, ...] = ()
+        if selection == "best":
+            if self.data.holdout is None:
+                raise ValueError(
+                    f"{self.name}: --select best needs validation images apart from the test images, which "
+                    f"{self.data.title} does not have here; use --select last"
+                )
+            options = ("--checkpoint.monitor", "val/top1", "--checkpoint.mode", "max", *self.data.holdout)
+        protocol = self.recipes[recipe]
+        for seed in seeds:
+            for model in self.models:
+                config = protocol.pattern.format(model=model.key)
+                for variant in self.variants:
+                    configs = [config, f"conv/{variant.key}.yaml"]
+                    if self.data.overlay:
+                        configs.insert(1, self.data.overlay)
+                    if protocol.block and not variant.is_plain:
+                        configs.append(protocol.block)
+                    suffix = "-best" if selection == "best" else ""
+                    name = f"{self.data.prefix}{Path(config).stem}-{variant.key}-seed{seed}{suffix}"
+                    yield Run(name, model.key, variant.key, seed, tuple(configs), options)
+
+
+def load_grid(name: str) -> Grid:
+    """The grid of a table or figure, which the module of that name defines."""
+    grid = import_module(f"acnet_pl.reproduce.{name}").GRID
+    assert isinstance(grid, Grid)
+    return grid

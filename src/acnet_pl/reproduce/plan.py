@@ -1,0 +1,239 @@
+"""The runs that were asked for: their settings, what they cost, and how far each has come on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from acnet_pl.analysis import complexity
+from acnet_pl.data.errors import DataError
+from acnet_pl.modules.architecture import build_network
+from acnet_pl.reproduce.grid import Grid, Run, Selection, Variant, load_grid
+from acnet_pl.reproduce.settings import (
+    Settings,
+    SettingsParser,
+    differences,
+    fit_arguments,
+    read_settings,
+    settings_of,
+)
+
+__all__ = ["Options", "PlannedRun", "State", "describe_data", "instantiate_data", "make_plan"]
+
+# A run that was stopped goes on where it was; a log file has no use for a progress bar.
+_UNATTENDED = ("--resume", "auto", "--trainer.enable_progress_bar", "false")
+
+State = Literal["finished", "unfinished", "missing"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``reproduce`` was asked for, see its ``--help``."""
+
+    grids: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipe: str | None = None
+    epochs: int | None = None
+    selection: Selection = "last"
+    runs_dir: Path = Path("runs")
+    fit: tuple[str, ...] = ()
+    pruning_seeds: int = 5
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with its settings and its folder.
+
+    Attributes:
+        run: The run.
+        grid: A grid that has it.
+        recipe: Name of the recipe.
+        arguments: "fit" and its options, with name and folder.
+        config: The whole configuration.
+        departures: Settings that the user changed, as ``{name: (recipe's, user's)}``.
+        runs_dir: Where runs/NAME/TIME is.
+    """
+
+    run: Run
+    grid: Grid
+    recipe: str
+    arguments: tuple[str, ...]
+    config: Mapping[str, Any]
+    departures: Mapping[str, tuple[Any, Any]]
+    runs_dir: Path
+    settings: Settings = field(repr=False)
+
+    @property
+    def folders(self) -> list[Path]:
+        """All folders of runs of this name, oldest first."""
+        parent = self.runs_dir / self.run.name
+        return sorted(path.parent for path in parent.glob("*/config.yaml"))
+
+    def folder(self) -> Path | None:
+        """The newest folder of a run with these settings: a finished one if there is."""
+        own = [folder for folder in self.folders if self._is_own(folder)]
+        finished = [folder for folder in own if read_summary(folder)]
+        return next(reversed(finished or own), None)
+
+    def state(self) -> State:
+        """How far the run has come."""
+        folder = self.folder()
+        return "missing" if folder is None else "finished" if read_summary(folder) else "unfinished"
+
+    def others(self) -> dict[Path, Mapping[str, tuple[Any, Any]]]:
+        """Folders of this name with other settings, and how they differ; they are not used."""
+        return {
+            folder: differences(found, self.settings)
+            for folder in self.folders
+            if (found := read_settings(folder)) is not None and differences(found, self.settings)
+        }
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train."""
+        return int(self.config["trainer"]["max_epochs"] or 0)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image's forward pass in training."""
+        model, data = self.config["model"], instantiate_data(self.config)
+        shape = getattr(data, "image_shape", self.grid.data.image_shape)
+        classes = getattr(data, "num_classes", self.grid.data.num_classes)
+        with torch.device("meta"):
+            network = build_network(_full(model["backbone"]), _full(model["conv"]), classes)
+        return complexity(network, tuple(shape)).macs
+
+    @property
+    def training_macs(self) -> int | None:
+        """Multiply-accumulates of the whole training, a backward pass counting twice a forward pass.
+
+        None where the number of training images is unknown.
+        """
+        data = self.config["data"]
+        if data["class_path"].rpartition(".")[2] != self.grid.data.class_name:
+            return None
+        images = self.grid.data.train_images - int(data["init_args"].get("val_size") or 0)
+        return 3 * self.macs * images * self.epochs
+
+    def _is_own(self, folder: Path) -> bool:
+        found = read_settings(folder)
+        return found is not None and not differences(found, self.settings)
+
+
+def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[str, tuple[Grid, list[PlannedRun]]]:
+    """Which runs the grids consist of; a run that several have has the same name and folder in each.
+
+    Args:
+        options: What was asked for.
+        parser: To parse with; None is a new one.
+
+    Returns:
+        Per grid, its definition with the models and variants that were asked for, and its runs.
+
+    Raises:
+        ValueError: There is no such model, variant or recipe, or an option is one that the grid decides.
+    """
+    parser = parser or SettingsParser()
+    plan: dict[str, tuple[Grid, list[PlannedRun]]] = {}
+    for name in options.grids:
+        grid = _chosen(load_grid(name), options, alone=len(options.grids) == 1)
+        if not grid.models:
+            continue
+        recipe = options.recipe or next(iter(grid.recipes))
+        runs = []
+        for run in grid.runs(recipe, options.seeds, options.selection):
+            recipe_config = parser(fit_arguments(run))
+            arguments = fit_arguments(run, [*options.fit, *_shortened(recipe_config, options.epochs)])
+            config = parser(arguments)
+            departures = differences(settings_of(recipe_config), settings_of(config))
+            if options.selection == "last" and config["checkpoint"]["monitor"]:
+                raise ValueError(
+                    f"`--checkpoint.monitor` (={config['checkpoint']['monitor']}) selects an epoch, which is another "
+                    "protocol than the article's; use --select best, which also holds images out to select by"
+                )
+            arguments += ["--name", run.name, "--runs_dir", str(options.runs_dir), *_UNATTENDED]
+            runs.append(
+                PlannedRun(
+                    run, grid, recipe, tuple(arguments), config, departures, options.runs_dir, settings_of(config)
+                )
+            )
+        plan[name] = grid, runs
+    if not plan:
+        raise ValueError(f"none of {', '.join(options.grids)} has any of the models {', '.join(options.models)}")
+    return plan
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What summary.json of a run's folder says; None where there is none, or it is damaged."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) and "metrics" in summary else None
+
+
+def instantiate_data(config: Mapping[str, Any]) -> Any:
+    """The data module of a configuration; None where it needs files that are not there."""
+    module, _, name = config["data"]["class_path"].rpartition(".")
+    try:
+        return getattr(import_module(module), name)(**config["data"].get("init_args", {}))
+    except (OSError, DataError):
+        return None
+
+
+def describe_data(config: Mapping[str, Any]) -> str:
+    """Which copy of the data a configuration names."""
+    init_args = config["data"].get("init_args", {})
+    parts = [str(init_args.get("dataset") or config["data"]["class_path"].rpartition(".")[2])]
+    if "root" in init_args:
+        parts.append(f"from {Path(init_args['root']).expanduser().absolute()}")
+    if "verify" in init_args:
+        parts.append("checksums verified" if init_args["verify"] else "checksums not verified")
+    if "val_size" in init_args:
+        parts.append(f"{init_args['val_size']} training images held out")
+    return ", ".join(parts)
+
+
+def _chosen(grid: Grid, options: Options, alone: bool) -> Grid:
+    """The grid with the models and variants asked for; of several grids, each may lack some of them."""
+    models = [model for model in grid.models if model.key in options.models or not options.models]
+    variants = [variant for variant in grid.variants if variant.key in options.variants or not options.variants]
+    for kind, known, asked in (("models", grid.models, options.models), ("variants", grid.variants, options.variants)):
+        wrong = set(asked) - {thing.key for thing in known}
+        if alone and wrong:
+            raise ValueError(
+                f"`--{kind}` ({', '.join(sorted(wrong))}): {grid.name} has {', '.join(thing.key for thing in known)}"
+            )
+    return replace(grid, models=tuple(models), variants=_baseline_first(variants))
+
+
+def _shortened(config: Mapping[str, Any], epochs: int | None) -> list[str]:
+    """Options that train for fewer epochs, the steps of a staircase and the warm-up moved in proportion."""
+    if epochs is None:
+        return []
+    factor = epochs / config["trainer"]["max_epochs"]
+    schedule = config["model"]["schedule"].get("init_args", {})
+    options = ["--trainer.max_epochs", str(epochs)]
+    if schedule.get("milestones"):
+        moved = [round(factor * milestone, 3) for milestone in schedule["milestones"]]
+        options += ["--model.schedule.init_args.milestones", json.dumps(moved)]
+    if schedule.get("warmup_epochs"):
+        options += ["--model.schedule.init_args.warmup_epochs", str(round(factor * schedule["warmup_epochs"], 3))]
+    return options
+
+
+def _baseline_first(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    return tuple(sorted(variants, key=lambda variant: not variant.is_plain))
+
+
+def _full(part: Any) -> dict[str, Any]:
+    return {"class_path": part["class_path"], "init_args": part.get("init_args") or {}}

@@ -1,0 +1,153 @@
+"""What a run's configurations and options come to, and how two such settings differ."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pytorch_lightning import LightningDataModule
+
+from acnet_pl.cli.defaults import default_configs
+from acnet_pl.cli.errors import Parser
+from acnet_pl.cli.lightning import CLI
+from acnet_pl.integrations import enable_installed
+from acnet_pl.modules import ImageClassifier
+from acnet_pl.reproduce.grid import Run
+
+__all__ = ["EXPERIMENTS", "Settings", "SettingsParser", "differences", "fit_arguments", "read_settings"]
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+"""The recipes: the repository's experiments/, which an installed package carries along."""
+
+Settings = Mapping[str, Any]
+"""Options by dotted name, of what decides a run's numbers."""
+
+_PARTS = ("seed_everything", "model", "data", "trainer", "checkpoint.monitor", "checkpoint.mode")
+# Of these parts, what is a matter of display, of the machine or of speed.
+_IMMATERIAL = {
+    *(f"data.init_args.{name}" for name in ("download", "eval_batch_size", "num_workers", "pin_memory")),
+    *(f"trainer.{name}" for name in ("logger", "callbacks", "default_root_dir", "log_every_n_steps", "profiler")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "enable_autolog_hparams")),
+    *(f"trainer.{name}" for name in ("benchmark", "model_registry")),
+    "model.compile",
+    "model.num_classes",
+}
+
+
+def fit_arguments(run: Run, extra: Sequence[str] = ()) -> list[str]:
+    """The arguments of ``fit`` for a run: recipe first, then what the user adds, then seeds.
+
+    Args:
+        run: The run.
+        extra: The user's options.
+    """
+    arguments = ["fit"]
+    for config in run.configs:
+        arguments += ["--config", _shown(EXPERIMENTS / config)]
+    return [*arguments, *run.options, *extra, "--seed_everything", str(run.seed), "--data.seed", str(run.seed)]
+
+
+class SettingsParser:
+    """Reads the arguments of ``fit`` as ``fit`` does, and runs nothing."""
+
+    # Making a parser takes longer than parsing with it.
+    _parsers: ClassVar[dict[tuple[str, ...], _ParseOnly]] = {}
+
+    def __call__(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The whole configuration, nested.
+
+        Args:
+            arguments: "fit" and its options.
+        """
+        enable_installed()
+        defaults = tuple(default_configs(arguments))
+        if defaults not in self._parsers:
+            warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+            self._parsers[defaults] = _ParseOnly(
+                ImageClassifier,
+                LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                parser_class=Parser,
+                parser_kwargs={name: {"default_config_files": [*defaults]} for name in CLI.subcommands()},
+                auto_configure_optimizers=False,
+                args=list(arguments),
+            )
+        config = self._parsers[defaults].parse(arguments[1:])
+        plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
+        return plain
+
+
+class _ParseOnly(CLI):
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        parsed: dict[str, Any] = self._parser("fit").parse_args(list(arguments)).as_dict()
+        return parsed
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _set_seed(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a configuration that decide a run's numbers, by dotted name."""
+    flat = dict(_flatten(config))
+    root = flat.get("data.init_args.root")
+    if isinstance(root, str) and "://" not in root:
+        flat["data.init_args.root"] = str(Path(root).expanduser().absolute())
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _IMMATERIAL and any(name == part or name.startswith(f"{part}.") for part in _PARTS)
+    }
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of a run from its folder; None where its config.yaml is missing or damaged."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return settings_of(json.loads(json.dumps(config, default=str))) if isinstance(config, dict) else None
+
+
+def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    """Options with different values, as ``{name: (old, new)}``.
+
+    An option that one side lacks did not exist in the version that wrote it, and counts as alike; but what classes
+    are chosen is always compared.
+    """
+    return {name: (old[name], new[name]) for name in old if name in new and not _alike(old[name], new[name])}
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, str) and isinstance(b, str) and "." in a and "." in b and "/" not in a:
+        # A class under the name of its package or of its module.
+        return a.split(".")[0] == b.split(".")[0] and a.rpartition(".")[2] == b.rpartition(".")[2]
+    return bool(a == b)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(path: Path) -> str:
+    """The path of a file, from here where it is below here."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,165 @@
+"""The tables of a report: what was published beside what was found here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from acnet_pl.reproduce.blocks import Cell, Table
+from acnet_pl.reproduce.grid import Measure, Published
+from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.statistics import CONFIDENCE, Sample
+
+__all__ = ["main_tables", "run_table"]
+
+_INTERVAL = f"{CONFIDENCE:.0%} interval"
+
+
+def main_tables(result: GridResult) -> Iterator[Table]:
+    """The article's table with the numbers found here beside its own.
+
+    Args:
+        result: The grid.
+    """
+    if result.grid.layout == "variants":
+        yield _variants(result)
+    else:
+        for measure in result.grid.measures:
+            yield _pairs(result, measure)
+
+
+def run_table(result: GridResult, output: Path) -> Table:
+    """Every run, with a link to its folder.
+
+    Args:
+        result: The grid.
+        output: The folder of the report.
+    """
+    measure = result.grid.measures[0]
+    columns = ("run", "state", measure.title, "epochs", "s/epoch", "parameters, trained", "folded", "fold error")
+    rows = []
+    for run in result.runs:
+        summary = run.summary or {}
+        fused, equivalence = summary.get("fused", {}), summary.get("equivalence", {})
+        rows.append(
+            (
+                Cell(run.planned.run.name, "label", _link(run, output)),
+                Cell("failed" if run.failed else run.state, "label" if run.summary else "missing"),
+                _number(run.figure(measure), 100, "{:.2f}"),
+                _number(summary.get("epochs"), 1, "{:.0f}"),
+                _number(summary.get("seconds_per_epoch"), 1, "{:.1f}"),
+                _number(fused.get("parameters_trained"), 1, "{:,.0f}"),
+                _number(fused.get("parameters_folded"), 1, "{:,.0f}"),
+                _number(equivalence.get("max_rel_difference"), 1, "{:.1e}"),
+            )
+        )
+    return Table(
+        "Every run; its name leads to its folder. Fold error is relative, on all validation images.", columns, rows
+    )
+
+
+def _pairs(result: GridResult, measure: Measure) -> Table:
+    grid = result.grid
+    base, other = grid.variants[0], grid.variants[-1]
+    alone = base is other
+    groups: list[tuple[str, int]] = [("", 1)]
+    columns = ["model"]
+    sources = [published for published in _ordered(result) if any(key[2] == measure.key for key in published.values)]
+    for published in sources:
+        groups.append((_source(published, result), 3))
+        columns += ["plain", "ACNet", "gain"]
+    groups.append(("here", 1 if alone else 5))
+    columns += [base.title] if alone else [base.title, other.title, "gain", _INTERVAL, "pairs"]
+    rows = []
+    for model in grid.models:
+        row = [Cell(model.title, "label")]
+        for published in sources:
+            plain = published.values.get((model.key, "plain", measure.key))
+            acnet = published.values.get((model.key, "acb", measure.key))
+            gain = acnet - plain if plain is not None and acnet is not None else None
+            row += [_quiet(plain), _quiet(acnet), Cell("" if gain is None else _signed(gain), "quiet")]
+        for variant in (base,) if alone else (base, other):
+            row.append(_mean(result.sample(model.key, variant.key, measure), result))
+        if not alone:
+            row += _difference(result.gain(model.key, other.key, measure))
+        rows.append(row)
+    return Table(_caption(result, measure), columns, rows, groups)
+
+
+def _variants(result: GridResult) -> Table:
+    grid = result.grid
+    first = grid.measures[0]
+    sources = _ordered(result)
+    groups, columns = [("", 2)], ["model", "variant"]
+    for measure in grid.measures:
+        groups.append((measure.title if sources else "", 1 + len(sources)))
+        columns += [*(_source(published, result) for published in sources), "here" if sources else measure.title]
+    has_gain = len(grid.variants) > 1 and grid.variants[0].is_plain
+    if has_gain:
+        groups.append((f"{first.title}, gain over plain", 3))
+        columns += ["gain", _INTERVAL, "pairs"]
+    rows = []
+    for model in grid.models:
+        for variant in grid.variants:
+            row = [Cell(model.title, "label"), Cell(variant.title, "label")]
+            for measure in grid.measures:
+                row += [_quiet(source.values.get((model.key, variant.key, measure.key))) for source in sources]
+                row.append(_mean(result.sample(model.key, variant.key, measure), result))
+            if has_gain and variant.is_plain:
+                row += [Cell("", "quiet")] * 3
+            elif has_gain:
+                row += _difference(result.gain(model.key, variant.key, first))
+            rows.append(row)
+    return Table(_caption(result, None), columns, rows, groups)
+
+
+def _caption(result: GridResult, measure: Measure | None) -> str:
+    seeds = len(result.seeds)
+    what = f"{measure.title} {result.protocol}" if measure else result.protocol.capitalize()
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    return f"{what}, in percent: {spread}. Gains are differences of pairs of the same seed, in points."
+
+
+def _ordered(result: GridResult) -> list[Published]:
+    """What was published for this recipe first."""
+    return sorted(result.grid.published, key=lambda published: published.recipe != result.recipe)
+
+
+def _source(published: Published, result: GridResult) -> str:
+    return published.source if published.recipe == result.recipe else f"{published.source} (another recipe)"
+
+
+def _mean(sample: Sample, result: GridResult) -> Cell:
+    planned = len(result.seeds)
+    if not sample.n:
+        return Cell("—", "missing", note=f"0 of {planned} runs finished")
+    spread = "" if sample.std is None else f" ± {sample.std:.2f}"
+    short = "" if sample.n == planned else f" ({sample.n} of {planned})"
+    values = ", ".join(f"seed {seed}: {value:.2f}" for seed, value in sample.values.items())
+    return Cell(f"{sample.mean:.2f}{spread}{short}", "strong", note=values)
+
+
+def _difference(gain: Sample) -> list[Cell]:
+    if not gain.n:
+        return [Cell("—", "missing"), Cell("—", "missing"), Cell("0")]
+    spread = "" if gain.std is None else f" ± {gain.std:.2f}"
+    interval = gain.interval()
+    shown = Cell("needs 2 pairs", "missing") if interval is None else Cell(" to ".join(map(_signed, interval)))
+    return [Cell(_signed(gain.mean) + spread, "strong"), shown, Cell(str(gain.n))]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _quiet(value: float | None) -> Cell:
+    return Cell("" if value is None else f"{value:.2f}", "quiet")
+
+
+def _number(value: float | None, factor: float, form: str) -> Cell:
+    return Cell("—", "missing") if value is None else Cell(form.format(factor * value))
+
+
+def _link(run: RunResult, output: Path) -> str:
+    return "" if run.folder is None else Path(os.path.relpath(run.folder, output)).as_posix()

@@ -1,0 +1,141 @@
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+import acnet_pl
+from acnet_pl.backbones import ResNetCifar
+from acnet_pl.callbacks import FuseOnFitEnd
+from acnet_pl.data import DigitsDataModule
+from acnet_pl.deploy import fused_info
+from acnet_pl.modules import ImageClassifier
+from acnet_pl.nn import ACBConv, ACBlock, PlainConv
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval", "ignore:.*many workers")
+
+
+def fit(tmp_path, callback, conv=None, checkpoint=None, epochs=1, **options):
+    model = ImageClassifier(partial(ResNetCifar, depth=8), conv or ACBConv(), **options)
+    data = DigitsDataModule(image_size=8, batch_size=256)
+    run = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[callback, checkpoint or ModelCheckpoint(tmp_path, save_last=True)],
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    run.fit(model, datamodule=data)
+    data.setup("test")
+    return model, data.normalize(data.test_set.images)
+
+
+@pytest.mark.parametrize("conv", [PlainConv(), ACBConv(), ACBConv(branch_norm=False)])
+def test_the_file_is_the_trained_network_folded(tmp_path, conv):
+    callback = FuseOnFitEnd()
+    model, images = fit(tmp_path, callback, conv)
+    folded = acnet_pl.load_fused(tmp_path / "fused.safetensors")
+    assert not any(isinstance(module, (ACBlock, nn.BatchNorm2d)) for module in folded.modules())
+    assert not folded.training
+    with torch.no_grad(), acnet_pl.explicit_branches(model):
+        trained = model.eval()(images)
+    with torch.no_grad():
+        difference = (trained - folded(images)).abs().max() / trained.abs().max()
+    assert difference <= 1e-5
+    assert callback.result.folded == "last"
+    assert callback.result.path == str(tmp_path / "fused.safetensors")
+    assert callback.result.macs_trained >= callback.result.macs_folded > 0
+
+
+def test_what_is_needed_to_use_it_is_in_the_file(tmp_path):
+    fit(tmp_path, FuseOnFitEnd())
+    info = fused_info(tmp_path / "fused.safetensors")
+    assert info["num_classes"] == 10
+    assert info["preprocessing"]["image_shape"] == [3, 8, 8]
+    assert len(info["preprocessing"]["mean"]) == len(info["preprocessing"]["std"]) == 3
+    assert info["preprocessing"]["class_names"] == [str(i) for i in range(10)]
+    assert info["backbone"]["init_args"]["depth"] == 8
+
+
+def test_plain_and_acnet_deploy_to_the_same_structure(tmp_path):
+    results = {}
+    for name, conv in (("plain", PlainConv()), ("acnet", ACBConv())):
+        callback = FuseOnFitEnd()
+        fit(tmp_path / name, callback, conv)
+        results[name] = callback.result
+    shapes = [
+        {k: v.shape for k, v in acnet_pl.load_fused(result.path).state_dict().items()} for result in results.values()
+    ]
+    assert shapes[0] == shapes[1]
+    assert results["plain"].macs_folded == results["acnet"].macs_folded == results["plain"].macs_trained
+    assert results["plain"].parameters_folded == results["acnet"].parameters_folded
+    assert results["acnet"].macs_trained > results["acnet"].macs_folded
+
+
+def test_the_best_checkpoint_is_folded_where_one_is_monitored(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, monitor="val/loss", mode="min", filename="best")
+
+    class Worsen(pl.Callback):
+        """Spoil the network before its last validation, so that the best weights are not the last."""
+
+        def on_validation_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                with torch.no_grad():
+                    for parameter in pl_module.parameters():
+                        parameter.mul_(-3)
+
+    callback = FuseOnFitEnd()
+    model = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv(), optimizer=partial(torch.optim.SGD, lr=0.0))
+    data = DigitsDataModule(image_size=8, batch_size=256)
+    run = pl.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[Worsen(), checkpoint, callback], logger=False,
+        default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    run.fit(model, datamodule=data)
+    assert callback.result.folded == "best"
+    assert callback.result.checkpoint == checkpoint.best_model_path
+    best = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
+    twin = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv())
+    twin.load_state_dict(best)
+    data.setup("test")
+    images = data.normalize(data.test_set.images)
+    folded = acnet_pl.load_fused(callback.result.path)
+    with torch.no_grad():
+        assert torch.allclose(folded(images), twin.eval()(images), atol=1e-4)
+        assert not torch.allclose(folded(images), model.eval()(images), atol=1e-4)
+
+
+def test_the_trained_model_stays_trainable(tmp_path):
+    model, _ = fit(tmp_path, FuseOnFitEnd())
+    assert sum(isinstance(module, ACBlock) for module in model.modules()) == 7
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_another_module_is_refused_by_name(tmp_path):
+    class Foreign(ImageClassifier.__base__):
+        def training_step(self, batch, batch_idx):
+            return None
+
+        def configure_optimizers(self):
+            return None
+
+    run = pl.Trainer(fast_dev_run=True, accelerator="cpu", callbacks=[FuseOnFitEnd()], logger=False,
+                     enable_checkpointing=False, default_root_dir=tmp_path, enable_progress_bar=False,
+                     enable_model_summary=False)  # fmt: skip
+    with pytest.raises(TypeError, match="got a Foreign"):
+        FuseOnFitEnd().on_fit_end(run, Foreign())
+
+
+def test_a_file_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
+    def load(path):
+        network = acnet_pl.load_fused(path)
+        next(network.parameters()).data.add_(1)
+        return network
+
+    monkeypatch.setattr("acnet_pl.callbacks.fuse.load_fused", load)
+    with pytest.raises(acnet_pl.FusionError, match="does not give back"):
+        fit(tmp_path, FuseOnFitEnd())

@@ -1,0 +1,110 @@
+"""What `fit --resume` goes on with, and what it does where there is something wrong with it."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FIRST = ["at", "acnet_pl.modules:ImageClassifier.training_step", 1]
+HALFWAY = ["at", "acnet_pl.modules:ImageClassifier.training_step", 20]
+TRUNCATED, FLIPPED, FOREIGN = "truncated", "flipped", "foreign"
+
+
+def run_of(folder: Path) -> Path:
+    (run,) = (folder / "runs" / "mortal").iterdir()
+    return run
+
+
+def stopped_run(mortal: Any, folder: Path, *options: str) -> Path:
+    """A run that was killed in its second epoch, with checkpoints of steps 15 and 11 + 5."""
+    mortal.run(folder, *options, death=HALFWAY)
+    return run_of(folder)
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == TRUNCATED:
+        path.write_bytes(content[: len(content) // 2])
+    elif how == FLIPPED:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        torch.save({"state_dict": {"weight": torch.zeros(3)}}, path)
+
+
+@pytest.mark.parametrize("how", [TRUNCATED, FLIPPED, FOREIGN])
+def test_the_checkpoint_before_a_damaged_one_is_taken(how: str, mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
+    run = stopped_run(mortal, tmp_path)
+    spoil(run / "checkpoints" / "last.ckpt", how)
+    output, _ = mortal.run(tmp_path)
+    assert "last.ckpt" in output
+    assert "Passing over a checkpoint" in output
+    assert "from previous.ckpt" in output
+    (run / "checkpoints" / "last.ckpt.damaged").unlink()
+    expected, _ = undisturbed
+    type(expected)(run).assert_same_as(expected)
+
+
+def test_without_any_whole_checkpoint_it_starts_over(mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
+    run = stopped_run(mortal, tmp_path)
+    for name in ("last.ckpt", "previous.ckpt"):
+        spoil(run / "checkpoints" / name, TRUNCATED)
+    output, _ = mortal.run(tmp_path)
+    assert "from the beginning" in output
+    for path in (run / "checkpoints").glob("*.damaged"):
+        path.unlink()
+    expected, _ = undisturbed
+    type(expected)(run).assert_same_as(expected)
+
+
+def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
+    run = stopped_run(mortal, tmp_path)
+    # Another configuration is another run.
+    output, _ = mortal.run(tmp_path, "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    runs = set((tmp_path / "runs" / "mortal").iterdir())
+    assert len(runs) == 2
+    assert "No unfinished run" in output
+    # The first is gone on with by its folder, with no other option.
+    mortal.run(tmp_path, command=["fit", "--resume", str(run)])
+    assert set((tmp_path / "runs" / "mortal").iterdir()) == runs
+    expected, _ = undisturbed
+    type(expected)(run).assert_same_as(expected)
+    # Both have ended now: the same command makes a new one, and the folder of one that has ended is refused.
+    mortal.run(tmp_path, death=FIRST)
+    assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 3
+    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run)], code=1)
+    assert "has ended" in output
+
+
+def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:
+    run = stopped_run(mortal, tmp_path)
+    with (run / "UNFINISHED").open() as marker:
+        fcntl.flock(marker, fcntl.LOCK_EX)
+        mortal.run(tmp_path, death=FIRST)
+    assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 2
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_143(
+    mortal: Any, start: Any, undisturbed: Any, tmp_path: Path
+) -> None:
+    process = start(tmp_path, "--trainer.max_epochs", "1000")
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("runs/mortal/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, output + errors
+    assert time.monotonic() - asked < 30
+    assert "Stopped by SIGTERM" in output + errors
+    assert "Traceback" not in output + errors
+    saved = torch.load(run_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] % 5 or saved["global_step"] % 11  # not one that was due anyway

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from acnet_pl.reproduce.plan import PlannedRun
+from acnet_pl.reproduce.settings import SettingsParser
+
+Fabricate = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def parser() -> SettingsParser:
+    return SettingsParser()
+
+
+@pytest.fixture(scope="session")
+def fabricate() -> Fabricate:
+    """``fabricate(planned, top1=...)`` writes the folder that a run would leave: config, metrics, and a summary."""
+
+    def write(
+        planned: PlannedRun,
+        top1: float | None = None,
+        when: str = "2026-01-01T00-00-00",
+        rotation: Mapping[str, float] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Path:
+        folder = planned.runs_dir / planned.run.name / when
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config or planned.config)))
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", "step", "train/loss", "val/top1"])
+            for epoch in range(planned.epochs):
+                writer.writerow([epoch, 10 * epoch, 1.0, ""])
+                writer.writerow([epoch, 10 * epoch, "", 0.4 + 0.5 * epoch / planned.epochs])
+        if top1 is not None:
+            summary = {
+                "metrics": {"test/top1": top1, "test/top5": (1 + top1) / 2},
+                "rotation": dict(rotation or {}),
+                "epochs": planned.epochs,
+                "seconds_per_epoch": 2.5,
+                "fused": {"parameters_trained": 200_000, "parameters_folded": 100_000},
+                "equivalence": {"max_rel_difference": 3e-7},
+                "versions": {"python": "3.12", "torch": "2.9", "device": "a device"},
+            }
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    return write

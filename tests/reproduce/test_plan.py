@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
+from acnet_pl.reproduce.settings import SettingsParser, differences, settings_of
+
+
+def plan_one(tmp_path: Path, parser: SettingsParser, **options: Any) -> PlannedRun:
+    options = {"models": ("cifar_quick",), "variants": ("plain",), "seeds": (0,), **options}
+    ((_, runs),) = make_plan(Options(("table1",), runs_dir=tmp_path, **options), parser).values()
+    (run,) = runs
+    return run
+
+
+def test_a_run_is_missing_unfinished_then_finished(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    run = plan_one(tmp_path, parser, epochs=2)
+    assert (run.state(), run.folder()) == ("missing", None)
+    begun = fabricate(run)
+    assert (run.state(), run.folder()) == ("unfinished", begun)
+    done = fabricate(run, 0.8, "2026-01-02T00-00-00")
+    fabricate(run, None, "2026-01-03T00-00-00")
+    assert (run.state(), run.folder()) == ("finished", done)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"folder": "x"}'])
+def test_a_damaged_summary_is_not_a_finished_run(
+    content: str, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    run = plan_one(tmp_path, parser, epochs=2)
+    (fabricate(run, 0.8) / "summary.json").write_text(content)
+    assert run.state() == "unfinished"
+
+
+def test_a_run_with_other_settings_is_not_taken_for_this_one(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    short, longer = plan_one(tmp_path, parser, epochs=2), plan_one(tmp_path, parser, epochs=3)
+    assert short.run.name == longer.run.name
+    folder = fabricate(short, 0.8)
+    assert (short.state(), longer.state()) == ("finished", "missing")
+    assert longer.others()[folder]["trainer.max_epochs"] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (("data", "init_args", "batch_size"), True),
+        (("model", "optimizer", "init_args", "lr"), True),
+        (("trainer", "precision"), True),
+        (("seed_everything",), True),
+        (("trainer", "enable_progress_bar"), False),
+        (("trainer", "devices"), False),
+        (("data", "init_args", "pin_memory"), False),
+        (("runs_dir",), False),
+        (("wandb", "project"), False),
+    ],
+)
+def test_what_decides_the_numbers_is_compared(
+    change: tuple[str, ...], matters: bool, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    run = plan_one(tmp_path, parser, epochs=2)
+    config: Any = copy.deepcopy(dict(run.config))
+    part = config
+    for key in change[:-1]:
+        part = part[key]
+    part[change[-1]] = 7
+    fabricate(run, 0.8, config=config)
+    assert (run.state() == "missing") == matters
+
+
+def test_a_class_is_the_same_under_the_name_of_its_package_and_of_its_module() -> None:
+    assert not differences(
+        {"model.conv.class_path": "acnet_pl.nn.ACBConv"}, {"model.conv.class_path": "acnet_pl.nn.conv.ACBConv"}
+    )
+    assert differences(
+        {"model.conv.class_path": "acnet_pl.nn.ACBConv"}, {"model.conv.class_path": "acnet_pl.nn.PlainConv"}
+    )
+
+
+def test_fewer_epochs_move_the_steps_of_the_schedule_in_proportion(tmp_path: Path, parser: SettingsParser) -> None:
+    run = plan_one(tmp_path, parser, epochs=20)
+    schedule = run.config["model"]["schedule"]["init_args"]
+    assert (schedule["milestones"], schedule["warmup_epochs"]) == ([5.0, 10.0, 15.0], 0.5)
+    assert run.departures["trainer.max_epochs"] == (200, 20)
+    assert set(run.departures) == {
+        "trainer.max_epochs",
+        "model.schedule.init_args.milestones",
+        "model.schedule.init_args.warmup_epochs",
+    }
+
+
+def test_what_the_user_adds_is_named_as_a_departure(tmp_path: Path, parser: SettingsParser) -> None:
+    run = plan_one(tmp_path, parser, fit=("--trainer.precision", "bf16-mixed", "--data.flip", "false"))
+    assert run.departures == {"trainer.precision": (None, "bf16-mixed"), "data.init_args.flip": (True, False)}
+    assert plan_one(tmp_path, parser).departures == {}
+
+
+def test_the_cost_is_three_forward_passes_of_every_image(tmp_path: Path, parser: SettingsParser) -> None:
+    run = plan_one(tmp_path, parser, epochs=2)
+    # Cifar-quick: 5×5 convolutions at 32×32, 15×15 and 7×7, and two linear layers.
+    forward = 25 * (3 * 32 * 32**2 + 32 * 32 * 15**2 + 32 * 64 * 7**2) + 576 * 64 + 64 * 10
+    assert run.macs == forward
+    assert run.training_macs == 3 * forward * 50_000 * 2
+    assert plan_one(tmp_path, parser, fit=("--data", "DigitsDataModule")).training_macs is None
+
+
+def test_selecting_an_epoch_without_saying_so_is_refused(tmp_path: Path, parser: SettingsParser) -> None:
+    with pytest.raises(ValueError, match="--select best"):
+        plan_one(tmp_path, parser, fit=("--checkpoint.monitor", "val/top1"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("models", "resnet57"), ("variants", "acb_vertical")])
+def test_an_unknown_name_is_answered_with_the_known_ones(
+    option: str, value: str, tmp_path: Path, parser: SettingsParser
+) -> None:
+    with pytest.raises(ValueError, match=r"table1 has (cifar_quick, vgg16|plain, acb)"):
+        plan_one(tmp_path, parser, **{option: (value,)})
+
+
+def test_of_several_grids_those_without_the_model_are_left_out(tmp_path: Path, parser: SettingsParser) -> None:
+    options = Options(("table1", "table3", "fig5"), models=("resnet56",), seeds=(0,), runs_dir=tmp_path)
+    plan = make_plan(options, parser)
+    assert {name: len(runs) for name, (_, runs) in plan.items()} == {"table1": 2, "fig5": 3}
+    names = [run.run.name for _, runs in plan.values() for run in runs]
+    assert len(set(names)) == 3
+    settings = {run.run.name: settings_of(run.config) for _, runs in plan.values() for run in runs}
+    assert len(settings) == 3

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from acnet_pl.reproduce.plan import Options, make_plan
+from acnet_pl.reproduce.report import write_report
+from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.settings import SettingsParser
+
+PLAIN, ACNET = (0.830, 0.836, 0.827), (0.842, 0.845, 0.836)
+
+
+@pytest.fixture(scope="module")
+def report(
+    tmp_path_factory: pytest.TempPathFactory, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> tuple[Path, GridResult]:
+    """Table 1 with Cifar-quick finished, one pair of VGG-16, one failed run, and the rest not begun."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    options = Options(("table1",), seeds=(0, 1, 2), epochs=5, runs_dir=runs_dir)
+    grid, runs = make_plan(options, parser)["table1"]
+    for run in runs:
+        if run.run.model == "cifar_quick":
+            fabricate(run, (PLAIN if run.run.variant == "plain" else ACNET)[run.run.seed])
+        elif run.run.model == "vgg16" and run.run.seed == 1:
+            fabricate(run, 0.9 if run.run.variant == "plain" else 0.91)
+        elif run.run.name == "resnet56_staircase-acb-seed0":
+            fabricate(run)
+    results = [RunResult.of(run, failed=run.run.name == "resnet56_staircase-acb-seed0") for run in runs]
+    result = GridResult(grid, results, "article", "last", 5)
+    write_report(
+        runs_dir / "reproduce" / "table1", {"table1": result}, ["python", "-m", "acnet_pl", "reproduce", "x y"]
+    )
+    return runs_dir / "reproduce" / "table1", result
+
+
+def test_the_json_holds_mean_std_and_pairs(report: tuple[Path, GridResult]) -> None:
+    content = json.loads((report[0] / "results.json").read_text())["grids"]["table1"]
+    figures = {(one["model"], one["variant"]): one for one in content["figures"]}
+    acnet = figures["cifar_quick", "acb"]
+    assert acnet["percent"]["mean"] == pytest.approx(100 * statistics.fmean(ACNET))
+    assert acnet["percent"]["std"] == pytest.approx(100 * statistics.stdev(ACNET))
+    gains = [100 * (b - a) for a, b in zip(PLAIN, ACNET, strict=True)]
+    assert acnet["gain"]["mean"] == pytest.approx(statistics.fmean(gains))
+    low, high = acnet["gain"]["interval"]
+    half = 4.302653 * statistics.stdev(gains) / 3**0.5  # Student's t, two degrees of freedom, 97.5 %
+    assert (low, high) == pytest.approx((statistics.fmean(gains) - half, statistics.fmean(gains) + half), rel=1e-5)
+    assert acnet["published"]["article, Table 1"] == {"percent": 84.24, "recipe": "article"}
+    one_pair = figures["vgg16", "acb"]["gain"]
+    assert (one_pair["n"], one_pair["std"], one_pair["interval"]) == (1, None, None)
+    assert figures["densenet40", "acb"]["percent"]["n"] == 0
+    assert (content["runs_finished"], content["runs_planned"]) == (8, 30)
+    assert content["departures"]["trainer.max_epochs"] == ["200 → 5", "800 → 5"]
+
+
+def test_the_markdown_marks_what_is_missing_and_what_departs(report: tuple[Path, GridResult]) -> None:
+    text = (report[0] / "report.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| Cifar-quick |")]
+    assert "| 83.13 | 84.24 | +1.11 |" in row
+    assert "**83.10 ± 0.46**" in row
+    assert "**84.10 ± 0.46**" in row
+    (row,) = [line for line in text.splitlines() if line.startswith("| VGG-16 |")]
+    assert "**90.00 (1 of 3)**" in row
+    assert "| needs 2 pairs | 1 |" in row
+    (row,) = [line for line in text.splitlines() if line.startswith("| DenseNet-40 |")]
+    assert row.count("—") == 4
+    assert "8 of 30 runs" in text
+    assert "depart from the recipe" in text
+    assert "authors' code (another recipe)" in text
+    assert "test accuracy of the last epoch's weights" in text
+
+
+def test_links_to_runs_are_relative_and_lead_there(report: tuple[Path, GridResult]) -> None:
+    folder, _ = report
+    links = re.findall(r'<td class="label"><a href="([^"]+)"', (folder / "report.html").read_text())
+    assert len(links) == 9
+    assert all(not Path(link).is_absolute() and (folder / link / "config.yaml").is_file() for link in links)
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would fetch, and whether all tags are closed."""
+
+    VOID = ("meta", "link", "br", "line", "rect", "circle", "polyline", "polygon")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.count: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "src" or (name == "href" and tag == "link"):
+                self.fetched.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] = self.count.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(report: tuple[Path, GridResult]) -> None:
+    text = (report[0] / "report.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.fetched == ["data:,"]
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "<script" not in text
+    assert tags.count["table"] >= 3
+    assert tags.count["svg"] >= 1
+
+
+def test_the_page_escapes_what_it_is_given(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("digits",), models=("resnet8",), variants=("plain",), seeds=(0,), runs_dir=tmp_path / "<b>&")
+    grid, runs = make_plan(options, parser)["digits"]
+    fabricate(runs[0], 0.9)
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "digits", "last", 5)
+    html = write_report(tmp_path / "out", {"digits": result}, ["<script>"]).read_text()
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "&lt;b&gt;&amp;" in html

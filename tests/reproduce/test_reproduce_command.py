@@ -1,0 +1,125 @@
+"""`python -m acnet_pl reproduce`, from the command line to the report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from acnet_pl.cli import main
+from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser
+
+
+def commands(capsys: pytest.CaptureFixture[str], *args: str) -> list[list[str]]:
+    assert main(["reproduce", *args, "--list"]) == 0
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_list_is_one_command_per_run(capsys: pytest.CaptureFixture[str], parser: SettingsParser) -> None:
+    listed = commands(capsys, "table1", "--seeds", "0", "1", "--models", "vgg16", "--data.root", "some where")
+    assert len(listed) == 4
+    for command in listed:
+        assert command[:4] == ["python", "-m", "acnet_pl", "fit"]
+        config = parser(command[3:])
+        assert config["data"]["init_args"]["root"] == "some where"
+        assert config["name"].startswith("vgg16_staircase-")
+    assert len({tuple(command) for command in listed}) == 4
+
+
+def test_the_sweep_is_table_1(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = yaml.safe_load((EXPERIMENTS / "sweeps" / "table1.yaml").read_text())
+    assert sweep["method"] == "grid"
+    assert sweep["command"][:4] == ["python", "-m", "acnet_pl", "reproduce"]
+    chosen = [values["values"] for values in sweep["parameters"].values()]
+    found = set()
+    for values in itertools.product(*chosen):
+        arguments = [f"--{name}={value}" for name, value in zip(sweep["parameters"], values, strict=True)]
+        (command,) = commands(capsys, *sweep["command"][4:-1], *arguments)
+        found.add(tuple(command))
+    assert found == {tuple(command) for command in commands(capsys, "table1")}
+
+
+def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["reproduce", "digits", "--models", "resnet8", "--seeds", "0", "--dry-run", "--runs_dir", str(tmp_path)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "3 of 3 runs to do: 45 epochs" in shown
+    assert "digits-resnet8-plain-seed0" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["table9"], 2, "invalid choice"),
+        (["table1", "--seed_everything", "1"], 2, "decided by the grid"),
+        (["table1", "--trainer.max_epochs=3"], 2, "decided by the grid"),
+        (["table1", "--seeds", "1", "1"], 2, "must differ"),
+        (["table1", "--epochs", "0"], 2, "at least 1"),
+        (["table1", "--models", "resnet57", "--list"], 1, "cifar_quick, vgg16"),
+        (["table1", "--recipe", "linear", "--list"], 1, "article, cosine"),
+        (["table3", "--select", "best", "--list"], 1, "--select last"),
+        (["table1", "--trainer.max_epok", "3", "--list"], 2, "max_epok"),
+    ],
+)
+def test_mistakes_are_answered_with_a_message(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", *arguments]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_stopped_goes_on_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    command = [sys.executable, "-m", "acnet_pl", "reproduce", "digits", "--models", "resnet8", "--variants", "plain"]
+    command += ["--seeds", "0", "--epochs", "40", "--pruning_seeds", "1", "--runs_dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    results = json.loads((tmp_path / "reproduce" / "digits" / "results.json").read_text())
+    assert [run["state"] for run in results["grids"]["digits"]["runs"]] == ["unfinished"]
+    (folder,) = tmp_path.glob("digits-*/*/")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert list(tmp_path.glob("digits-*/*/")) == [folder]
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 40
+    assert "Going on with the run" in (folder.parent / "log.txt").read_text()
+
+
+def test_a_grid_on_digits_from_training_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    options = ["--models", "resnet8", "--variants", "plain", "acb", "--seeds", "3", "--epochs", "1"]
+    options += ["--pruning_seeds", "1", "--data.image_size", "8", "--runs_dir", str(tmp_path)]
+    assert main(["reproduce", "digits", *options]) == 0
+    report = tmp_path / "reproduce" / "digits"
+    grid = json.loads((report / "results.json").read_text())["grids"]["digits"]
+    assert grid["runs_finished"] == 2
+    assert grid["departures"]["data.init_args.image_size"] == ["16 → 8"]
+    for figure in grid["figures"]:
+        (run,) = [run for run in grid["runs"] if run["variant"] == figure["variant"]]
+        summary = json.loads((Path(run["folder"]) / "summary.json").read_text())
+        part, _, name = figure["measure"].partition("/")
+        assert figure["percent"]["by_seed"] == {"3": pytest.approx(100 * summary[part][name])}
+    assert set(grid["magnitude"]) == set(grid["pruning"]) == {"resnet8/plain", "resnet8/acb"}
+    html = (report / "report.html").read_text()
+    assert html.count("<svg") == 2 + 2 + 1
+
+    # What is finished is not run again: the same folders, the same numbers.
+    folders = sorted(tmp_path.glob("digits-*/*/"))
+    assert main(["reproduce", "digits", *options]) == 0
+    assert "2 runs, 2 of them finished" in capsys.readouterr().out
+    assert sorted(tmp_path.glob("digits-*/*/")) == folders
+    assert json.loads((report / "results.json").read_text())["grids"]["digits"]["figures"] == grid["figures"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from acnet_pl.reproduce import runner
+from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
+from acnet_pl.reproduce.settings import SettingsParser
+
+# Stands in for `python -m acnet_pl fit`: leaves a run's folder, or fails, by the run's name.
+FIT = """
+import pathlib, sys
+folder, config, fails = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"
+folder.mkdir(parents=True)
+(folder / "config.yaml").write_text(config)
+print("so it goes")
+if fails:
+    sys.exit(3)
+(folder / "summary.json").write_text('{"metrics": {"test/top1": 0.5}}')
+"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, parser: SettingsParser) -> list[PlannedRun]:
+    options = Options(("table1",), models=("cifar_quick",), seeds=(0, 1), epochs=2, runs_dir=tmp_path)
+    return make_plan(options, parser)["table1"][1]
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has the runner start the stand-in; the list names the runs it started, and those called "fails:..." fail."""
+    started: list[str] = []
+
+    def command_line(run: PlannedRun, python: str = "python") -> list[str]:
+        started.append(run.run.name)
+        folder = run.runs_dir / run.run.name / f"attempt-{len(started)}"
+        outcome = "fails" if run.run.name == "cifar_quick_staircase-acb-seed0" and len(started) < 4 else "works"
+        return [sys.executable, "-c", FIT, str(folder), json.dumps(run.config), outcome]
+
+    monkeypatch.setattr(runner, "command_line", command_line)
+    return started
+
+
+def run_all(runs: Sequence[PlannedRun]) -> tuple[dict[str, int], str]:
+    screen = io.StringIO()
+    return runner.run_all(runs, Console(file=screen, width=200)), screen.getvalue()
+
+
+def test_a_run_that_fails_does_not_end_the_others(runs: list[PlannedRun], attempts: list[str]) -> None:
+    failed, screen = run_all(runs)
+    assert failed == {"cifar_quick_staircase-acb-seed0": 3}
+    assert attempts == [run.run.name for run in runs]
+    assert [run.state() for run in runs] == ["finished", "unfinished", "finished", "finished"]
+    assert "failed (3)" in screen
+    assert "so it goes" in screen
+    assert "so it goes" in runner.log_file(runs[1]).read_text()
+
+
+def test_what_failed_is_run_again_and_alone(runs: list[PlannedRun], attempts: list[str]) -> None:
+    run_all(runs)
+    assert run_all([run for run in runs if run.state() != "finished"])[0] == {}
+    assert attempts[4:] == ["cifar_quick_staircase-acb-seed0"]
+    assert {run.state() for run in runs} == {"finished"}
+
+
+def test_a_run_that_says_it_worked_and_left_no_result_has_failed(
+    runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "command_line", lambda run, python="python": [sys.executable, "-c", "pass"])
+    assert run_all(runs[:1])[0] == {"cifar_quick_staircase-plain-seed0": 0}
