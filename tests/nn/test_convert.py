@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -382,7 +383,7 @@ def test_report_gives_each_reason() -> None:
         ({"kernel_sizes": 5}, ["layer1.1"]),
         ({"kernel_sizes": [3, 7]}, ["layer1.0", "layer2.0", "head"]),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_choice_of_convolutions(selection: dict[str, Any], converted: list[str]) -> None:
     model = nn.Sequential()

@@ -70,7 +70,10 @@ def _message(error: Exception) -> str | None:
 
 
 class Parser(LightningArgumentParser):
-    """The parser of a Lightning command that answers a mistake with one message instead of the whole usage."""
+    """The parser of a command that answers a mistake with one message instead of the whole usage."""
+
+    def __init__(self, *args: Any, description: str = "`python -m acnet_pl --help` lists all commands.", **kwargs: Any):
+        super().__init__(*args, description=description, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and, for an unknown class name, what there is; exit with 2."""

@@ -40,8 +40,12 @@ from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
+from acnet_pl.modules.architecture import check_parts
 
 __all__ = ["CLI", "run"]
+
+
+_PARTS = ("backbone", "conv", "optimizer", "schedule")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -106,10 +110,14 @@ class CLI(LightningCLI):
         """Take the model's options from the checkpoint; refuse to where the user asked for another network.
 
         Raises:
-            ValueError: The configuration names another backbone or conv than the checkpoint has.
+            ValueError: The checkpoint cannot be read safely, or has another backbone or conv than the configuration.
         """
-        if not self.subcommand_config().get("ckpt_path"):
+        path = self.subcommand_config().get("ckpt_path")
+        if not path:
             return
+        if Path(path).is_file():
+            options = read_checkpoint(path).get("hyper_parameters") or {}
+            check_parts({name: options[name] for name in _PARTS if name in options})
         default = self._parser(self.config.subcommand).get_defaults()
         asked = {key: self._description(key) for key in ("backbone", "conv")}
         super()._parse_ckpt_path()

@@ -14,7 +14,7 @@ from torch import nn
 
 from acnet_pl.nn import ConvBuilder
 
-__all__ = ["Factory", "build_conv", "build_network", "describe"]
+__all__ = ["Factory", "build_conv", "build_network", "check_parts", "describe"]
 
 Factory = Callable[[ConvBuilder, int], nn.Module]
 
@@ -86,6 +86,32 @@ def build_conv(conv: Mapping[str, Any]) -> ConvBuilder:
     return builder
 
 
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """See that descriptions out of a file name no module that is not acnet_pl's, torch's, or imported already.
+
+    A file must not be able to make us import, and so run, whatever module it names.
+
+    Args:
+        parts: Descriptions, by what they describe.
+
+    Raises:
+        ValueError: One does, or is no description.
+    """
+    for what, description in parts.items():
+        if not isinstance(description, Mapping) or "class_path" not in description:
+            raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
+        module = str(description["class_path"]).rpartition(".")[0]
+        if module.split(".")[0] not in ("acnet_pl", "torch") and module not in sys.modules:
+            raise ValueError(
+                f"the {what} {description['class_path']} is not acnet_pl's own; if you trust it, run "
+                f"`import {module}` first"
+            )
+        options = description.get("init_args", {})
+        if not isinstance(options, Mapping):
+            raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
+        check_parts({name: x for name, x in options.items() if isinstance(x, Mapping) and "class_path" in x})
+
+
 def _build(make: Callable[..., Any], description: Mapping[str, Any], *args: Any) -> Any:
     try:
         return make(*args, **description.get("init_args", {}))
@@ -104,15 +130,8 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
-    if not isinstance(description, Mapping) or "class_path" not in description:
-        raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
+    check_parts({what: description})
     module, _, name = str(description["class_path"]).rpartition(".")
-    # A file must not be able to make us import, and so run, whatever module it names.
-    if module.split(".")[0] != "acnet_pl" and module not in sys.modules:
-        raise ValueError(
-            f"the {what} {description['class_path']} is not acnet_pl's own; if you trust it, run "
-            f"`import {module}` first"
-        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
