@@ -56,10 +56,10 @@ def _keep(path: Path, previous: Path) -> None:
     try:
         link.unlink(missing_ok=True)
         link.hardlink_to(path)
-    except OSError:  # a file system without hard links: for a moment the file has its earlier name only
-        path.replace(previous)
-    else:
         link.replace(previous)
+    except OSError:  # a file system without hard links: for a moment the file has its earlier name only
+        link.unlink(missing_ok=True)
+        path.replace(previous)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -30,7 +30,9 @@ def test_a_full_disk(left: int, mortal: Any, undisturbed: Any, small_disk: Path,
     options = ["--runs_dir", str(small_disk)]
     mortal.run(tmp_path, *options, death=["at", "acnet_pl.modules:ImageClassifier.training_step", 14])
     (run,) = (small_disk / "mortal").iterdir()
-    free = int(subprocess.run(["df", "--output=avail", "-k", small_disk], capture_output=True, text=True).stdout.split()[1])
+    free = int(
+        subprocess.run(["df", "--output=avail", "-k", small_disk], capture_output=True, text=True).stdout.split()[1]
+    )
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1024 * (free - left)))
 

@@ -90,6 +90,13 @@ def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 2
 
 
+def test_weights_and_biases_is_gone_on_with_under_the_same_id(mortal: Any, tmp_path: Path) -> None:
+    run = stopped_run(mortal, tmp_path, "--wandb.mode", "offline")
+    mortal.run(tmp_path, "--wandb.mode", "offline")
+    first, second = sorted((run / "wandb").glob("offline-run-*"))
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]
+
+
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(
     mortal: Any, start: Any, undisturbed: Any, tmp_path: Path
 ) -> None:

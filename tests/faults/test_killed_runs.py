@@ -33,7 +33,9 @@ def test_a_run_that_dies_again_and_again(mortal: Any, undisturbed: Any, tmp_path
 
 
 @pytest.mark.parametrize("option", [(), ("--trainer.accumulate_grad_batches", "2"), ("--trainer.max_steps", "20")])
-def test_the_weights_with_the_best_metric(option: tuple[str, ...], mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
+def test_the_weights_with_the_best_metric(
+    option: tuple[str, ...], mortal: Any, undisturbed: Any, tmp_path: Path
+) -> None:
     """ModelCheckpoint's own files survive, too: its best is never gone before a checkpoint refers to the better one."""
     options = ("--checkpoint.monitor", "val/loss", "--checkpoint.save_top_k", "1", *option)
     for name in ("alone", "killed"):

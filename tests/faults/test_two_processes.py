@@ -25,7 +25,9 @@ def checkpoint(folder: Path) -> Path | None:
 
 def ranks(launcher: int) -> Iterator[tuple[int, int]]:
     """Rank and process id of the training processes that a torchrun started."""
-    for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True).stdout.split():
+    for line in subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True
+    ).stdout.split():
         variables = Path("/proc", line, "environ").read_bytes().split(b"\0")
         for variable in variables:
             if variable.startswith(b"RANK="):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from acnet_pl.analysis import LOCATIONS
+from acnet_pl.reproduce import TARGETS, html
+from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult, RunResult
@@ -129,7 +132,15 @@ def test_the_page_escapes_what_it_is_given(
     grid, runs = make_plan(options, parser)["digits"]
     fabricate(runs[0], 0.9)
     result = GridResult(grid, [RunResult.of(run) for run in runs], "digits", "last", 5)
-    html = write_report(tmp_path / "out", {"digits": result}, ["<script>"]).read_text()
-    assert "<script" not in html
-    assert "<b>" not in html
-    assert "&lt;b&gt;&amp;" in html
+    page = write_report(tmp_path / "out", {"digits": result}, ["<script>"]).read_text()
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_the_page_has_a_colour_for_every_variant_and_place() -> None:
+    css = (Path(html.__file__).parent / "report.css").read_text()
+    most = max(len(load_grid(name).variants) for name in TARGETS)
+    for style in range(max(most, len(LOCATIONS))):
+        assert f".s{style} {{ stroke: var(--c{style}); }}" in css
+        assert len(re.findall(rf"--c{style}: #[0-9a-f]{{6}};", css)) == 2, "one for light, one for dark"

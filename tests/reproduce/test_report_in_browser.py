@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from acnet_pl.reproduce.charts import Series, line_chart
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult, RunResult
@@ -50,6 +51,35 @@ def page(tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path])
         fabricate(run, 0.9 + 0.001 * number)
     result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
     return write_report(tmp_path / "report", {"table1": result}, ["python"])
+
+
+# Long labels, which need more than one line of a legend.
+LABELS = ["plain", "both, one batch norm after the sum", "horizontal kernels only", "vertical kernels only", "border"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_a_legend_overlaps_neither_itself_nor_the_curves(tmp_path: Path) -> None:
+    chart = line_chart(
+        [Series(label, style, [(0, 0.0), (50, 99.9)]) for style, label in enumerate(LABELS)], "t", "x", "y"
+    )
+    page = tmp_path / "chart.html"
+    script = """<pre id="measured"></pre><script>
+    const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+    document.getElementById("measured").textContent = JSON.stringify({
+      texts: [...document.querySelectorAll("text")].map(e => [e.textContent, ...box(e)]),
+      grid: Math.min(...[...document.querySelectorAll(".grid")].map(e => box(e)[1])),
+      right: box(document.querySelector("svg"))[2],
+    });</script>"""
+    page.write_text(f"<!doctype html><style>text {{ font: 11px sans-serif }}</style>{chart}{script}")
+    (found,) = re.findall(r'<pre id="measured">(.*?)</pre>', browse(tmp_path, page, "--dump-dom"), re.DOTALL)
+    measured = json.loads(found)
+    boxes = {text: box for text, *box in measured["texts"] if text in LABELS}
+    assert set(boxes) == set(LABELS)
+    for left, top, right, bottom in boxes.values():
+        assert right <= measured["right"]
+        assert bottom <= measured["grid"] + 1
+        others = [box for box in boxes.values() if box != [left, top, right, bottom]]
+        assert all(x1 >= right or x2 <= left or y1 >= bottom or y2 <= top for x1, y1, x2, y2 in others)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -106,7 +106,9 @@ class NonFiniteCheck(Callback):
                 parameter.grad = None
         with torch.no_grad():
             _copy(self._buffers, self._saved)
-        rank_zero_warn(f"Passing over batch {self.skipped} of {self.skip}: loss not finite at step {trainer.global_step} {where}")
+        rank_zero_warn(
+            f"Passing over batch {self.skipped} of {self.skip}: loss not finite at step {trainer.global_step} {where}"
+        )
         log_scalars(trainer, {"train/skipped_batches": float(self.skipped)})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -31,7 +31,7 @@ from acnet_pl.callbacks import (
     RunCheckpoint,
 )
 from acnet_pl.callbacks.run_checkpoint import exit_on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO
+from acnet_pl.checkpoint import AtomicCheckpointIO, read_checkpoint
 from acnet_pl.cli.defaults import default_configs
 from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name, wandb_run_ends

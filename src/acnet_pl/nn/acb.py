@@ -13,8 +13,18 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
+from acnet_pl.nn.arguments import (
+    IntPair,
+    Padding,
+    PaddingMode,
+    check_groups,
+    check_range,
+    padding_size,
+    pair,
+    square_size,
+)
 from acnet_pl.nn.fold_cache import FoldCache
-from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, PaddingMode, exact, fold_norm, is_frozen, pair
+from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen
 from acnet_pl.nn.fusion import embed_kernel, sum_branches
 
 __all__ = ["ACBlock", "explicit_branches"]
@@ -84,9 +94,9 @@ class ACBlock(FusibleConv):
         position: Position = "skeleton",
         gamma_init: float = 1.0,
     ) -> None:
-        k = _square_size(kernel_size)
+        k = square_size(kernel_size)
         length = k if asymmetric_size is None else asymmetric_size
-        _check_groups(in_channels, out_channels, groups)
+        check_groups(in_channels, out_channels, groups)
         for name, value, choices in (
             ("position", position, get_args(Position)),
             ("padding_mode", padding_mode, get_args(PaddingMode)),
@@ -114,9 +124,9 @@ class ACBlock(FusibleConv):
             padding_mode,
         )
         for name, values, least in (("stride", self.stride, 1), ("dilation", self.dilation, 1)):
-            _check_range(name, min(values), least)
-        self._input_padding = _padding_size(padding, self.kernel_size, self.stride, self.dilation)
-        _check_range("padding", min(self._input_padding), 0)
+            check_range(name, min(values), least)
+        self._input_padding = padding_size(padding, self.kernel_size, self.stride, self.dilation)
+        check_range("padding", min(self._input_padding), 0)
         self._zero_padding = self._input_padding if padding_mode == "zeros" else (0, 0)
         self.asymmetric_size = length
         self.position = position
@@ -333,48 +343,3 @@ def _pad_or_crop(x: Tensor, margins: Margins) -> Tensor:
     if max(margins) <= 0:
         return x[..., -top : bottom or None, -left : right or None]
     return F.pad(x, margins)
-
-
-def _square_size(kernel_size: IntPair) -> int:
-    height, width = pair(kernel_size, "kernel_size")
-    if height != width:
-        raise ValueError(
-            f"`kernel_size` (={height}×{width}) must be square: 1×k and k×1 kernels strengthen the central row and "
-            "column of a k×k kernel; keep a plain nn.Conv2d for this layer"
-        )
-    if height % 2 == 0 or height < 3:
-        raise ValueError(
-            f"`kernel_size` (={height}) must be odd and at least 3: an even or 1×1 kernel has no central row and "
-            "column of its own to strengthen; keep a plain nn.Conv2d for this layer"
-        )
-    return height
-
-
-def _check_range(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` (={value}) must be at least {least}")
-
-
-def _check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    _check_range("in_channels", in_channels, 1)
-    _check_range("out_channels", out_channels, 1)
-    _check_range("groups", groups, 1)
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            raise ValueError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
-
-
-def _padding_size(
-    padding: Padding, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int]:
-    """Rows and columns of padding on each side."""
-    if padding == "valid":
-        return 0, 0
-    if padding == "same":
-        if stride != (1, 1):
-            raise ValueError(f"padding='same' needs stride 1, got `stride` (={stride}); give the padding as a number")
-        height, width = (d * (k - 1) // 2 for d, k in zip(dilation, kernel_size, strict=True))
-        return height, width
-    if isinstance(padding, str):
-        raise ValueError(f"`padding` (={padding!r}) must be an int, a pair of ints, 'same' or 'valid'")
-    return pair(padding, "padding")

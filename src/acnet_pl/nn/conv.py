@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.acb import ACBlock, Position
-from acnet_pl.nn.fusible import FusibleConv, IntPair, Padding, exact, fold_norm, pair
+from acnet_pl.nn.arguments import IntPair, Padding, pair
+from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm
 
 __all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 

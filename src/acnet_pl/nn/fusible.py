@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypeIs
 
+from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
 
-__all__ = ["FusibleConv", "IntPair", "Padding", "PaddingMode", "exact", "fold_norm", "is_frozen", "pair"]
-
-IntPair = int | tuple[int, int]
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-Padding = int | tuple[int, int] | str
-
-
-def pair(value: IntPair, name: str) -> tuple[int, int]:
-    """Return an int or a pair of ints as a pair; raise ValueError naming the argument for anything else."""
-    values = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
-        raise ValueError(f"`{name}` (={value!r}) must be an int or a pair of ints")
-    return values[0], values[1]
+__all__ = ["FusibleConv", "exact", "fold_norm", "is_frozen"]
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -53,16 +53,20 @@ def line_chart(
     ys = [y for one in series for _, y in one.points]
     x_ticks = _ticks(min(xs), max(xs), smallest_step=1)
     y_ticks = _ticks(*(y_range or (min(ys), max(ys))))
+    labelled = [one for one in series if one.label]
+    legend = _legend([one.label for one in labelled])
+    top = max((y for _, y in legend), default=20) + 10
+    height = _HEIGHT + top - _TOP
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
     y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
             _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM),
+            height - _BOTTOM - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (height - top - _BOTTOM),
         )
 
-    parts = [_open(_WIDTH, _HEIGHT, title), _text(_LEFT, 14, title, "title", "start")]
+    parts = [_open(_WIDTH, height, title), _text(8, 14, title, "title", "start")]
     for tick in y_ticks:
         _, y = place(x_low, tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -70,7 +74,7 @@ def line_chart(
     for tick in x_ticks:
         if x_low <= tick <= x_high:
             x, _ = place(tick, y_low)
-            parts.append(_text(x, _HEIGHT - _BOTTOM + 15, f"{tick:g}", "tick", "middle"))
+            parts.append(_text(x, height - _BOTTOM + 15, f"{tick:g}", "tick", "middle"))
     for one in series:
         placed = [place(x, y) for x, y in one.points]
         if one.spread:
@@ -83,16 +87,13 @@ def line_chart(
             marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>' for x, y in placed) if len(xs) < 120 else ""
             parts.append(f'<g class="mark s{one.style}">{marks}</g>')
     parts += [
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_label, "tick", "middle"),
-        f'<text class="tick" text-anchor="middle" transform="translate(11 {(_HEIGHT - _BOTTOM + _TOP) / 2:.0f}) '
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, height - 6, x_label, "tick", "middle"),
+        f'<text class="tick" text-anchor="middle" transform="translate(11 {(height - _BOTTOM + top) / 2:.0f}) '
         f'rotate(-90)">{escape(y_label)}</text>',
     ]
-    at = float(_LEFT)
-    for one in series:
-        if one.label:
-            parts.append(f'<line class="curve s{one.style}" x1="{at}" x2="{at + 13}" y1="26" y2="26"/>')
-            parts.append(_text(at + 17, 30, one.label, "tick", "start"))
-            at += 22 + 5.4 * len(one.label)
+    for (x, y), one in zip(legend, labelled, strict=True):
+        parts.append(f'<line class="curve s{one.style}" x1="{x:.0f}" x2="{x + 13:.0f}" y1="{y - 4}" y2="{y - 4}"/>')
+        parts.append(_text(x + 17, y, one.label, "tick", "start"))
     return "".join([*parts, "</svg>"])
 
 
@@ -116,6 +117,19 @@ def heat_map(matrix: Sequence[Sequence[float]], title: str) -> str:
             kind = "high" if value > 0.55 else "low"
             parts.append(_text(x + size / 2, y + size / 2 + 5, f"{value:.3f}", f"number {kind}", "middle"))
     return "".join([*parts, "</svg>"])
+
+
+def _legend(labels: Sequence[str]) -> list[tuple[float, int]]:
+    """Where each label begins, from left to right and, where the line is full, on the next."""
+    places: list[tuple[float, int]] = []
+    x, y = 8.0, 30
+    for label in labels:
+        width = 25 + 6 * len(label)
+        if x + width > _WIDTH and places:
+            x, y = 8.0, y + 15
+        places.append((x, y))
+        x += width
+    return places
 
 
 def _open(width: float, height: float, title: str) -> str:

@@ -1,0 +1,67 @@
+"""Types and checks of the arguments that convolutions take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["IntPair", "Padding", "PaddingMode", "check_groups", "check_range", "padding_size", "pair", "square_size"]
+
+IntPair = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Padding = int | tuple[int, int] | str
+
+
+def pair(value: IntPair, name: str) -> tuple[int, int]:
+    """Return an int or a pair of ints as a pair; raise ValueError naming the argument for anything else."""
+    values = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise ValueError(f"`{name}` (={value!r}) must be an int or a pair of ints")
+    return values[0], values[1]
+
+
+def square_size(kernel_size: IntPair) -> int:
+    """The k of a k×k kernel; raises ValueError where it is rectangular, even or smaller than 3."""
+    height, width = pair(kernel_size, "kernel_size")
+    if height != width:
+        raise ValueError(
+            f"`kernel_size` (={height}×{width}) must be square: 1×k and k×1 kernels strengthen the central row and "
+            "column of a k×k kernel; keep a plain nn.Conv2d for this layer"
+        )
+    if height % 2 == 0 or height < 3:
+        raise ValueError(
+            f"`kernel_size` (={height}) must be odd and at least 3: an even or 1×1 kernel has no central row and "
+            "column of its own to strengthen; keep a plain nn.Conv2d for this layer"
+        )
+    return height
+
+
+def check_range(name: str, value: int, least: int) -> None:
+    """Raise ValueError naming the argument where it is below ``least``."""
+    if value < least:
+        raise ValueError(f"`{name}` (={value}) must be at least {least}")
+
+
+def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise ValueError where the channels are not positive or do not divide by the groups."""
+    check_range("in_channels", in_channels, 1)
+    check_range("out_channels", out_channels, 1)
+    check_range("groups", groups, 1)
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            raise ValueError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
+
+
+def padding_size(
+    padding: Padding, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of padding on each side; raises ValueError where ``padding`` says none."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' needs stride 1, got `stride` (={stride}); give the padding as a number")
+        height, width = (d * (k - 1) // 2 for d, k in zip(dilation, kernel_size, strict=True))
+        return height, width
+    if isinstance(padding, str):
+        raise ValueError(f"`padding` (={padding!r}) must be an int, a pair of ints, 'same' or 'valid'")
+    return pair(padding, "padding")

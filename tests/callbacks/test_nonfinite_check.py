@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from acnet_pl import ACBConv, ImageClassifier
+from acnet_pl.backbones import ResNetCifar
+from acnet_pl.callbacks import NonFiniteCheck, NonFiniteLossError
+from acnet_pl.callbacks.nonfinite import first_nonfinite
+from acnet_pl.data import DigitsDataModule
+
+BAD = (3, 5)  # batches whose loss is not finite
+
+
+class SpoilsSomeBatches(ImageClassifier):
+    """Multiplies the images of some batches so that a layer overflows, or leaves those batches out altogether."""
+
+    def __init__(self, *args: Any, value: float = float("inf"), leave_out: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.value, self.leave_out = value, leave_out
+        self.before: dict[str, Tensor] = {}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        if batch_idx not in BAD:
+            return super().training_step(batch, batch_idx)
+        self.before = {name: value.clone() for name, value in self.net.state_dict().items()}
+        if self.leave_out:
+            return None
+        batch[0].mul_(self.value)
+        return super().training_step(batch, batch_idx)
+
+
+def train(folder: Path, check: NonFiniteCheck, *, precision: Any = "32-true", **options: Any) -> SpoilsSomeBatches:
+    torch.manual_seed(0)
+    model = SpoilsSomeBatches(partial(ResNetCifar, depth=8), ACBConv(), **options)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        precision=precision,
+        callbacks=[check],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=DigitsDataModule(image_size=8, batch_size=120))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*", "ignore:.*does not have many workers", "ignore:.*returned `None`")
+class TestTraining:
+    def test_it_stops_with_the_weights_of_the_step_before(self, tmp_path: Path) -> None:
+        holder: list[SpoilsSomeBatches] = []
+
+        class Keeps(NonFiniteCheck):
+            def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+                holder.append(pl_module)
+
+        with pytest.raises(NonFiniteLossError) as stop:
+            train(tmp_path, Keeps(), value=1e38)
+        message = str(stop.value)
+        assert "at step 3 (epoch 0, batch 3, images [" in message
+        (indices,) = re.findall(r"images \[([0-9, ]+)\]", message)
+        assert len(set(indices.split(", "))) == 120
+        assert re.search(r"layer \S+ \(\w+\) is the first whose output is not finite", message)
+        (model,) = holder
+        for name, parameter in model.net.named_parameters():
+            assert torch.equal(parameter, model.before[name])
+
+    @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+    def test_leaving_batches_out_is_as_if_they_had_not_been(self, precision: str, tmp_path: Path) -> None:
+        check = NonFiniteCheck(skip=len(BAD))
+        with pytest.warns(UserWarning, match=r"Passing over batch [12] of 2: loss not finite at step [35]"):
+            passed_over = train(tmp_path, check, precision=precision)
+        assert check.skipped == len(BAD)
+        never_seen = train(tmp_path, NonFiniteCheck(), precision=precision, leave_out=True)
+        expected = never_seen.net.state_dict()
+        for name, value in passed_over.net.state_dict().items():
+            assert torch.equal(value, expected[name]), name
+
+    def test_one_more_than_may_be_left_out_stops(self, tmp_path: Path) -> None:
+        with (
+            pytest.warns(UserWarning, match="Passing over batch 1 of 1"),
+            pytest.raises(NonFiniteLossError, match=r"at step 5 .*nonfinite.skip N \(=1; passed over so far: 1\)"),
+        ):
+            train(tmp_path, NonFiniteCheck(skip=1))
+
+    def test_switched_off_it_lets_them_through(self, tmp_path: Path) -> None:
+        model = train(tmp_path, NonFiniteCheck(enabled=False))
+        assert any(not parameter.isfinite().all() for parameter in model.net.parameters())
+
+
+def test_the_first_layer_is_named_and_nothing_changed() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    images = torch.randn(2, 3, 8, 8)
+    assert first_nonfinite(net, images) == "the output of every layer is finite, so the loss itself is out of range"
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert first_nonfinite(net, images / 0) == "the images themselves are not finite"
+    assert (
+        first_nonfinite(net, images.clamp(-1, 1) * 3e38) == "layer 0 (Conv2d) is the first whose output is not finite"
+    )
+    nn.init.constant_(net[3].bias, float("nan"))
+    assert first_nonfinite(net, images) == "layer 3 (Conv2d) has non-finite weights"
+
+
+def test_a_negative_allowance_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        NonFiniteCheck(skip=-1)

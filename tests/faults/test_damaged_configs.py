@@ -1,0 +1,85 @@
+"""Configurations that are damaged or nonsense: a message and exit code 2, never a traceback, never a hang."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from acnet_pl.cli import main
+
+GOOD = """
+seed_everything: 3
+name: fuzzed
+model:
+  backbone: {class_path: acnet_pl.backbones.ResNetCifar, init_args: {depth: 20}}
+  conv: {class_path: acnet_pl.nn.ACBConv, init_args: {gamma_init: 0.333}}
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
+data: {class_path: acnet_pl.data.DigitsDataModule, init_args: {batch_size: 64}}
+trainer: {max_epochs: 2, accelerator: cpu}
+nonfinite: {skip: 2}
+"""
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda x: st.lists(x, max_size=3)
+)
+
+
+def parse(path: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    code = main(["fit", "--config", str(path), "--print_config"])
+    shown = capsys.readouterr()
+    assert code == 0 or "acnet_pl" in shown.err, shown.err
+    assert "Traceback" not in shown.err
+    return code
+
+
+@settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 127)), min_size=1, max_size=4),
+    cut=st.integers(0, 999),
+)
+def test_edited_text(edits: list[tuple[int, int]], cut: int, tmp_path: Path, capsys: Any) -> None:
+    text = bytearray(GOOD.encode())
+    for where, value in edits:
+        text[where % len(text)] = value
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text[: len(text) - cut % 100])
+    assert parse(path, capsys) in (0, 1, 2)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    key=st.sampled_from(
+        ["model", "model.backbone", "model.conv", "data", "trainer", "trainer.max_epochs", "nonfinite", "x"]
+    ),
+    value=values,
+)
+def test_nonsense_in_the_place_of_a_value(key: str, value: Any, tmp_path: Path, capsys: Any) -> None:
+    import yaml
+
+    config = yaml.safe_load(GOOD)
+    *parents, last = key.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert parse(path, capsys) in (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00", b"{" * 2000, b"a: &a [*a]", b"- 1\n- 2\n", b"!!python/object/apply:os.system [exit]"],
+)
+def test_what_is_no_configuration(content: bytes, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert parse(path, capsys) in (1, 2)
+
+
+def test_the_good_one_is_good(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.yaml").write_text(GOOD)
+    assert parse(tmp_path / "config.yaml", capsys) == 0

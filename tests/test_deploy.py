@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from acnet_pl import ACBConv, PlainConv, fused_info, load_fused
+from acnet_pl.backbones import CifarQuick, ResNetCifar
+from acnet_pl.deploy import save_fused
+from acnet_pl.modules.architecture import describe
+from acnet_pl.nn import fuse_model
+
+fuzz = settings(
+    deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def trained(kind: Callable[..., nn.Module], conv: Any) -> nn.Module:
+    torch.manual_seed(0)
+    network = kind(conv, 10)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return network.eval()
+
+
+def write(path: Path, kind: Callable[..., nn.Module] = CifarQuick, conv: Any = None, **more: Any) -> nn.Module:
+    conv = conv or ACBConv()
+    fused = fuse_model(trained(kind, conv))
+    save_fused(fused, path, {"backbone": describe(kind), "conv": describe(conv), "num_classes": 10, **more})
+    return fused
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "fused.safetensors"
+    write(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [CifarQuick, partial(ResNetCifar, depth=8)])
+@pytest.mark.parametrize("conv", [ACBConv(position="border"), PlainConv()])
+def test_what_is_written_is_what_is_loaded(kind: Callable[..., nn.Module], conv: Any, tmp_path: Path) -> None:
+    path = tmp_path / "fused.safetensors"
+    fused = write(path, kind, conv, preprocessing={"mean": [0.5]})
+    images = torch.randn(2, 3, 32, 32)
+    loaded = load_fused(path)
+    assert not loaded.training
+    assert torch.equal(loaded(images), fused(images))
+    assert torch.allclose(loaded(images), trained(kind, conv)(images), rtol=1e-3, atol=1e-4)
+    assert fused_info(path)["preprocessing"] == {"mean": [0.5]}
+    assert "format" not in fused_info(path)
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    files = []
+    for number in range(8):
+        write(tmp_path / f"{number}.safetensors", preprocessing={"mean": [0.5], "std": [0.25]})
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1
+
+
+def test_a_failed_write_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "fused.safetensors"
+    write(path)
+    before = path.read_bytes()
+
+    def full(tensors: Any, filename: Path, metadata: Any) -> None:
+        filename.write_bytes(b"half of")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("acnet_pl.deploy.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_in_half_precision_are_taken_over(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    metadata = {"acnet_pl": json.dumps({"format": "acnet_pl.fused/1", **fused_info(whole)})}
+    save_file({name: tensor.half() for name, tensor in load_file(whole).items()}, path, metadata)
+    assert next(load_fused(path).parameters()).dtype == torch.float16
+
+
+class TestBadFiles:
+    def forge(self, path: Path, **changes: Any) -> Path:
+        tensors, info = changes.pop("tensors", None) or {"x": torch.zeros(1)}, changes.pop("info", None)
+        text = changes.pop("text", None) or json.dumps({"format": "acnet_pl.fused/1", **(info or {})})
+        save_file(tensors, path, {"acnet_pl": text})
+        return path
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
+            ("[1]", "does not say how its network is built"),
+            ("{}", "does not say how its network is built"),
+            ('{"format": "acnet_pl.fused/2"}', r"format 'acnet_pl\.fused/2'"),
+            ('{"format": "acnet_pl.fused/1"}', "does not say how its network is built"),
+        ],
+    )
+    def test_metadata(self, text: str, message: str, tmp_path: Path) -> None:
+        path = self.forge(tmp_path / "forged.safetensors", text=text)
+        for read in (fused_info, load_fused):
+            with pytest.raises(ValueError, match=message):
+                read(path)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"backbone": {"class_path": "os.spawnv", "init_args": {}}}, "is not a backbone"),
+            ({"backbone": {"class_path": "trojan_horse.Net"}}, "is not acnet_pl's own"),
+            (
+                {"backbone": {"class_path": "acnet_pl.backbones.CifarQuick", "init_args": {"depth": 3}}},
+                "cannot be built",
+            ),
+            ({"backbone": "acnet_pl.backbones.CifarQuick"}, "expected a class_path"),
+            ({"backbone": None}, "expected a class_path"),
+            ({"conv": {"class_path": "acnet_pl.backbones.CifarQuick"}}, "is not a ConvBuilder"),
+            ({"conv": {"class_path": "acnet_pl.nn.ACBConv", "init_args": [1]}}, "expected names and values"),
+            ({"num_classes": "10"}, "`num_classes` must be an int"),
+            ({"num_classes": 11}, "does not fit the network it describes"),
+        ],
+    )
+    def test_descriptions(self, changes: dict[str, Any], message: str, whole: Path, tmp_path: Path) -> None:
+        path = self.forge(
+            tmp_path / "forged.safetensors", tensors=load_file(whole), info={**fused_info(whole), **changes}
+        )
+        with pytest.raises(ValueError, match=message):
+            load_fused(path)
+
+    def test_weights_of_another_kind(self, whole: Path, tmp_path: Path) -> None:
+        tensors = {name: tensor.to(torch.int32) for name, tensor in load_file(whole).items()}
+        path = self.forge(tmp_path / "forged.safetensors", tensors=tensors, info=fused_info(whole))
+        with pytest.raises(ValueError, match=r"is torch.int32, expected torch.float32"):
+            load_fused(path)
+
+    def test_a_pickle_and_a_missing_file(self, tmp_path: Path) -> None:
+        torch.save({"a": torch.zeros(3)}, tmp_path / "fused.safetensors")
+        for name in ("fused.safetensors", "missing.safetensors"):
+            with pytest.raises(ValueError, match="is not a readable safetensors file"):
+                load_fused(tmp_path / name)
+
+    @fuzz
+    @given(
+        edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6),
+        cut=st.one_of(st.none(), st.floats(0, 1)),
+    )
+    def test_any_damage_of_the_header_is_a_value_error_or_harmless(
+        self, edits: list[tuple[int, int]], cut: float | None, whole: Path, tmp_path: Path
+    ) -> None:
+        data = bytearray(whole.read_bytes())
+        (header,) = struct.unpack("<Q", data[:8])
+        for where, value in edits:
+            data[where % (8 + header)] = value
+        path = tmp_path / "damaged.safetensors"
+        path.write_bytes(data if cut is None else data[: int(cut * len(data))])
+        try:
+            network = load_fused(path)
+        except ValueError:
+            return
+        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, fused_info(path)["num_classes"])
