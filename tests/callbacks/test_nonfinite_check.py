@@ -101,7 +101,8 @@ class TestTraining:
 
 def test_the_first_layer_is_named_and_nothing_changed() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    second = nn.Conv2d(4, 4, 3)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), second, nn.Flatten())
     before = {name: value.clone() for name, value in net.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
     assert first_nonfinite(net, images) == "the output of every layer is finite, so the loss itself is out of range"
@@ -110,7 +111,7 @@ def test_the_first_layer_is_named_and_nothing_changed() -> None:
     assert (
         first_nonfinite(net, images.clamp(-1, 1) * 3e38) == "layer 0 (Conv2d) is the first whose output is not finite"
     )
-    nn.init.constant_(net[3].bias, float("nan"))
+    nn.init.constant_(second.weight, float("nan"))
     assert first_nonfinite(net, images) == "layer 3 (Conv2d) has non-finite weights"
 
 

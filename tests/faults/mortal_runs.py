@@ -2,8 +2,8 @@
 
 Everything is imported once. Each line of the standard input is a JSON request ``{"folder": ..., "args": [...], "death":
 ...}``, answered by a line with the exit code of the child (-9: killed) and its seconds; its output is appended to
-``output.txt`` in the folder. A death is ``["after", SECONDS]``, ``["at", FUNCTION, N]``: at the N-th call of a function,
-by SIGKILL in any case; or null.
+``output.txt`` in the folder. A death is ``["after", SECONDS]``, ``["at", FUNCTION, N]`` (at the N-th call of a
+function), by SIGKILL in any case; or null.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def attempt(folder: str, args: list[str], death: list[Any] | None) -> dict[str, 
             os.kill(child, signal.SIGKILL)
             break
         done, code = os.waitpid(child, os.WNOHANG)
-        status = code if done else time.sleep(0.002)
+        status = code if done else None
+        time.sleep(0.002)
     if status is None:
         _, status = os.waitpid(child, 0)
     return {"code": os.waitstatus_to_exitcode(status), "seconds": time.perf_counter() - started}

@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a run: a clear error, whole checkpoints, and a run that goes on when there is room."""
+"""A disk that fills up in the middle of a run: a clear error, whole checkpoints, and a run that goes on with room."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-@pytest.mark.parametrize("left", [2, 12, 24])
+@pytest.mark.parametrize("left", [2, 24])
 def test_a_full_disk(left: int, mortal: Any, undisturbed: Any, small_disk: Path, tmp_path: Path) -> None:
     expected, _ = undisturbed
     # Dies with two checkpoints written, and then finds the disk all but full.

@@ -6,10 +6,13 @@ import fcntl
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from acnet_pl.callbacks import RunCheckpoint
 
 FIRST = ["at", "acnet_pl.modules:ImageClassifier.training_step", 1]
 HALFWAY = ["at", "acnet_pl.modules:ImageClassifier.training_step", 20]
@@ -80,6 +83,33 @@ def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, tmp_path: Path) -> 
     assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 3
     output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run)], code=1)
     assert "has ended" in output
+
+
+def test_a_run_that_has_ended_can_be_trained_further_in_a_new_one(
+    mortal: Any, undisturbed: Any, tmp_path: Path
+) -> None:
+    expected, _ = undisturbed
+    longer = ["--ckpt_path", str(expected.folder / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "4"]
+    mortal.run(tmp_path, *longer)
+    further = type(expected)(run_of(tmp_path))
+    assert further.checkpoint["global_step"] == 44
+    losses = [int(row["step"]) for row in further.metrics if row["train/loss"]]
+    assert losses == [33, 35, 37, 39, 41, 43]
+
+
+def test_processes_that_do_not_agree_are_stopped() -> None:
+    class Strategy:
+        checkpoint_io = None
+
+        def broadcast(self, thing: Any) -> Any:
+            return "runs/a/checkpoints/last.ckpt" if thing is None else thing
+
+        def reduce_boolean_decision(self, decision: bool) -> bool:
+            return decision
+
+    trainer: Any = SimpleNamespace(strategy=Strategy(), default_root_dir="runs/a", fast_dev_run=False, global_rank=1)
+    with pytest.raises(ValueError, match=r"process 1 was to go on from None and process 0 from runs/a"):
+        RunCheckpoint().setup(trainer, Any, "fit")  # type: ignore[arg-type]
 
 
 def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_run_that_dies_again_and_again(mortal: Any, undisturbed: Any, tmp_path
 def test_the_weights_with_the_best_metric(
     option: tuple[str, ...], mortal: Any, undisturbed: Any, tmp_path: Path
 ) -> None:
-    """ModelCheckpoint's own files survive, too: its best is never gone before a checkpoint refers to the better one."""
+    # ModelCheckpoint's own files survive, too: its best is never gone before a checkpoint refers to the better one.
     options = ("--checkpoint.monitor", "val/loss", "--checkpoint.save_top_k", "1", *option)
     for name in ("alone", "killed"):
         (tmp_path / name).mkdir()
@@ -64,6 +64,6 @@ def test_a_run_killed_at_a_random_moment(number: int, mortal: Any, undisturbed: 
     if killed:
         mortal.run(tmp_path)
     runs = list((tmp_path / "runs" / "mortal").iterdir())
-    # Killed in the instant between making its folder and keeping its configuration there, a run has nothing to go on with.
+    # Killed between making its folder and keeping its configuration there, a run has nothing to go on with.
     (run,) = [run for run in runs if (run / "config.yaml").exists()]
     type(expected)(run).assert_same_as(expected)

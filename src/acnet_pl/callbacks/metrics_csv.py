@@ -38,7 +38,8 @@ class MetricsCSV(CSVLogger):
     def rows(self) -> int:
         """How many rows were logged, once all of them are in the file."""
         self.save()
-        return self.experiment.count
+        count: int = self.experiment.count
+        return count
 
     def rewind(self, rows: int) -> None:
         """Keep the first rows of the file, as many as there were when a checkpoint was written; forget the others."""

@@ -1,4 +1,4 @@
-"""NonFiniteCheck: stop at a loss that is NaN or infinite, and say where it came from; or pass over a few such batches."""
+"""NonFiniteCheck: stop at a loss that is NaN or infinite and say where it came from, or pass over a few batches."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class NonFiniteCheck(Callback):
         """Remember the batch, and the statistics that it may spoil."""
         self._batch = batch
         if self.enabled and self.skip and not self._finite:
-            if len(self._buffers) == 0:
-                self._buffers = [buffer for buffer in pl_module.net.buffers() if buffer.numel()]  # type: ignore[union-attr, operator]
+            if not self._buffers:
+                self._buffers = list(pl_module.buffers())
                 self._saved = [buffer.clone() for buffer in self._buffers]
             _copy(self._saved, self._buffers)
 
@@ -79,7 +79,7 @@ class NonFiniteCheck(Callback):
         if finite.is_cuda:
             answer = torch.empty((), dtype=finite.dtype, pin_memory=True)
             finite = answer.copy_(finite, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
         self._finite.append(finite)
 
@@ -96,8 +96,8 @@ class NonFiniteCheck(Callback):
         where = self._describe(trainer, pl_module)
         if self.skipped >= self.skip:
             raise NonFiniteLossError(
-                f"the loss is not finite at step {trainer.global_step} {where}. The weights are those of the step before. "
-                f"Lower model.optimizer.init_args.lr, add warm-up epochs, or pass over such batches with "
+                f"the loss is not finite at step {trainer.global_step} {where}. The weights are those of the step "
+                f"before. Lower model.optimizer.init_args.lr, add warm-up epochs, or pass over such batches with "
                 f"--nonfinite.skip N (={self.skip}; passed over so far: {self.skipped})"
             )
         self.skipped += 1

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loops.progress import _StartedTracker
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -56,6 +57,7 @@ class RunCheckpoint(Callback):
 
     Attributes:
         last_path: The file that was written last.
+        resume_from: Checkpoint of this same run from which it goes on; None where it is new.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class RunCheckpoint(Callback):
         self.every_n_minutes = every_n_minutes
         self.enabled = enabled
         self.last_path: str | None = None
+        self.resume_from: str | None = None
         self._folder = Path()
         self._seed = 0
         self._resumed: dict[str, Any] | None = None
@@ -86,13 +89,12 @@ class RunCheckpoint(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that all processes go on from the same checkpoint."""
         self._folder = Path(str(trainer.strategy.broadcast(str(trainer.default_root_dir)))) / "checkpoints"
-        self.enabled &= not trainer.fast_dev_run
-        path = str(trainer.ckpt_path)
-        first = trainer.strategy.broadcast(path)
-        if not trainer.strategy.reduce_boolean_decision(first == path):
+        self.enabled &= not trainer.fast_dev_run  # type: ignore[attr-defined]
+        first = trainer.strategy.broadcast(self.resume_from)
+        if not trainer.strategy.reduce_boolean_decision(first == self.resume_from):
             raise ValueError(
-                f"process {trainer.global_rank} was to start from the checkpoint {path} and process 0 from {first}; "
-                "give --resume the folder of the run, not auto"
+                f"process {trainer.global_rank} was to go on from {self.resume_from} and process 0 from {first}; give "
+                "--resume the folder of the run instead of auto"
             )
         if isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             trainer.strategy.checkpoint_io.defers_removal = self.enabled and stage == "fit"
@@ -100,6 +102,10 @@ class RunCheckpoint(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take what `on_save_checkpoint` put into the checkpoint."""
         self._resumed = checkpoint.get(_KEY)
+        if (
+            self._resumed is not None and self.resume_from is None
+        ):  # a new run that starts from another one's checkpoint
+            self._resumed |= {"seed": torch.initial_seed(), "rows": 0, "trained": False}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rewind ``metrics.csv``; where the checkpoint was written after training, train no more."""
@@ -128,7 +134,9 @@ class RunCheckpoint(Callback):
         if self._resumed is not None:
             # Where Lightning resumes it is off by one here, differently for each of the ways to get here.
             loop._batches_that_stepped = self._resumed["steps_logged"]
-            loop.batch_progress.total.ready = loop.batch_progress.total.started + 1
+            batches = loop.batch_progress.total
+            assert isinstance(batches, _StartedTracker)
+            batches.ready = batches.started + 1
             _load_metrics(pl_module, self._resumed["metrics"] if trainer.is_global_zero else {})
             self._resumed = None
         _seed_everything(f"{self._seed}/{trainer.global_rank}/{loop.batch_progress.total.ready}")

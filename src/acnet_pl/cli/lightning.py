@@ -172,7 +172,8 @@ class CLI(LightningCLI):
             candidates = [given] if given else (Path(config.runs_dir).absolute() / name).glob("*")
             if found := find_run(config.resume, candidates, text, self.model):
                 self.run_folder, self.claim = found.folder, found.claim
-                self.config_init[self.subcommand]["ckpt_path"] = found.checkpoint and str(found.checkpoint)
+                options = self.config_init[self.subcommand]
+                options["ckpt_path"] = options.run_checkpoint.resume_from = found.checkpoint and str(found.checkpoint)
                 return
         self.run_folder = given or make_run_folder(config.runs_dir, name, "" if fits else f"-{self.subcommand}")
         if getattr(rank_zero_only, "rank", 0) == 0:

@@ -7,4 +7,11 @@ from acnet_pl.data.imagenet import ImageNetDataModule
 from acnet_pl.data.images import InMemoryImages
 from acnet_pl.data.in_memory import InMemoryDataModule
 
-__all__ = ["CIFARDataModule", "DataError", "DigitsDataModule", "ImageNetDataModule", "InMemoryDataModule", "InMemoryImages"]
+__all__ = [
+    "CIFARDataModule",
+    "DataError",
+    "DigitsDataModule",
+    "ImageNetDataModule",
+    "InMemoryDataModule",
+    "InMemoryImages",
+]
