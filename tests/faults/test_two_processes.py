@@ -15,8 +15,8 @@ import pytest
 import torch
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-OPTIONS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "30"]
-STEPS = 30 * 11
+OPTIONS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "12"]
+STEPS = 12 * 11
 
 
 def checkpoint(folder: Path) -> Path | None:
@@ -35,19 +35,19 @@ def ranks(launcher: int) -> Iterator[tuple[int, int]]:
 
 
 def wait_for_checkpoint(process: Any, folder: Path) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while checkpoint(folder) is None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("rank", [1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_processes_is_killed(rank: int, start: Any, tmp_path: Path) -> None:
     process = start(tmp_path, *OPTIONS, launcher=[*TORCHRUN, "--max-restarts=1", "-m", "acnet_pl"])
     wait_for_checkpoint(process, tmp_path)
     os.kill(dict(ranks(process.pid))[rank], signal.SIGKILL)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, output + errors
     assert "Going on with the run" in output + errors
     (run,) = (tmp_path / "runs" / "mortal").iterdir()
@@ -66,7 +66,7 @@ def test_sigterm_to_the_job(start: Any, tmp_path: Path) -> None:
     children = dict(ranks(process.pid))
     for child in children.values():
         os.kill(child, signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=200)
     assert f"exitcode  : {128 + signal.SIGTERM}" in output + errors, output + errors
     assert "Stopped by SIGTERM" in output + errors
     path = checkpoint(tmp_path)
