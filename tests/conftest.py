@@ -1,6 +1,7 @@
 """Data sets for tests: a few learnable images in CIFAR's official format and as folders."""
 
 import hashlib
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
@@ -15,6 +17,19 @@ from acnet_pl.data import CIFARDataModule
 
 Bytes = npt.NDArray[np.uint8]
 NAMES = {data.num_classes: data.class_names for data in (CIFARDataModule("cifar10"), CIFARDataModule("cifar100"))}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="what the global random generators start from in each test")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    """A test draws the same numbers whenever, and after whatever, it is run."""
+    seed = request.config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (what is tested may draw from it)
+    torch.manual_seed(seed)
 
 
 def draw_images(rng: np.random.Generator, n: int, classes: int) -> tuple[Bytes, list[int]]:

@@ -131,17 +131,21 @@ def test_torchs_schedulers_are_stepped_per_epoch():
 
 def test_label_smoothing_reaches_the_training_loss_alone():
     model = classifier(label_smoothing=0.3)
-    images, labels = next(iter(loader()))
+    images, _ = next(iter(loader()))
+    labels = torch.full((len(images),), 6)
     model.train()
     model.log = lambda *args, **kwargs: None
-    loss = model.training_step((images, labels), 0)
     with torch.no_grad():
-        twin = classifier()
-        twin.load_state_dict(model.state_dict())
-    twin.net.train()
-    reference = F.cross_entropy(model.train()(images), labels, label_smoothing=0.3)
-    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
-    assert loss.item() != pytest.approx(F.cross_entropy(twin(images), labels).item(), rel=1e-3)
+        model.net.classifier.bias.copy_(torch.arange(7.0))  # sure and right: then smoothing costs most
+        logits = model(images)
+    loss = model.training_step((images, labels), 0)
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=0.3).item()
+    hard = F.cross_entropy(logits, labels).item()
+    assert loss.item() == pytest.approx(smoothed, rel=1e-5)
+    assert abs(smoothed - hard) > 0.1
+    model.eval()
+    model.validation_step((images, labels), 0)
+    assert model.val_loss.compute().item() == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("conv", [PlainConv(), ACBConv(gamma_init=0.3, position="border")])
