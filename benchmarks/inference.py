@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from acnet_pl.backbones import CifarQuick, ResNetCifar
 from acnet_pl.export import export_model
 from acnet_pl.nn import ACBConv, ConvBuilder, FusibleConv, PlainConv, explicit_branches, fuse_model
+from acnet_pl.provenance import device_name
 
 Contender = Callable[[], object]
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -186,7 +187,7 @@ def main() -> None:
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("acnet-pl", "torch", "onnx", "onnxruntime")},
             },
-            "device": platform.processor() or platform.machine(),
+            "device": device_name(),
             "threads": options.threads,
             "clock": options.clock,
             "rounds": -(-options.rounds // COPIES) * COPIES,

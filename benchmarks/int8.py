@@ -38,6 +38,7 @@ from acnet_pl.data import CIFARDataModule
 from acnet_pl.deploy import load_fused
 from acnet_pl.export import export_model
 from acnet_pl.nn import fuse_model
+from acnet_pl.provenance import device_name
 
 Batches = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
 CALIBRATIONS = {
@@ -170,7 +171,7 @@ def main() -> None:
             "versions": {
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("acnet-pl", "torch", "onnx", "onnxruntime")},
-                "device": platform.processor() or platform.machine(),
+                "device": device_name(),
             },
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)

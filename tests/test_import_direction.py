@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"nn"},
     "modules": {"nn", "backbones"},
     "atomic": set(),
+    "provenance": set(),
     "checkpoint": {"nn", "backbones", "modules", "atomic"},  # networks out of checkpoints and files
     "deploy": {"nn", "backbones", "modules", "atomic"},
     "export": {"nn", "analysis", "deploy", "atomic"},

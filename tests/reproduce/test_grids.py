@@ -129,3 +129,10 @@ def test_an_epoch_is_selected_on_held_out_images_or_not_at_all(parser: SettingsP
 def test_an_unknown_recipe_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="article, cosine"):
         list(load_grid("table1").runs("linear", [0]))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_fig_5_is_drawn_of_the_articles_networks(name: str) -> None:
+    grid = load_grid(name)
+    pruned = {run.variant for run in grid.runs(next(iter(grid.recipes)), [0]) if grid.prunes(run)}
+    assert pruned == ({"plain", "acb", "acb_border"} if "pruning" in grid.analyses else set())

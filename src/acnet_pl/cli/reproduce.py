@@ -148,7 +148,7 @@ def _analyse(plan: dict[str, tuple[Grid, list[PlannedRun]]], options: Options) -
     for grid, runs in plan.values():
         for planned in runs:
             folder = planned.folder()
-            if "pruning" in grid.analyses and folder is not None and planned.state() == "finished":
+            if grid.prunes(planned.run) and folder is not None and planned.state() == "finished":
                 pruning(planned, folder, options.pruning_seeds)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.table import Table
@@ -22,15 +19,9 @@ from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
 from acnet_pl.cli.resume import MARKER
 from acnet_pl.modules import ImageClassifier
+from acnet_pl.provenance import versions
 
-__all__ = ["comparison", "versions", "write_summary"]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the hardware."""
-    packages = ("acnet-pl", "torch", "torchvision", "pytorch-lightning")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device}
+__all__ = ["comparison", "write_summary"]
 
 
 def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figures: Mapping[str, float]) -> Path:

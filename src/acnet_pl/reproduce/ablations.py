@@ -21,4 +21,5 @@ GRID = Grid(
         "6): each part of the block adds to its accuracy, horizontal kernels most to that on flipped images.",
     ),
     analyses=("magnitude", "pruning"),
+    pruned=POSITIONS,
 )

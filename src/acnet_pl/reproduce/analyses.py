@@ -79,7 +79,7 @@ def pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
     if path is None or not missing:
         return list(done.values())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_fused(path, device)
+    network = load_fused(path, device).to(memory_format=torch.channels_last)
     batches = list(_test_batches(run, device))
     for where in missing:
         ratios = possible_ratios(network, where)

@@ -136,6 +136,7 @@ class Grid:
         published: Figures to show beside.
         claims: What the article says in words, for figures without printed numbers.
         analyses: What is computed on the trained networks.
+        pruned: The variants whose networks are pruned, which takes long; None for all.
     """
 
     name: str
@@ -149,6 +150,12 @@ class Grid:
     published: tuple[Published, ...] = ()
     claims: tuple[str, ...] = ()
     analyses: tuple[Analysis, ...] = field(default=())
+    pruned: tuple[Variant, ...] | None = None
+
+    def prunes(self, run: Run) -> bool:
+        """Whether Fig. 5's curves of a run are part of this."""
+        chosen = self.variants if self.pruned is None else self.pruned
+        return "pruning" in self.analyses and run.variant in {variant.key for variant in chosen}
 
     def runs(self, recipe: str, seeds: Sequence[int], selection: Selection = "last") -> Iterator[Run]:
         """The grid's runs: seed by seed, so that whole rows are finished early, plain and ACNet after each other.

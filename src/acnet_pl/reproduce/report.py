@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from acnet_pl.atomic import atomic_path
-from acnet_pl.cli.summary import versions
+from acnet_pl.provenance import versions
 from acnet_pl.reproduce.blocks import Block, Commands, Notice, Points, Section, Table, Text
 from acnet_pl.reproduce.blocks import Cell as _Cell
 from acnet_pl.reproduce.figures import figures

@@ -1,0 +1,37 @@
+"""What a figure was made with: versions and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+__all__ = ["device_name", "versions"]
+
+
+def device_name() -> str:
+    """The accelerator, or else the processor with the cores and threads that this process has of it."""
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return torch.cuda.get_device_name() + (f" × {count}" if count > 1 else "")
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the hardware."""
+    packages = ("acnet-pl", "torch", "torchvision", "pytorch-lightning")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device_name()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
