@@ -1,31 +1,25 @@
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
 from acnet_pl.data import DataError, ImageNetDataModule
-from acnet_pl.data.imagenet import color_shift, random_resized_box
+from acnet_pl.data.color import color_shift
 from acnet_pl.data.random_words import random_words
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of four training and two validation images, of sizes as cameras make them."""
-    folder = tmp_path_factory.mktemp("imagenet")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for number, name in enumerate(("n01", "n02", "n03")):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                size = (40 + 10 * index, 60 - 5 * index, 3)
-                image = rng.integers(0, 80, size) + 80 * number
-                Image.fromarray(image.astype(np.uint8)).save(folder / split / name / f"{index}.JPEG")
-    return folder
+def root(tmp_path_factory: pytest.TempPathFactory, write_image_tree: Callable[..., Path]) -> Path:
+    """Three classes of four training and two validation images. Do not write into it."""
+    return write_image_tree(tmp_path_factory.mktemp("imagenet") / "images")
 
 
 def module(root: Path, **options: int | float) -> ImageNetDataModule:
@@ -37,7 +31,7 @@ def module(root: Path, **options: int | float) -> ImageNetDataModule:
 
 def test_it_says_what_it_has_before_it_is_set_up(root: Path) -> None:
     data = ImageNetDataModule(root, image_size=64, resize=72)
-    assert (data.num_classes, data.class_names, data.image_shape) == (3, ["n01", "n02", "n03"], (3, 64, 64))
+    assert (data.num_classes, data.class_names, data.image_shape) == (3, ["n00", "n01", "n02"], (3, 64, 64))
     assert ImageNetDataModule(root / "nowhere").num_classes == 1000
 
 
@@ -70,21 +64,6 @@ def test_evaluation_is_a_centre_crop_as_torchvision_makes_it(root: Path) -> None
         assert (image.int() - expected.int()).abs().max() <= 2  # Pillow and torch round their resizing differently
 
 
-def test_boxes_are_distributed_as_those_of_torchvision() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ours = torch.tensor([random_resized_box(50, 80, 0.08, generator) for _ in range(3000)], dtype=torch.float64)
-    torch.manual_seed(0)
-    transform = v2.RandomResizedCrop(32, antialias=True)
-    image = torch.zeros(3, 50, 80)
-    drawn = [transform.make_params([image]) for _ in range(3000)]
-    theirs = torch.tensor([[one[key] for key in ("top", "left", "height", "width")] for one in drawn]).double()
-    spread = theirs.std(0) * (2 / 3000) ** 0.5
-    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4 * spread).all()
-    assert (ours.std(0) / theirs.std(0) - 1).abs().max() < 0.06
-    assert (ours[:, 0] + ours[:, 2]).max() <= 50
-    assert (ours[:, 1] + ours[:, 3]).max() <= 80
-
-
 def test_a_colour_shift_is_a_function_of_the_sample_and_bounded() -> None:
     images = torch.full((6, 4, 4, 3), 100, dtype=torch.uint8)
     words = random_words(0, 0, torch.arange(6))
@@ -96,24 +75,161 @@ def test_a_colour_shift_is_a_function_of_the_sample_and_bounded() -> None:
     assert torch.equal(color_shift(images, words, 0.0), images)
 
 
-def test_folders_that_are_no_data_set_are_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train is missing"):
-        ImageNetDataModule(tmp_path).setup()
-    for name in ("train/a", "val/b"):
-        (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(DataError, match="only one of"):
-        ImageNetDataModule(tmp_path).setup()
+class Recorder(pl.LightningModule):
+    """Remembers what it was trained and validated on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+        self.seen: list[torch.Tensor] = []
+        self.validated: list[torch.Tensor] = []
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        self.seen.append(batch[0].clone())
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.validated.append(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        (tmp_path / split / "a").mkdir(parents=True)
-        (tmp_path / split / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
-    with pytest.raises(DataError, match=r"broken\.jpg cannot be decoded"):
-        next(iter(module(tmp_path).val_dataloader()))
+def fit(data: ImageNetDataModule, tmp_path: Path, ckpt: Path | None = None, **options: Any) -> tuple[Recorder, Any]:
+    model = Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **{"max_epochs": 2, **options},
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
+        trainer.fit(model, data, ckpt_path=ckpt)
+    return model, trainer
 
 
-@pytest.mark.parametrize("options", [{"resize": 16}, {"min_scale": 0.0}, {"color": 1.5}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resume_in_the_middle_of_an_epoch_goes_on_with_the_very_next_image(
+    workers: int, root: Path, tmp_path: Path
+) -> None:
+    """Also with worker processes, which are ahead of what was trained on."""
+
+    def data() -> ImageNetDataModule:
+        return ImageNetDataModule(root, 32, 36, batch_size=2, num_workers=workers, seed=1)
+
+    class Save(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 8:  # 6 steps in an epoch
+                trainer.save_checkpoint(tmp_path / "step-8.ckpt")
+
+    whole, _ = fit(data(), tmp_path, callbacks=[Save()])
+    rest, _ = fit(data(), tmp_path, tmp_path / "step-8.ckpt")
+    assert [len(whole.seen), len(rest.seen)] == [12, 4]
+    assert torch.equal(torch.cat(whole.seen[8:]), torch.cat(rest.seen))
+
+
+def test_decoding_on_the_training_device_gives_the_same_images(root: Path, tmp_path: Path) -> None:
+    """The code that decodes by nvJPEG on a GPU, with a CPU as the training device."""
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": 0, "seed": 1}
+    by_workers, _ = fit(ImageNetDataModule(root, 32, 36, **options), tmp_path)
+    on_device, _ = fit(ImageNetDataModule(root, 32, 36, decode="gpu", **options), tmp_path)
+    assert torch.equal(torch.cat(by_workers.seen), torch.cat(on_device.seen))
+    assert torch.equal(torch.cat(by_workers.validated), torch.cat(on_device.validated))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_decoding_on_a_gpu_gives_nearly_the_same_images(root: Path, tmp_path: Path) -> None:
+    data = {
+        decoder: ImageNetDataModule(root, 32, 36, batch_size=4, seed=1, decode=decoder) for decoder in ("cpu", "gpu")
+    }
+    seen = [torch.cat(fit(module, tmp_path, accelerator="gpu", devices=1)[0].seen) for module in data.values()]
+    assert (seen[0] - seen[1]).abs().mean() < 0.05  # standard deviations
+
+
+def test_half_of_the_training_images_are_flipped(root: Path, tmp_path: Path) -> None:
+    data = ImageNetDataModule(root, 32, 32, batch_size=12, num_workers=0, seed=1, min_scale=1.0, color=0.0)
+    model, _ = fit(data, tmp_path, max_epochs=10)
+    raw = []
+    for epoch in range(10):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        raw += [data.normalize(images) for images, _, _ in loader]
+    same = [torch.equal(a, b) for a, b in zip(torch.cat(model.seen), torch.cat(raw), strict=True)]
+    flipped = [torch.equal(a.flip(2), b) for a, b in zip(torch.cat(model.seen), torch.cat(raw), strict=True)]
+    assert all(a != b for a, b in zip(same, flipped, strict=True))
+    assert 40 <= sum(flipped) <= 80
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, write_image_tree: Callable[..., Path]) -> Path:
+    """Two training images and one validation image cannot be decoded."""
+    folder = write_image_tree(tmp_path / "damaged")
+    for name in ("train/n00/001.JPEG", "train/n02/003.JPEG", "val/n01/000.JPEG"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:300])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("decode", ["cpu", "gpu"])
+def test_an_unreadable_file_is_named_in_one_message(workers: int, decode: str, damaged: Path, tmp_path: Path) -> None:
+    data = ImageNetDataModule(damaged, 32, 36, num_workers=workers, seed=1, batch_size=4, decode=decode)  # type: ignore[arg-type]
+    with pytest.raises(
+        DataError, match=r"val/n01/000\.JPEG cannot be decoded .*mend or remove it.*`skip_unreadable`"
+    ) as error:
+        fit(data, tmp_path)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(("workers", "decode"), [(0, "cpu"), (2, "cpu"), (0, "gpu")])
+def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(
+    workers: int, decode: str, damaged: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"num_workers": workers, "batch_size": 4, "decode": decode, "skip_unreadable": 2}
+    data = ImageNetDataModule(damaged, 32, 36, seed=1, **options)
+    message = r"cannot be decoded and is skipped \(\d of at most 2 in each split\)"
+    with pytest.warns(UserWarning, match=message) as warned:
+        model, _ = fit(data, tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    assert [len(torch.cat(model.seen)), len(torch.cat(model.validated))] == [12, 5]
+    names = ["train/n00/001.JPEG", "train/n02/003.JPEG", "val/n01/000.JPEG"]
+    assert data.unreadable == [str(damaged / name) for name in names]
+    assert sum("cannot be decoded" in str(warning.message) for warning in warned) == 3
+    # The next readable image takes the place, with its label; the last one's next is the first.
+    loader = ImageNetDataModule(damaged, 32, 36, num_workers=0, seed=1, batch_size=4, skip_unreadable=2)
+    loader.setup("fit")
+    _, labels, indices = loader.train_set.__getitems__([1, 11, 4])  # type: ignore[misc]
+    assert (labels.tolist(), indices.tolist()) == ([0, 0, 1], [1, 11, 4])
+
+
+@pytest.mark.filterwarnings("ignore:.*is skipped")
+def test_more_unreadable_files_than_allowed_are_an_error(damaged: Path, tmp_path: Path) -> None:
+    data = ImageNetDataModule(damaged, 32, 36, num_workers=0, seed=1, batch_size=4, skip_unreadable=1)
+    with pytest.raises(DataError, match=r"more than `skip_unreadable` \(=1\)"):
+        fit(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resize": 16},
+        {"min_scale": 0.0},
+        {"color": 1.5},
+        {"decode": "tpu"},
+        {"skip_unreadable": -1},
+        {"batch_size": 0},
+        {"num_workers": -1},
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict[str, float], root: Path) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         module(root, **options)
+
+
+def test_a_batch_that_cannot_be_shared_or_filled_is_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"`batch_size` \(=13\) must be .* at most .*\(=12\)"):
+        module(root, batch_size=13).train_dataloader()
+    with pytest.raises(RuntimeError, match="not listed yet"):
+        ImageNetDataModule(root).train_dataloader()

@@ -16,6 +16,7 @@ COMMANDS = {
     "fuse": "fold the network of a checkpoint and write its weights",
     "export": "write the folded network of a checkpoint as ONNX, exported program or stock weights",
     "reproduce": "run a table or figure of the article and report it beside the published numbers",
+    "data": "write a data set as shards that can be streamed, or look for unreadable images",
     "demo": "train a plain network and its ACNet on handwritten digits and compare them",
 }
 
@@ -23,6 +24,7 @@ _OWN = {
     "fuse": "acnet_pl.cli.fuse",
     "reproduce": "acnet_pl.cli.reproduce",
     "export": "acnet_pl.cli.export",
+    "data": "acnet_pl.cli.data",
     "demo": "acnet_pl.cli.demo",
 }
 

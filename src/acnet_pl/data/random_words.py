@@ -1,12 +1,14 @@
 """Random numbers that are a function of what they are for, not of when they are drawn."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["random_words", "uniform_integers"]
+__all__ = ["random_words", "uniform_integers", "uniform_stream"]
 
+_MASK = 2**64 - 1
 _FIELD_BITS = 21  # three fields in a word of 63 usable bits
 _GAMMA, _FACTOR_1, _FACTOR_2 = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -69,3 +71,22 @@ def _shift_right(word: Tensor, bits: int) -> Tensor:
 
 def _wrap(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
+
+
+def uniform_stream(word: int) -> Iterator[float]:
+    """The uniform numbers in ``[0, 1)`` that a word stands for, as many as are asked for: SplitMix64 from that state.
+
+    Args:
+        word: One word of `random_words`; any integer of 64 bits.
+
+    Example:
+        >>> stream = uniform_stream(7)
+        >>> round(next(stream), 4), round(next(stream), 4)
+        (0.3898, 0.0168)
+    """
+    state = word % 2**64
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) & _MASK
+        bits = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+        yield ((bits ^ (bits >> 31)) >> 11) / 2**53

@@ -1,16 +1,18 @@
 """The order of the training images: a function of (seed, epoch), and resumable in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from acnet_pl.data.images import Batch, InMemoryImages
+from acnet_pl.data.errors import DataError
+from acnet_pl.data.images import Batch
 from acnet_pl.data.random_words import random_words
 
-__all__ = ["TrainingLoader", "TrainingSampler"]
+__all__ = ["EpochSampler", "Progress", "TrainingLoader", "TrainingSampler", "raising"]
 
 
 class TrainingSampler(DistributedSampler[Batch]):
@@ -28,37 +30,139 @@ class TrainingSampler(DistributedSampler[Batch]):
         drop_last: Drop the samples that cannot be dealt evenly, rather than repeat some.
     """
 
-    def __init__(self, dataset: InMemoryImages, *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
+    def __init__(self, dataset: Sized, *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
         # DistributedSampler seeds a 32-bit generator with seed + epoch: seeds 0, 1, ... would share their orders.
         spread = int(random_words(seed, 0, torch.tensor(0))) % 2**31
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=spread, drop_last=drop_last)
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=spread, drop_last=drop_last)  # type: ignore[arg-type]
         self._taken = 0
         self._resume_epoch, self._resume_at = -1, 0
 
     def __iter__(self) -> Iterator[Any]:
-        self._taken = self._resume_at if self.epoch == self._resume_epoch else 0
+        start = self._taken = self.start
         self._resume_epoch = -1
-        for index in islice(super().__iter__(), self._taken, None):
+        for index in islice(self.whole_pass(), start, None):
             self._taken += 1
             yield index
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many samples of it all processes together have taken."""
-        return {"epoch": self.epoch, "taken": self._taken * self.num_replicas}
+    @property
+    def start(self) -> int:
+        """How many of its samples this process skips at the beginning of the next pass."""
+        return self._resume_at if self.epoch == self._resume_epoch else 0
+
+    def whole_pass(self) -> Iterator[int]:
+        """What this process takes in the epoch, from its beginning."""
+        return iter(super().__iter__())  # type: ignore[arg-type]
+
+    def state_dict(self, taken: int | None = None) -> dict[str, int]:
+        """The epoch, and how many samples of it all processes together have taken.
+
+        Args:
+            taken: How many this process has, if not all that were asked of the sampler have been used.
+        """
+        return {"epoch": self.epoch, "taken": (self._taken if taken is None else taken) * self.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Have the next pass begin where the saved one stood, if it is a pass of the same epoch."""
         self._resume_epoch, self._resume_at = state["epoch"], state["taken"] // self.num_replicas
 
 
+class EpochSampler(TrainingSampler):
+    """Says with each index which epoch it is for, as ``epoch * len + index``: decoding processes do not know.
+
+    Args:
+        dataset: What is dealt.
+        num_replicas: Number of processes.
+        rank: This process.
+        seed: Seed of the run.
+        drop_last: Drop the samples that cannot be dealt evenly.
+        order: Gives the order of an epoch, int64 ``(len(dataset),)``, instead of a random permutation.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        *,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        drop_last: bool,
+        order: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed, drop_last=drop_last)
+        self._length = len(dataset)
+        self._order = order
+
+    def whole_pass(self) -> Iterator[int]:
+        """What this process takes in the epoch, each with its epoch."""
+        indices = super().whole_pass() if self._order is None else iter(self.share())
+        return (index + self.epoch * self._length for index in indices)
+
+    def share(self) -> list[int]:
+        """This process's part of an epoch whose order was given."""
+        if self._order is None:
+            raise RuntimeError("the order is a random permutation; take `whole_pass`")
+        dealt: list[int] = self._order(self.epoch)[: self.total_size][self.rank :: self.num_replicas].tolist()
+        return dealt
+
+
+class Progress(Protocol):
+    """Follows the passes of a `TrainingLoader`."""
+
+    def begin(self, position: int) -> None:
+        """A pass begins after so many samples of this process."""
+
+    def advance(self, position: int) -> None:
+        """So many samples have been handed out."""
+
+
 class TrainingLoader(DataLoader[Batch]):
-    """A DataLoader that Lightning saves with its checkpoints, so that a resumed epoch goes on where it stood."""
+    """A DataLoader that Lightning saves with its checkpoints, so that a resumed epoch goes on where it stood.
+
+    What counts are the batches that were handed out: worker processes are ahead of them.
+
+    Args:
+        dataset: What is loaded.
+        progress: Told how much of an epoch this process has been handed.
+        **kwargs: Of DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset[Batch], *, progress: Progress | None = None, **kwargs: Any) -> None:
+        self.progress = progress
+        self._handed: int | None = None
+        super().__init__(dataset, **kwargs)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if not isinstance(self.sampler, TrainingSampler):
+            yield from raising(super().__iter__())
+            return
+        size = self.batch_size or 1
+        self._handed = start = self.sampler.start
+        batches = super().__iter__()
+        if self.progress is not None:
+            self.progress.begin(start)  # workers have started: what it opens is not theirs
+        for number, batch in enumerate(raising(batches), 1):
+            self._handed = min(start + number * size, self.sampler.num_samples)
+            if self.progress is not None:
+                self.progress.advance(self._handed)
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's position; nothing where Lightning has put another sampler in its place (overfit_batches)."""
-        return self.sampler.state_dict() if isinstance(self.sampler, TrainingSampler) else {}
+        """How far the epoch is; nothing where Lightning has put another sampler in its place (overfit_batches)."""
+        return self.sampler.state_dict(self._handed) if isinstance(self.sampler, TrainingSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the saved position."""
         if state and isinstance(self.sampler, TrainingSampler):
             self.sampler.load_state_dict(state)
+
+
+def raising(batches: Iterator[Any]) -> Iterator[Any]:
+    """Hand on batches until one is an error: what went wrong in a worker process arrives so, without tracebacks.
+
+    Raises:
+        DataError: That one.
+    """
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch

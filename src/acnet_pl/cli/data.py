@@ -1,0 +1,121 @@
+"""``python -m acnet_pl data``: prepare a data set for streaming, or look through it for unreadable files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from acnet_pl.cli.errors import Parser
+
+if TYPE_CHECKING:
+    from acnet_pl.data.encoded_images import Split
+
+__all__ = ["check", "optimize", "run"]
+
+
+def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: int = 8, check: bool = True) -> None:
+    """Write a data set as LitData shards, which can be streamed from object storage: image files byte for byte.
+
+    Args:
+        source: A folder that holds train/<class>/* and val/<class>/*, or CIFAR in the official layout.
+        destination: Folder to write; it must not exist, or be empty. Copy it to a bucket as it is.
+        shard_mb: Size of a shard, in 10^6 bytes.
+        workers: Threads that read the images.
+        check: Decode every image, and stop at the first that cannot be.
+    """
+    from acnet_pl.data.shard_writer import write_shards
+
+    _positive(shard_mb=shard_mb, workers=workers)
+    splits, class_names = _splits(source)
+    counts = write_shards(splits, class_names, destination, shard_mb, workers, check)
+    console = Console(soft_wrap=True, highlight=False)
+    for name, split in splits.items():
+        console.print(f"{name}: {len(split):,} images in {counts[name]:,} shards")
+    console.print(f"Wrote {destination}; train on it with --data ImageNetDataModule --data.root {destination}")
+
+
+def check(source: Path, workers: int = 8) -> None:
+    """Decode every image of a data set once and name those that cannot be.
+
+    Args:
+        source: A folder that holds train/<class>/* and val/<class>/*, CIFAR in the official layout, or shards.
+        workers: Threads that decode.
+    """
+    from rich.progress import track
+
+    from acnet_pl.data.decoding import quiet_decoding
+    from acnet_pl.data.errors import DataError
+    from acnet_pl.data.shard_writer import in_order
+
+    _positive(workers=workers)
+    splits, class_names = _splits(source)
+    console = Console(soft_wrap=True, highlight=False)
+    damaged = 0
+
+    with ThreadPoolExecutor(workers) as pool, quiet_decoding():
+        for name, split in splits.items():
+            faults = in_order(pool, partial(_fault, split), range(len(split)), 4 * workers)
+            for found in track(faults, f"Decoding {name}", total=len(split)):
+                if found is not None:
+                    damaged += 1
+                    console.print(found)
+            console.print(f"{name}: {len(split):,} images of {len(class_names):,} classes")
+    if damaged:
+        raise DataError(
+            f"{damaged} of the images cannot be decoded; mend or remove them, or train with --data.skip_unreadable "
+            f"{damaged}"
+        )
+
+
+def run(args: Sequence[str]) -> None:
+    """Parse the options and do what is asked."""
+    auto_cli(
+        {"optimize": optimize, "check": check},
+        args=list(args[1:]),
+        as_positional=True,
+        prog="python -m acnet_pl data",
+        parser_class=Parser,
+    )
+
+
+def _fault(split: Split, index: int) -> str | None:
+    from acnet_pl.data.decoding import UnreadableImageError, decode
+    from acnet_pl.data.errors import DataError
+
+    try:
+        decode(split.read(index)[0])
+    except (UnreadableImageError, DataError) as error:
+        return f"{split.describe(index)}: {error}"
+    return None
+
+
+def _positive(**options: float) -> None:
+    for name, value in options.items():
+        if value <= 0:
+            raise ValueError(f"`{name}` (={value}) must be more than 0")
+
+
+def _splits(source: Path) -> tuple[dict[str, Split], list[str]]:
+    from acnet_pl.data import CIFARDataModule
+    from acnet_pl.data.class_folders import ClassFolders
+    from acnet_pl.data.shard_writer import EncodedInMemory
+    from acnet_pl.data.shards import ShardedImages
+
+    names = {"cifar-10-batches-py": "cifar10", "cifar-100-python": "cifar100"}
+    for folder, dataset in names.items():
+        if (source / folder).is_dir():
+            data = CIFARDataModule(dataset, source, layout="python", val_size=0)  # type: ignore[arg-type]
+            train, test = data.load_training_sets()
+            return {
+                "train": EncodedInMemory(train, f"{source}/train"),
+                "val": EncodedInMemory(test, f"{source}/test"),
+            }, data.class_names
+    shards = ShardedImages(str(source))
+    images = shards if shards.are_there() else ClassFolders(source)
+    return {name: images.split(name) for name in ("train", "val")}, images.class_names

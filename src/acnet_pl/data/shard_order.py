@@ -1,0 +1,130 @@
+"""The order of samples that lie in shards: random, but a few shards at a time; and their fetching ahead of use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from acnet_pl.data.errors import DataError
+from acnet_pl.data.random_words import random_words
+from acnet_pl.data.shards import ShardSplit
+
+__all__ = ["BLOCK", "LANES", "ShardPrefetcher", "shard_order"]
+
+LANES = 64
+"""Streams that an order is made of. Processes as many as a divisor of it read disjoint shards (but for their ends)."""
+BLOCK = 2048
+"""Samples of a lane that are shuffled together. Shards hold samples in random order already."""
+_CONNECTIONS = 4
+
+
+def shard_order(sizes: Sequence[int], seed: int, epoch: int, block: int = BLOCK, lanes: int = LANES) -> Tensor:
+    """The order of an epoch: shards are shuffled, dealt to lanes, and shuffled within blocks of a lane.
+
+    Position ``p`` is of lane ``p % lanes``. A process that takes every n-th sample, where n divides the number of
+    lanes, therefore takes some lanes whole: it needs its own shards alone and only a few at a time, while the order
+    of all processes together depends on neither their number nor anything but ``(sizes, seed, epoch)``.
+
+    Args:
+        sizes: Samples in each shard; sample numbers count through them.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        block: Samples of a lane that are shuffled together.
+        lanes: Number of lanes; a divisor of it where there are fewer shards.
+
+    Returns:
+        int64 ``(sum(sizes),)``, a permutation.
+
+    Example:
+        >>> order = shard_order([4, 4, 4, 4], seed=0, epoch=0, lanes=2)
+        >>> sorted(order.tolist()) == list(range(16))
+        True
+        >>> set((order[::2] // 4).tolist()) & set((order[1::2] // 4).tolist())  # shards of both lanes
+        set()
+    """
+    lanes = max(n for n in range(1, lanes + 1) if lanes % n == 0 and n <= max(len(sizes), 1))
+    shards = random_words(seed, epoch, torch.arange(len(sizes))).argsort(stable=True).tolist()
+    firsts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    sequence = torch.cat([torch.arange(firsts[n], firsts[n + 1]) for n in shards])
+    even = len(sequence) // lanes * lanes
+    lane = sequence[:even].view(lanes, -1)
+    blocks = [_shuffled(part, seed, epoch) for part in torch.split(lane, block, dim=1)]
+    return torch.cat([*(part.T.flatten() for part in blocks), sequence[even:]])
+
+
+def _shuffled(lanes: Tensor, seed: int, epoch: int) -> Tensor:
+    return lanes.gather(1, random_words(~seed, epoch, lanes).argsort(dim=1, stable=True))
+
+
+class ShardPrefetcher:
+    """Fetches the remote shards of an epoch ahead of their use, and removes used ones where the cache is full.
+
+    Args:
+        split: Whose shards.
+        share: Gives what this process takes in the coming epoch, in order.
+        ahead: How many samples ahead of the last one handed out a shard is fetched.
+    """
+
+    def __init__(self, split: ShardSplit, share: Callable[[], Sequence[int]], ahead: int) -> None:
+        self._split = split
+        self._share = share
+        self._ahead = ahead
+        self._position = 0
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._last_use: dict[int, int] = {}
+        self._coming: Iterator[tuple[int, int]] = iter(())
+
+    def begin(self, position: int) -> None:
+        """An epoch begins after so many samples of this process."""
+        self.stop()
+        shards = (torch.searchsorted(self._split.firsts, torch.tensor(self._share()), right=True) - 1).tolist()
+        self._last_use = {number: place for place, number in enumerate(shards)}
+        first_use = {number: -place for place, number in enumerate(reversed(shards), 1 - len(shards))}
+        self._coming = iter(sorted(first_use.items(), key=lambda item: item[1]))
+        self._position = position
+        self._stopped = False
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(_CONNECTIONS)]
+        for thread in self._threads:
+            thread.start()
+
+    def advance(self, position: int) -> None:
+        """Say how many samples have been handed out."""
+        with self._changed:
+            self._position = position
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Fetch no more, and wait for what is being fetched."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def _run(self) -> None:
+        while (number := self._next()) is not None:
+            position = self._position
+            used = sorted((last, shard) for shard, last in self._last_use.items() if last < position)
+            try:
+                self._split.store.fetch(self._split.shards[number].name)
+                self._split.store.discard(self._split.shards[shard].name for _, shard in used)
+            except (DataError, OSError):  # who needs the shard will try again, and report why it cannot be had
+                continue
+
+    def _next(self) -> int | None:
+        """Wait for the next shard to come into sight; None at the end."""
+        with self._changed:
+            for number, first in self._coming:
+                while not self._stopped and first >= self._position + self._ahead:
+                    self._changed.wait()
+                if self._stopped:
+                    return None
+                if self._last_use[number] >= self._position:
+                    return number
+        return None

@@ -1,0 +1,183 @@
+"""Images in LitData shards, in a local folder or in object storage; read without LitData's own deserialisers."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from acnet_pl.data.errors import DataError
+from acnet_pl.data.shard_store import ShardStore
+
+__all__ = ["CLASSES_FILE", "INDEX_FILE", "ShardSplit", "ShardedImages"]
+
+CLASSES_FILE = "classes.json"
+INDEX_FILE = "index.json"
+_IMAGE_LEAVES = ("bytes", "jpeg")
+_MOST_OPEN = 512
+_WORD = 4  # bytes of a uint32
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a split.
+
+    Attributes:
+        name: Of the file.
+        items: Images in it.
+    """
+
+    name: str
+    items: int
+
+
+class ShardedImages:
+    """A data set as ``python -m acnet_pl data optimize`` writes it: ``classes.json``, ``train/`` and ``val/``.
+
+    Each split is a folder in LitData's format, whose samples are ``(bytes, int)``: an image file and its label. Shards
+    of which the index says anything else are refused, because LitData knows formats whose reading executes code
+    (pickle among them). Not even a forged index can have that happen here: what is in a shard is only ever taken as
+    the bytes of an image.
+
+    Args:
+        root: A local folder, or the address of one in object storage (``s3://``, ``gs://``, ...).
+        cache_dir: Where remote shards are kept; the default is below the temporary folder of the machine.
+        cache_gb: How much of them, in 10^9 bytes.
+    """
+
+    def __init__(self, root: str, cache_dir: str | Path | None = None, cache_gb: float = 100) -> None:
+        self.root = root
+        self._cache = (cache_dir, cache_gb)
+
+    def are_there(self) -> bool:
+        """Whether the folder is a data set of shards."""
+        return "://" in self.root or Path(self.root, "train", INDEX_FILE).is_file()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Their names, in the order of the labels.
+
+        Raises:
+            DataError: There is no such file, or it is not a list of names.
+        """
+        names = _json(ShardStore(self.root, *self._cache), CLASSES_FILE)
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise DataError(f"{self.root}/{CLASSES_FILE} must be a list of the names of the classes")
+        return names
+
+    def split(self, name: str) -> ShardSplit:
+        """The shards of "train" or "val".
+
+        Raises:
+            DataError: They are missing, malformed, or of a format that is not read here.
+        """
+        return ShardSplit(ShardStore(f"{self.root.rstrip('/')}/{name}", *self._cache), len(self.class_names))
+
+
+class ShardSplit:
+    """The images of one split by their number: shard after shard, as they were written.
+
+    Args:
+        store: Fetches the files.
+        num_classes: Labels are less than this.
+
+    Raises:
+        DataError: The index is missing, malformed, or says that something else than images and labels is stored.
+    """
+
+    def __init__(self, store: ShardStore, num_classes: int) -> None:
+        self.store = store
+        self._num_classes = num_classes
+        index = _json(store, INDEX_FILE)
+        try:
+            config = index["config"]
+            self.shards = [Shard(str(entry["filename"]), int(entry["chunk_size"])) for entry in index["chunks"]]
+            leaves = list(config["data_format"])
+            odd = {key: config[key] for key in ("compression", "encryption") if config.get(key)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{store.root}/{INDEX_FILE} is not the index of a LitData folder ({error!r})") from None
+        if len(leaves) != 2 or leaves[1] != "int" or leaves[0] not in _IMAGE_LEAVES:
+            raise DataError(
+                f"{store.root}/{INDEX_FILE}: samples are stored as {leaves}, but must be ['bytes', 'int'], an image "
+                "file and its label. Nothing of them was read: some formats execute code. Make the shards by "
+                "`python -m acnet_pl data optimize`"
+            )
+        if odd or config.get("item_loader", "PyTreeLoader") != "PyTreeLoader":
+            raise DataError(f"{store.root}: shards must be neither compressed nor encrypted, got {odd or config}")
+        for shard in self.shards:
+            if Path(shard.name).name != shard.name or shard.items < 1:
+                raise DataError(f"{store.root}/{INDEX_FILE} names a shard {shard.name!r} of {shard.items} samples")
+        self.firsts = torch.tensor([0, *(shard.items for shard in self.shards)]).cumsum(0)
+        if not self.shards:
+            raise DataError(f"{store.root}/{INDEX_FILE} lists no shards")
+        self._starts = self.firsts.numpy()
+        self._open: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # another process opens them itself
+
+    def describe(self, index: int) -> str:
+        """What a message calls the image."""
+        number = self.shard_of(index)
+        return f"image {index - int(self._starts[number])} of {self.store.root}/{self.shards[number].name}"
+
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that an image is in."""
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """The content of an image file, uint8 ``(bytes,)``, and its label.
+
+        Raises:
+            DataError: The shard cannot be fetched, or is malformed.
+        """
+        number = self.shard_of(index)
+        content, offsets = self._opened(number)
+        item = index - int(self._starts[number])
+        begin, end = int(offsets[item]), int(offsets[item + 1])
+        if end - begin >= 2 * _WORD and end <= len(content):
+            sizes = content[begin : begin + 2 * _WORD].view(np.uint32)
+            image_end = begin + 2 * _WORD + int(sizes[0])
+            if int(sizes[1]) == 8 and image_end + 8 == end:
+                label = int.from_bytes(content[image_end:end].tobytes(), "little", signed=True)
+                if not 0 <= label < self._num_classes:
+                    raise DataError(
+                        f"{self.describe(index)} has label {label}; there are {self._num_classes} classes in "
+                        f"{CLASSES_FILE}"
+                    )
+                return torch.from_numpy(content[begin + 2 * _WORD : image_end].copy()), label
+        raise DataError(f"{self.describe(index)} is malformed: the shard is damaged; fetch or make it anew")
+
+    def _opened(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        shard = self.shards[number]
+        # Mapped, it stays readable when its file is removed from the cache.
+        content: npt.NDArray[np.uint8] = np.memmap(self.store.fetch(shard.name), np.uint8, "r").view(np.ndarray)
+        table = _WORD * (shard.items + 2)
+        if len(content) < table or int(content[:_WORD].view(np.uint32)[0]) != shard.items:
+            raise DataError(
+                f"{self.store.root}/{shard.name} is not the shard of {shard.items} samples that its index says"
+            )
+        self._open[number] = content, content[_WORD:table].view(np.uint32)
+        if len(self._open) > _MOST_OPEN:
+            self._open.popitem(last=False)
+        return self._open[number]
+
+
+def _json(store: ShardStore, name: str) -> Any:
+    try:
+        return json.loads(store.fetch(name).read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{store.root}/{name} is not JSON ({error})") from None

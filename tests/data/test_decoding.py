@@ -1,0 +1,130 @@
+"""Decoding against Pillow, for every kind of file that ImageNet has."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from acnet_pl.data.crops import random_resized_box, resized_crop
+from acnet_pl.data.decoding import UnreadableImageError, decode, decode_all, jpeg_components, quiet_decoding
+from acnet_pl.data.random_words import uniform_stream
+
+Draw = Callable[[int, int, int], npt.NDArray[np.uint8]]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    with quiet_decoding():
+        yield
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> torch.Tensor:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def by_pillow(content: torch.Tensor) -> torch.Tensor:
+    image = Image.open(io.BytesIO(content.numpy().tobytes())).convert("RGB")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return (one.int() - other.int()).abs().float()
+
+
+def rotated(image: Image.Image) -> torch.Tensor:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90° to show"
+    return encoded(image, "JPEG", quality=90, exif=exif)
+
+
+KINDS: dict[str, Callable[[Image.Image], torch.Tensor]] = {
+    "baseline 4:2:0": lambda image: encoded(image, "JPEG", quality=90),
+    "4:4:4": lambda image: encoded(image, "JPEG", quality=90, subsampling=0),
+    "progressive": lambda image: encoded(image, "JPEG", quality=90, progressive=True),
+    "grey": lambda image: encoded(image.convert("L"), "JPEG", quality=90),
+    "CMYK": lambda image: encoded(image.convert("CMYK"), "JPEG", quality=90),
+    "rotated by EXIF": rotated,
+    "PNG": lambda image: encoded(image, "PNG"),
+    "PNG with alpha": lambda image: encoded(image.convert("RGBA"), "PNG"),
+    "PNG with palette": lambda image: encoded(image.convert("P"), "PNG"),
+    "BMP": lambda image: encoded(image, "BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_is_pillows(kind: str, natural_image: Draw) -> None:
+    content = KINDS[kind](Image.fromarray(natural_image(0, 120, 90)))
+    ours, pillows = decode(content), by_pillow(content)
+    assert ours.dtype == torch.uint8
+    assert ours.shape == pillows.shape == (3, 120, 90)
+    # Two builds of libjpeg-turbo may round a colour conversion differently.
+    assert difference(ours, pillows).max() <= 2
+    assert difference(ours, pillows).mean() < 0.05
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_training_images_are_those_of_the_classic_recipe_to_a_tenth_of_a_grey_level(
+    seed: int, natural_image: Draw
+) -> None:
+    height, width = ((375, 500), (500, 375), (300, 400))[seed % 3]
+    content = encoded(Image.fromarray(natural_image(seed, height, width)), "JPEG", quality=92)
+    top, left, h, w = box = random_resized_box(height, width, 0.08, uniform_stream(seed))
+    image = Image.open(io.BytesIO(content.numpy().tobytes())).convert("RGB")
+    classic = image.crop((left, top, left + w, top + h)).resize((224, 224), Image.Resampling.BILINEAR)
+    off = difference(resized_crop(decode(content), box, 224), torch.from_numpy(np.array(classic)).permute(2, 0, 1))
+    assert off.mean() < 0.1  # of 255 grey levels; 1/f images have a standard deviation of dozens
+    assert off.max() <= 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:0],
+        lambda content: torch.tensor([*b"\xff\xd8\xff not at all"], dtype=torch.uint8),
+        lambda content: content[: len(content) // 2],
+        lambda content: torch.zeros(1000, dtype=torch.uint8),
+    ],
+    ids=["empty", "a lying first marker", "truncated", "zeros"],
+)
+def test_what_cannot_be_decoded_is_an_error_and_its_neighbours_are_not(
+    damage: Callable[[torch.Tensor], torch.Tensor], natural_image: Draw
+) -> None:
+    content = encoded(Image.fromarray(natural_image(0, 64, 64)), "JPEG")
+    with pytest.raises(UnreadableImageError):
+        decode(damage(content))
+    first, second, third = decode_all([content, damage(content), content], torch.device("cpu"))
+    assert isinstance(second, UnreadableImageError)
+    assert torch.equal(torch.as_tensor(first), torch.as_tensor(third))
+
+
+def test_components_are_read_from_the_header(natural_image: Draw) -> None:
+    image = Image.fromarray(natural_image(0, 40, 40))
+    expected = {"grey": 1, "CMYK": 4, "PNG": 0, "BMP": 0, "PNG with alpha": 0, "PNG with palette": 0}
+    assert {kind: jpeg_components(make(image)) for kind, make in KINDS.items()} == {
+        kind: expected.get(kind, 3) for kind in KINDS
+    }
+    content = KINDS["baseline 4:2:0"](image)
+    assert {jpeg_components(content[:length]) for length in range(170)} <= {0, 3}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nvjpeg_decodes_what_it_knows_and_the_cpu_the_rest(natural_image: Draw) -> None:
+    contents = [make(Image.fromarray(natural_image(0, 120, 90))) for make in KINDS.values()]
+    contents.append(contents[0][:200])
+    for content, image in zip(contents, decode_all(contents, torch.device("cuda")), strict=True):
+        if content is contents[-1]:
+            assert isinstance(image, UnreadableImageError)
+        else:
+            assert isinstance(image, torch.Tensor)
+            assert image.device.type == "cuda"
+            # nvJPEG upsamples chroma by repetition.
+            assert difference(image.cpu(), by_pillow(content)).mean() < 3
