@@ -1,30 +1,49 @@
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import os
 import pickle
+import pickletools
 import struct
+import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from acnet_pl import ACBConv, ImageClassifier
+from acnet_pl import ACBConv, ImageClassifier, PlainConv
 from acnet_pl.atomic import atomic_path, remove_unfinished
-from acnet_pl.backbones import CifarQuick
+from acnet_pl.backbones import CifarQuick, Timm, Torchvision
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, load_network, read_checkpoint
 from acnet_pl.cli import main
+from acnet_pl.deploy import fused_info, load_fused
+from acnet_pl.modules.architecture import check_hyper_parameters
+
+PARTS = {
+    "backbone": "backbones.CifarQuick",
+    "conv": "nn.ACBConv",
+    "optimizer": "nn.ACBConv",  # of another kind
+    "schedule": "modules.CosineSchedule",
+}
+HORSE = "trojan_horse.Net"
 
 fuzz = settings(
-    deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    derandomize=True,
+    max_examples=150,
+    phases=[Phase.explicit, Phase.generate],  # shrinking what takes a tenth of a second would take minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -50,7 +69,8 @@ def randomised(seed: int = 0) -> ImageClassifier:
 
 
 def content(model: ImageClassifier) -> dict[str, Any]:
-    return {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    version = {"pytorch-lightning_version": metadata.version("pytorch-lightning")}
+    return {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), **version}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +181,9 @@ class TestNothingIsExecuted:
             "read_checkpoint": lambda: read_checkpoint(path),
             "load_network": lambda: load_network(path),
             "Trainer's plugin": lambda: AtomicCheckpointIO().load_checkpoint(path, weights_only=False),
+            "load_from_checkpoint": lambda: ImageClassifier.load_from_checkpoint(path, weights_only=False),
             "fuse": command("fuse", str(path)),
+            "export": command("export", str(path)),
             **{
                 name: command(name, "--ckpt_path", str(path), *quiet) for name in ("fit", "validate", "test", "predict")
             },
@@ -169,7 +191,11 @@ class TestNothingIsExecuted:
 
     @pytest.mark.parametrize("disguise", ["pickle", "zip", "state_dict"])
     @pytest.mark.parametrize(
-        "place", ["read_checkpoint", "load_network", "Trainer's plugin", "fuse", "fit", "validate", "test", "predict"]
+        "place",
+        [
+            *("read_checkpoint", "load_network", "Trainer's plugin", "load_from_checkpoint"),
+            *("fuse", "export", "fit", "validate", "test", "predict"),
+        ],
     )
     def test_a_malicious_pickle_is_refused(
         self, place: str, disguise: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -181,7 +207,7 @@ class TestNothingIsExecuted:
             torch.save(Malicious(proof), path)
         else:
             torch.save({**content(randomised()), "callbacks": {"RunCheckpoint": Malicious(proof)}}, path)
-        with pytest.raises(CheckpointError, match="is not a checkpoint that can be read safely"):
+        with pytest.raises(ValueError, match="is not a checkpoint that can be read safely"):
             self.places(path, capsys)[place]()
         assert not proof.exists()
 
@@ -190,40 +216,115 @@ class TestNothingIsExecuted:
         torch.load(tmp_path / "last.ckpt", weights_only=False)
         assert (tmp_path / "proof").exists()
 
-    @pytest.mark.parametrize("part", ["backbone", "conv", "optimizer", "schedule"])
-    @pytest.mark.parametrize("form", ["class_path", "string", "nested"])
-    def test_a_checkpoint_cannot_have_a_module_imported(
-        self, part: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    @pytest.mark.parametrize("kind", [Torchvision, Timm])
+    def test_a_malicious_file_of_weights_is_refused(self, kind: type[nn.Module], suffix: str, tmp_path: Path) -> None:
+        path, proof = tmp_path / f"weights{suffix}", tmp_path / "proof"
+        torch.save({"conv1.weight": Malicious(proof)}, path)
+        with pytest.raises(ValueError, match="is no file of weights that can be read without running code"):
+            kind(PlainConv(), 5, name="resnet18", weights_file=str(path))
+        assert not proof.exists()
+
+    def test_a_malicious_folded_file_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path, proof = tmp_path / "fused.safetensors", tmp_path / "proof"
+        torch.save(Malicious(proof), path)
+        for load in (fused_info, load_fused):
+            with pytest.raises(ValueError, match="is not a readable safetensors file"):
+                load(path)
+        assert main(["export", str(path)]) == 1
+        assert "is not a readable safetensors file" in capsys.readouterr().err
+        assert not proof.exists()
+
+    # What a file may not name: a module to be imported, as a class or anywhere in its options; something to be called.
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            *((part, {"class_path": "trojan_horse.Net", "init_args": {}}) for part in PARTS),
+            *((part, "trojan_horse.Net") for part in PARTS),
+            *((part, {"class_path": f"acnet_pl.{PARTS[part]}", "init_args": {"x": HORSE}}) for part in PARTS),
+            *((part, {"class_path": f"acnet_pl.{PARTS[part]}", "init_args": {"x": [{"y": HORSE}]}}) for part in PARTS),
+            *((part, {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "proof"]}}) for part in PARTS),
+            ("schedule", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": HORSE}}),
+            ("schedule", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os._exit"}}),
+            ("backbone", {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": ".", "model": "Net"}}),
+            ("backbone", {"class_path": "torch.load", "init_args": {"f": "proof.pt", "weights_only": False}}),
+            ("backbone", {"class_path": "acnet_pl.cli.resume.os.system"}),
+            ("_instantiator", HORSE),
+            ("_class_path", HORSE),
+            ("schedule.class_path", HORSE),
+            ("label_smoothing", HORSE),
+        ],
+    )
+    def test_a_checkpoint_names_nothing_to_be_run(
+        self, key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "trojan_horse.py").write_text(f"open({str(tmp_path / 'proof')!r}, 'w')\nclass Net: pass\n")
+        code = f"open({str(tmp_path / 'proof')!r}, 'w').close()\ndef Net(*args, **kwargs): return 1.0\n"
+        for name in ("trojan_horse.py", "hubconf.py"):
+            (tmp_path / name).write_text(code)
+        torch.save(Malicious(tmp_path / "proof"), tmp_path / "proof.pt")
         monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.chdir(tmp_path)
         options = content(randomised())
-        malicious: Any = {"class_path": "trojan_horse.Net", "init_args": {}}
-        if form == "string":
-            malicious = "trojan_horse.Net"
-        elif form == "nested":
-            malicious = {**options["hyper_parameters"][part], "init_args": {"x": malicious}}
-        options["hyper_parameters"][part] = malicious
-        path = tmp_path / "last.ckpt"
+        options["hyper_parameters"][key] = value
+        torch.save(options, "last.ckpt")
+        refused = (
+            r"is not acnet_pl's own|expected a (class_path|Module|ConvBuilder|Optimizer|Schedule)|would be imported"
+            r"|is not the name of a hyper-parameter|asks to be built by|there is no backbone"
+        )
+        with pytest.raises(ValueError, match=refused):
+            ImageClassifier.load_from_checkpoint("last.ckpt")
+        with pytest.raises(ValueError, match=refused):  # what every command that takes --ckpt_path does first
+            check_hyper_parameters(read_checkpoint("last.ckpt")["hyper_parameters"])
+        if key in ("backbone", "conv"):
+            with pytest.raises(ValueError, match=refused):
+                load_network("last.ckpt")
+        assert not Path("proof").exists()
+
+    @pytest.mark.parametrize("command", ["fit", "test"])
+    def test_commands_look_before_they_build(
+        self, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "trojan_horse.py").write_text(
+            f"open({str(tmp_path / 'proof')!r}, 'w').close()\ndef f(*_): return 1.0\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        options, path = content(randomised()), tmp_path / "last.ckpt"
+        options["hyper_parameters"]["schedule"] = {
+            "class_path": "torch.optim.lr_scheduler.LambdaLR",
+            "init_args": {"lr_lambda": "trojan_horse.f"},
+        }
         torch.save(options, path)
-        for name in ("load_network", "fuse", "fit", "test"):
-            if name in ("load_network", "fuse") and part not in ("backbone", "conv"):
-                continue
-            with pytest.raises(ValueError, match=r"is not acnet_pl's own|expected a class_path|cannot be built"):
-                self.places(path, capsys)[name]()
+        with pytest.raises(CheckpointError, match=r"'trojan_horse\.f', which would be imported"):
+            self.places(path, capsys)[command]()
         assert not (tmp_path / "proof").exists()
 
-    def test_a_function_of_the_standard_library_is_no_backbone(self, tmp_path: Path) -> None:
-        options = content(randomised())
-        proof = str(tmp_path / "proof")
-        options["hyper_parameters"] |= {
-            "backbone": {"class_path": "os.spawnv", "init_args": {"args": ["touch", proof]}},
-            "num_classes": "/usr/bin/touch",
+    def test_a_checkpoint_without_its_training_is_said_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        torch.save(content(randomised()), path)
+        with pytest.raises(CheckpointError, match="no state of a training"):
+            self.places(path, capsys)["fit"]()
+        torch.save({"state_dict": randomised().state_dict()}, path)
+        with pytest.raises(CheckpointError, match="it does not say of which version"):
+            self.places(path, capsys)["test"]()
+
+    def test_what_they_name_would_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "trojan_horse.py").write_text(
+            f"open({str(tmp_path / 'proof')!r}, 'w').close()\ndef f(*_): return 1.0\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr("acnet_pl.modules.classifier.check_hyper_parameters", lambda options: None)
+        options, path = content(randomised()), tmp_path / "last.ckpt"
+        options["hyper_parameters"]["schedule"] = {
+            "class_path": "torch.optim.lr_scheduler.LambdaLR",
+            "init_args": {"lr_lambda": "trojan_horse.f"},
         }
-        torch.save(options, tmp_path / "last.ckpt")
-        with pytest.raises(ValueError, match=r"os\.spawnv is not a backbone"):
-            load_network(tmp_path / "last.ckpt")
-        assert not Path(proof).exists()
+        torch.save(options, path)
+        with pytest.raises(TypeError, match="must be plain data"):  # too late
+            ImageClassifier.load_from_checkpoint(path)
+        assert (tmp_path / "proof").exists()
+        sys.modules.pop("trojan_horse")
 
 
 class TestDamage:
@@ -248,45 +349,108 @@ class TestDamage:
             with pytest.raises(CheckpointError, match="corrupt"):
                 read_checkpoint(path)
 
-    @fuzz
-    @given(
-        edits=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=8),
-        cut=st.one_of(st.none(), st.floats(0, 1)),
-    )
-    def test_any_damage_is_a_checkpoint_error_or_no_damage(
-        self, edits: list[tuple[float, int]], cut: float | None, whole: Path, tmp_path: Path
-    ) -> None:
-        data = bytearray(whole.read_bytes())
-        for where, value in edits:
-            data[int(where * len(data))] = value
-        path = tmp_path / "last.ckpt"
-        path.write_bytes(data if cut is None else data[: int(cut * len(data))])
-        try:
-            network, _ = load_network(path)
-        except ValueError:
-            return
-        expected, _ = load_network(whole)  # the edit hit what nobody reads
-        for name, value in network.state_dict().items():
-            assert torch.equal(value, expected.state_dict()[name])
+    def test_any_damage_is_a_checkpoint_error_or_no_damage(self, whole: Path, tmp_path: Path) -> None:
+        original, path, outcomes = whole.read_bytes(), tmp_path / "last.ckpt", Counter[str]()
+        expected = load_network(whole)[0].state_dict()
+        # The weights are most of the file; what the archive says of itself is where an edit may do harm.
+        with zipfile.ZipFile(whole) as archive:
+            headers = [info.header_offset + i for info in archive.infolist() for i in range(30 + len(info.filename))]
+            tail = range(archive.start_dir, len(original))
+        places = st.one_of(st.sampled_from(headers), st.sampled_from(tail), st.integers(0, len(original) - 1))
+        edit = st.tuples(places, st.integers(0, 255))
 
-    @fuzz
-    @given(edits=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=4))
-    def test_a_forged_pickle_with_right_checksums(
-        self, edits: list[tuple[float, int]], whole: Path, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "last.ckpt"
-        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
-            for info in source.infolist():
-                data = bytearray(source.read(info))
-                if info.filename.endswith("data.pkl"):
-                    for where, value in edits:
-                        data[int(where * len(data))] = value
-                target.writestr(info.filename, bytes(data))
-        try:
-            network, _ = load_network(path)
-        except ValueError:
-            return
-        assert isinstance(network, nn.Module)
+        @fuzz
+        @given(st.lists(edit, min_size=1, max_size=6), st.one_of(st.none(), st.none(), st.integers(0, len(original))))
+        def damage(edits: list[tuple[int, int]], cut: int | None) -> None:
+            data = bytearray(original)
+            for where, value in edits:
+                data[where] = value
+            path.write_bytes(data[:cut])
+            try:
+                network, _ = load_network(path)
+            except ValueError as error:
+                outcomes[type(error).__name__] += 1
+                return
+            outcomes["hit what nobody reads"] += 1
+            for name, value in network.state_dict().items():
+                assert torch.equal(value, expected[name])
+
+        damage()
+        assert outcomes["CheckpointError"] >= 20
+        assert outcomes["hit what nobody reads"] >= 5
+
+    def test_a_forged_pickle_with_right_checksums(self, whole: Path, tmp_path: Path) -> None:
+        path, outcomes = tmp_path / "last.ckpt", Counter[str]()
+        with zipfile.ZipFile(whole) as archive:
+            records = {info.filename: archive.read(info) for info in archive.infolist()}
+        (name,) = (name for name in records if name.endswith("data.pkl"))
+        program = records[name]
+        instructions = [position for _, _, position in pickletools.genops(program) if position is not None]
+        opcode = st.sampled_from([ord(instruction.code) for instruction in pickletools.opcodes])
+        edit = st.one_of(
+            st.tuples(st.just("byte"), st.integers(0, len(program) - 1), st.integers(0, 255)),
+            st.tuples(st.just("opcode"), st.sampled_from(instructions), opcode),
+            st.tuples(st.just("insert"), st.sampled_from(instructions), opcode),
+            st.tuples(st.just("leave out"), st.sampled_from(instructions), st.just(0)),
+        )
+
+        @fuzz
+        @given(st.lists(edit, min_size=1, max_size=3))
+        def forge(edits: list[tuple[str, int, int]]) -> None:
+            data = bytearray(program)
+            for kind, where, value in sorted(edits, key=lambda edit: -edit[1]):
+                if kind == "leave out":
+                    del data[where]
+                else:
+                    data[where : where + (kind != "insert")] = bytes([value])
+            with zipfile.ZipFile(path, "w") as target:
+                for record, content in {**records, name: bytes(data)}.items():
+                    target.writestr(record, content)
+            try:
+                network, _ = load_network(path)
+            except ValueError as error:
+                outcomes["unread" if "can be read safely" in str(error) else "of something else"] += 1
+                return
+            outcomes["built"] += 1
+            assert isinstance(network, nn.Module)
+
+        forge()
+        assert min(outcomes[kind] for kind in ("unread", "of something else", "built")) >= 2, outcomes
+
+    def test_nonsense_in_the_place_of_a_value(self, tmp_path: Path) -> None:
+        path, outcomes = tmp_path / "last.ckpt", Counter[str]()
+        places = [
+            *[(key,) for key in ("state_dict", "hyper_parameters")],
+            *[("state_dict", key) for key in ("net.conv1.square.weight", "x")],
+            *[("hyper_parameters", key) for key in ("backbone", "conv", "num_classes")],
+            *[("hyper_parameters", part, key) for part in ("backbone", "conv") for key in ("class_path", "init_args")],
+            ("hyper_parameters", "conv", "init_args", "gamma_init"),
+        ]
+        scalars = st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=6)
+        tensors = st.sampled_from([torch.zeros(2), torch.zeros(0), torch.ones(8, dtype=torch.int8), torch.ones(())])
+        names = st.sampled_from(["acnet_pl.", "acnet_pl.nn", "torch.nn.Linear", "acnet_pl.backbones.VGG16", ".", "a.b"])
+        values = st.recursive(
+            scalars | tensors | names, lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=3
+        )
+
+        @fuzz
+        @given(st.sampled_from(places), values)
+        def replace(place: tuple[str, ...], value: Any) -> None:
+            forged = copy.deepcopy(content(randomised()))
+            *parents, last = place
+            where = forged
+            for parent in parents:
+                where = where[parent]
+            where[last] = value
+            torch.save(forged, path)
+            try:
+                load_network(path)
+                outcomes["built"] += 1
+            except ValueError:
+                outcomes["refused"] += 1
+
+        replace()
+        assert min(outcomes[kind] for kind in ("built", "refused")) >= 2, outcomes
 
     @fuzz
     @given(data=st.binary(max_size=400))

@@ -15,6 +15,7 @@ from torch import nn
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network
+from acnet_pl.nn.surgery.merge import merge_as_saved
 
 __all__ = ["AtomicCheckpointIO", "CheckpointError", "load_network", "read_checkpoint"]
 
@@ -68,6 +69,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     network = build_network(**info)
     state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
     try:
+        network = merge_as_saved(network, state)
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
@@ -122,9 +124,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint with `read_checkpoint`, whatever ``weights_only`` says.
 
         Raises:
-            CheckpointError: As `read_checkpoint`.
+            CheckpointError: As `read_checkpoint`, or Lightning did not write it.
         """
-        return read_checkpoint(path)
+        content = read_checkpoint(path)
+        if "pytorch-lightning_version" not in content:
+            raise CheckpointError(f"{path} is not a checkpoint of a Lightning run: it does not say of which version")
+        return content
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, or note that it is no longer wanted."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from acnet_pl import ACBConv, ImageClassifier
@@ -26,6 +27,7 @@ class SpoilsSomeBatches(ImageClassifier):
         super().__init__(*args, **kwargs)
         self.value, self.leave_out = value, leave_out
         self.before: dict[str, Tensor] = {}
+        self.unchanged: list[bool] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         if batch_idx not in BAD:
@@ -36,15 +38,23 @@ class SpoilsSomeBatches(ImageClassifier):
         batch[0].mul_(self.value)
         return super().training_step(batch, batch_idx)
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx in BAD:
+            after = self.net.state_dict()
+            self.unchanged.append(all(torch.equal(after[name], value) for name, value in self.before.items()))
 
-def train(folder: Path, check: NonFiniteCheck, *, precision: Any = "32-true", **options: Any) -> SpoilsSomeBatches:
+
+def train(
+    folder: Path, check: NonFiniteCheck, *, precision: Any = "32-true", scaler: Any = None, **options: Any
+) -> SpoilsSomeBatches:
     torch.manual_seed(0)
+    half = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]} if scaler else {"precision": precision}
     model = SpoilsSomeBatches(partial(ResNetCifar, depth=8), ACBConv(), **options)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         limit_val_batches=0,
-        precision=precision,
+        **half,
         callbacks=[check],
         logger=False,
         enable_checkpointing=False,
@@ -86,6 +96,23 @@ class TestTraining:
         expected = never_seen.net.state_dict()
         for name, value in passed_over.net.state_dict().items():
             assert torch.equal(value, expected[name]), name
+
+    def test_leaving_batches_out_under_a_gradient_scaler(self, tmp_path: Path) -> None:
+        scaler, check = torch.amp.GradScaler("cpu"), NonFiniteCheck(skip=len(BAD))
+        with pytest.warns(UserWarning, match=r"Passing over batch [12] of 2: loss not finite at step [35]"):
+            model = train(tmp_path, check, scaler=scaler)
+        assert model.unchanged == [True, True]
+        assert check.skipped == len(BAD)
+        assert scaler.get_scale() == 2.0**16 / 4  # halved for each of them, as for any overflow
+        assert all(value.isfinite().all() for value in model.net.state_dict().values())
+
+    @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # of a step that the scaler left out
+    def test_gradients_that_overflow_are_the_scalers_business(self, tmp_path: Path) -> None:
+        scaler, check = torch.amp.GradScaler("cpu", init_scale=2.0**24), NonFiniteCheck()
+        model = train(tmp_path, check, scaler=scaler, value=1.0)
+        assert scaler.get_scale() < 2.0**24
+        assert check.skipped == 0
+        assert all(value.isfinite().all() for value in model.net.state_dict().values())
 
     def test_one_more_than_may_be_left_out_stops(self, tmp_path: Path) -> None:
         with (

@@ -114,22 +114,36 @@ class Mortal:
             text=True,
         )
 
-    def run(
-        self, folder: Path, *options: str, death: Death | None = None, command: Sequence[str] = COMMAND, code: int = 0
-    ) -> tuple[str, float]:
-        """Run a command in a folder; expects it to be killed if it is to die; gives its output and seconds."""
+    def ask(
+        self, folder: Path, death: Death | None = None, args: Sequence[str] = COMMAND, processes: int = 1
+    ) -> dict[str, Any]:
+        """Run a command in a folder; gives the answer of mortal_runs.py."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         environment(folder)
         (folder / "output.txt").unlink(missing_ok=True)
-        request = {"folder": str(folder), "args": [*command, *options], "death": death}
+        request = {"folder": str(folder), "args": list(args), "death": death, "processes": processes}
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         answer = json.loads(self.server.stdout.readline())
-        output = (folder / "output.txt").read_text()
-        expected = {code} if death is None else {-9} if death[0] == "at" else {-9, 0}
-        assert answer["code"] in expected, output
-        return output, answer["seconds"]
+        assert isinstance(answer, dict)
+        return {**answer, "output": (folder / "output.txt").read_text()}
+
+    def run(
+        self,
+        folder: Path,
+        *options: str,
+        death: Death | None = None,
+        command: Sequence[str] = COMMAND,
+        processes: int = 1,
+        code: int | None = None,
+    ) -> tuple[str, float]:
+        """Run a command in a folder; it must end as its death has it, or with a code; gives output and seconds."""
+        answer = self.ask(folder, death, [*command, *options], processes)
+        ends = {"at": {-9}, "after": {-9, 0}, "within": {-9, 0}, "told": {143}, "spoilt": {0}}
+        expected = {code} if code is not None else ends[death[0]] if death else {0}
+        assert answer["code"] in expected, answer["output"]
+        return answer["output"], answer["seconds"]
 
 
 @pytest.fixture(scope="session")

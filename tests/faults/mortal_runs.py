@@ -1,9 +1,19 @@
 """Run command lines of acnet_pl in forked children that are killed at given moments.
 
 Everything is imported once. Each line of the standard input is a JSON request ``{"folder": ..., "args": [...], "death":
-...}``, answered by a line with the exit code of the child (-9: killed) and its seconds; its output is appended to
-``output.txt`` in the folder. A death is ``["after", SECONDS]``, ``["at", FUNCTION, N]`` (at the N-th call of a
-function), by SIGKILL in any case; or null.
+..., "processes": 1}``, answered by a line with the exit code of the child (-9: killed), its seconds and whether it died
+inside the function that was named; its output is appended to ``output.txt`` in the folder. With several processes the
+child is what torchrun is: it starts them, and once more where one dies. A death is null or one of
+
+- ``["after", SECONDS]``: by SIGKILL, so long after the start;
+- ``["at", FUNCTION, N]``: by SIGKILL, at the N-th call of a function, before it does anything;
+- ``["within", FUNCTION, N, SECONDS]``: by SIGKILL, so long after the N-th call of a function began;
+- ``["told", FUNCTION, N]``: the N-th call of a function begins with a SIGTERM;
+- ``["spoilt", FUNCTION, N]``: it lives, and the N-th call of a function gets infinite images.
+
+With several processes the last one dies or is spoilt, in the first attempt only; all of
+them are told. ``["measure", FUNCTION,
+...]`` lets the run live and answers with the median seconds of a call of each.
 """
 
 from __future__ import annotations
@@ -11,70 +21,162 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import math
 import os
+import select
 import signal
+import statistics
 import sys
 import time
 import traceback
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from acnet_pl.cli import main
 
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+Report = Callable[[bytes], Any]
 
-def die(*_: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+# What a run imports when it needs it.
+for name in ("acnet_pl.cli.lightning", "sklearn.datasets", "torch._dynamo", "torch.distributed.launcher.api"):
+    importlib.import_module(name)
 
 
-def die_at(function: str, n: int) -> None:
-    """Have the n-th call of ``module:name.name`` kill this process, before it does anything."""
+def wrap(function: str, wrapper: Wrapper) -> None:
+    """Put something around ``module:name.name``."""
     module, _, path = function.partition(":")
     *parents, name = path.split(".")
     owner = functools.reduce(getattr, parents, importlib.import_module(module))
-    original, calls = getattr(owner, name), 0
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(wrapper(original)))
 
-    @functools.wraps(original)
-    def deadly(*args: Any, **kwargs: Any) -> Any:
+
+def prepare(death: list[Any] | None, report: Report) -> None:
+    """Have this process die, or be measured."""
+    if death is None or death[0] == "after":
+        return
+    kind, function, *numbers = death
+    if kind == "measure":
+        for name in (function, *numbers):
+            wrap(name, functools.partial(measured, name=name, report=report))
+        return
+    last, first_attempt = int(os.environ.get("WORLD_SIZE", 1)) - 1, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if kind == "told" or (int(os.environ.get("RANK", 0)) == last and first_attempt == "0"):
+        wrap(function, functools.partial(deadly, kind=kind, n=numbers[0], report=report))
+
+
+def measured(original: Callable[..., Any], name: str, report: Report) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            report(f"{name} {time.perf_counter() - started}\n".encode())
+
+    return call
+
+
+def deadly(original: Callable[..., Any], kind: str, n: int, report: Report) -> Callable[..., Any]:
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        return die() if calls == n else original(*args, **kwargs)
+        if calls != n:
+            return original(*args, **kwargs)
+        if kind == "spoilt":
+            args[1][0].fill_(math.inf)
+        elif kind != "within":
+            os.kill(os.getpid(), signal.SIGKILL if kind == "at" else signal.SIGTERM)
+        report(b"begun\n")
+        try:
+            return original(*args, **kwargs)
+        finally:
+            report(b"ended\n")
 
-    setattr(owner, name, deadly)
+    return call
 
 
-def live(folder: Path, args: list[str], death: list[Any] | None) -> None:
+def live(folder: Path, args: list[str], death: list[Any] | None, processes: int, pipe: int) -> None:
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    if death is not None and death[0] == "at":
-        die_at(death[1], death[2])
     code = 99
     try:
-        code = main(args)
+        if processes == 1:
+            prepare(death, functools.partial(os.write, pipe))
+            code = main(args)
+        else:
+            launch(args, death, processes)
+            code = 0
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
     os._exit(code)
 
 
-def attempt(folder: str, args: list[str], death: list[Any] | None) -> dict[str, Any]:
+def launch(args: list[str], death: list[Any] | None, processes: int) -> None:
+    """What ``torchrun --standalone --max-restarts=1`` does, with processes that are forked and need no imports."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=1,
+        start_method="fork",
+    )
+
+    def work() -> None:
+        vars(rank_zero_only)["rank"] = int(os.environ["RANK"])  # elsewhere known when Lightning is imported
+        prepare(death, len)
+        if code := main(args):
+            raise SystemExit(code)
+
+    elastic_launch(config, work)()
+
+
+def attempt(folder: str, args: list[str], death: list[Any] | None, processes: int) -> dict[str, Any]:
+    reader, writer = os.pipe()
     started = time.perf_counter()
     child = os.fork()
     if child == 0:
-        live(Path(folder), args, death)
-    status = None
-    while status is None and death is not None and death[0] == "after":
-        if time.perf_counter() - started > death[1]:
-            os.kill(child, signal.SIGKILL)
-            break
-        done, code = os.waitpid(child, os.WNOHANG)
-        status = code if done else None
-        time.sleep(0.002)
-    if status is None:
-        _, status = os.waitpid(child, 0)
-    return {"code": os.waitstatus_to_exitcode(status), "seconds": time.perf_counter() - started}
+        os.close(reader)
+        live(Path(folder), args, death, processes, writer)
+    os.close(writer)
+    report = b""
+    if death is not None and death[0] == "after":
+        select.select([reader], [], [], death[1])  # until then, or until it has ended
+        os.kill(child, signal.SIGKILL)
+    elif death is not None and death[0] == "within" and (report := os.read(reader, 100)):
+        time.sleep(death[3])
+        os.kill(child, signal.SIGKILL)
+    while more := os.read(reader, 1 << 16):
+        report += more
+    os.close(reader)
+    _, status = os.waitpid(child, 0)
+    code, seconds = os.waitstatus_to_exitcode(status), time.perf_counter() - started
+    answer: dict[str, Any] = {"code": code, "seconds": seconds, "inside": report == b"begun\n"}
+    if death is not None and death[0] == "measure":
+        answer["measured"] = medians(report.decode())
+    return answer
+
+
+def medians(report: str) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {}
+    for line in report.splitlines():
+        name, value = line.split(" ")
+        seconds.setdefault(name, []).append(float(value))
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":

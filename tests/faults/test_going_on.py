@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +16,12 @@ import pytest
 import torch
 
 from acnet_pl.callbacks import RunCheckpoint
+from acnet_pl.cli.resume import Claim
 
-FIRST = ["at", "acnet_pl.modules:ImageClassifier.training_step", 1]
-HALFWAY = ["at", "acnet_pl.modules:ImageClassifier.training_step", 20]
-TRUNCATED, FLIPPED, FOREIGN = "truncated", "flipped", "foreign"
+STEP = "acnet_pl.modules:ImageClassifier.training_step"
+FIRST = ["at", STEP, 1]
+HALFWAY = ["at", STEP, 20]
+TRUNCATED, FLIPPED, FOREIGN, MALICIOUS = "truncated", "flipped", "foreign", "malicious"
 
 
 def run_of(folder: Path) -> Path:
@@ -37,11 +42,28 @@ def spoil(path: Path, how: str) -> None:
     elif how == FLIPPED:
         middle = len(content) // 2
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    else:
+    elif how == FOREIGN:
         torch.save({"state_dict": {"weight": torch.zeros(3)}}, path)
+    else:
+        torch.save({**torch.load(path, weights_only=True), "more": Malicious(path.with_name("proof"))}, path)
 
 
-@pytest.mark.parametrize("how", [TRUNCATED, FLIPPED, FOREIGN])
+class Malicious:
+    """A pickle of this makes a file when it is loaded in the ordinary way."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+long = pytest.mark.faults
+
+
+@pytest.mark.parametrize(
+    "how", [TRUNCATED, pytest.param(FLIPPED, marks=long), pytest.param(FOREIGN, marks=long), MALICIOUS]
+)
 def test_the_checkpoint_before_a_damaged_one_is_taken(how: str, mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
     run = stopped_run(mortal, tmp_path)
     spoil(run / "checkpoints" / "last.ckpt", how)
@@ -114,24 +136,64 @@ def test_processes_that_do_not_agree_are_stopped() -> None:
 
 def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:
     run = stopped_run(mortal, tmp_path)
-    with (run / "UNFINISHED").open() as marker:
-        fcntl.flock(marker, fcntl.LOCK_EX)
+    with (run / "UNFINISHED").open("r+") as marker:
+        fcntl.lockf(marker, fcntl.LOCK_EX)
         mortal.run(tmp_path, death=FIRST)
     assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 2
 
 
-def test_weights_and_biases_is_gone_on_with_under_the_same_id(mortal: Any, tmp_path: Path) -> None:
-    run = stopped_run(mortal, tmp_path, "--wandb.mode", "offline")
-    mortal.run(tmp_path, "--wandb.mode", "offline")
-    first, second = sorted((run / "wandb").glob("offline-run-*"))
-    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]
+def test_what_a_killed_run_has_started_does_not_hold_its_folder(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        run = os.fork()
+        if run == 0:
+            held = Claim.of(tmp_path) is not None
+            if os.fork() == 0:  # a worker that loads data, say
+                os.write(writer, str(os.getpid()).encode())
+                time.sleep(100)
+            os._exit(0 if held else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) == 0
+    worker = int(os.read(reader, 20))
+    try:
+        assert Claim.of(tmp_path) is not None
+        os.kill(worker, 0)  # is alive
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
-def test_sigterm_writes_a_checkpoint_and_exits_with_143(
-    mortal: Any, start: Any, undisturbed: Any, tmp_path: Path
-) -> None:
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    claim = Claim.of(tmp_path)
+    assert claim is not None
+    claim.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_143(mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
+    output, _ = mortal.run(tmp_path, death=["told", STEP, 18])
+    assert "Stopped by SIGTERM" in output
+    assert "Traceback" not in output
+    run = run_of(tmp_path)
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
+    # Outside of training there is nothing to write.
+    before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    output, _ = mortal.run(tmp_path, death=["told", "acnet_pl.modules:ImageClassifier.test_step", 1])
+    assert "Traceback" not in output
+    assert (run / "UNFINISHED").exists()
+    assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns > before  # that of the end of training
+    mortal.run(tmp_path)
+    expected, _ = undisturbed
+    type(expected)(run).assert_same_as(expected)
+
+
+@pytest.mark.faults
+def test_sigterm_to_a_process_of_its_own(start: Any, tmp_path: Path) -> None:
     process = start(tmp_path, "--trainer.max_epochs", "1000")
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not list(tmp_path.glob("runs/mortal/*/checkpoints/last.ckpt")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -143,5 +205,3 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_143(
     assert time.monotonic() - asked < 30
     assert "Stopped by SIGTERM" in output + errors
     assert "Traceback" not in output + errors
-    saved = torch.load(run_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["global_step"] % 5 or saved["global_step"] % 11  # not one that was due anyway

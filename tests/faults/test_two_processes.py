@@ -1,4 +1,4 @@
-"""Two processes under torchrun: one is killed, or the job is told to stop; it goes on to the right step."""
+"""Two processes under torchrun: one is killed, or the job is told to stop; it goes on to the same end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,44 @@ from typing import Any
 import pytest
 import torch
 
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+STEP = "acnet_pl.modules:ImageClassifier.training_step"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-OPTIONS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "12"]
+LONG = [*TWO, "--trainer.max_epochs", "12"]
 STEPS = 12 * 11
 
 
-@pytest.fixture(autouse=True)
-def new_store_for_every_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Otherwise a restarted process may read the address of its dead peer, and the restart fails in Gloo.
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+@pytest.fixture(scope="module")
+def two_undisturbed(mortal: Any, undisturbed: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("two")
+    mortal.run(folder, *TWO, processes=2)
+    (run,) = (folder / "runs" / "mortal").iterdir()
+    return type(undisturbed[0])(run)
+
+
+# One by SIGKILL, or both by SIGTERM; in the second epoch.
+@pytest.mark.parametrize("death", [["at", STEP, 20], ["told", STEP, 15]], ids=["killed", "told"])
+def test_a_restarted_job_ends_with_the_same_bits(
+    death: list[Any], mortal: Any, two_undisturbed: Any, tmp_path: Path
+) -> None:
+    output, _ = mortal.run(tmp_path, *TWO, processes=2, death=death, code=0)
+    assert output.count("from last.ckpt") == 1
+    assert output.count("Stopped by SIGTERM") == (death[0] == "told")
+    (run,) = (tmp_path / "runs" / "mortal").iterdir()
+    type(two_undisturbed)(run).assert_same_as(two_undisturbed)
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3 * 11
+
+
+def test_both_pass_over_a_batch_that_is_not_finite_in_one(mortal: Any, tmp_path: Path) -> None:
+    output, _ = mortal.run(tmp_path, *TWO, "--nonfinite.skip", "1", processes=2, death=["spoilt", STEP, 14], code=0)
+    assert "Passing over batch 1 of 1: loss not finite at step 13 in process 1 (epoch 1, batch 2, images [" in output
+    assert "the images themselves are not finite" in output
+    (run,) = (tmp_path / "runs" / "mortal").iterdir()
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3 * 11
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+    with (run / "metrics.csv").open(newline="") as file:
+        assert [row["train/skipped_batches"] for row in csv.DictReader(file) if row["train/skipped_batches"]] == ["1.0"]
 
 
 def checkpoint(folder: Path) -> Path | None:
@@ -48,10 +77,10 @@ def wait_for_checkpoint(process: Any, folder: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.faults  # a restart under torchrun takes minutes on a busy machine
+@pytest.mark.faults
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_of_two_processes_is_killed(rank: int, start: Any, tmp_path: Path) -> None:
-    process = start(tmp_path, *OPTIONS, launcher=[*TORCHRUN, "--max-restarts=1", "-m", "acnet_pl"])
+    process = start(tmp_path, *LONG, launcher=[*TORCHRUN, "--max-restarts=1", "-m", "acnet_pl"])
     wait_for_checkpoint(process, tmp_path)
     os.kill(dict(ranks(process.pid))[rank], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
@@ -67,15 +96,17 @@ def test_one_of_two_processes_is_killed(rank: int, start: Any, tmp_path: Path) -
     assert losses == list(range(1, STEPS, 2))  # every second step once
 
 
-def test_sigterm_to_the_job(start: Any, tmp_path: Path) -> None:
-    process = start(tmp_path, *OPTIONS, "--trainer.max_epochs", "10000", launcher=[*TORCHRUN, "-m", "acnet_pl"])
+@pytest.mark.faults
+@pytest.mark.parametrize("told", ["processes", "torchrun"])
+def test_sigterm_to_the_job(told: str, start: Any, tmp_path: Path) -> None:
+    process = start(tmp_path, *TWO, "--trainer.max_epochs", "10000", launcher=[*TORCHRUN, "-m", "acnet_pl"])
     wait_for_checkpoint(process, tmp_path)
-    children = dict(ranks(process.pid))
-    for child in children.values():
+    for child in dict(ranks(process.pid)).values() if told == "processes" else [process.pid]:
         os.kill(child, signal.SIGTERM)
     output, errors = process.communicate(timeout=200)
-    assert f"exitcode  : {128 + signal.SIGTERM}" in output + errors, output + errors
-    assert "Stopped by SIGTERM" in output + errors
+    assert "Stopped by SIGTERM" in output + errors, output + errors
+    if told == "processes":
+        assert f"exitcode  : {128 + signal.SIGTERM}" in output + errors
     path = checkpoint(tmp_path)
     assert path is not None
     assert torch.load(path, weights_only=True)["acnet_pl"]["steps_logged"] > 0

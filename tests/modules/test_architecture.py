@@ -66,5 +66,5 @@ def test_only_networks_are_built(path):
 def test_a_name_that_is_gone_is_said_so():
     with pytest.raises(ValueError, match=r"no backbone acnet_pl\.backbones\.ResNetCIFAR in this version"):
         build_network({"class_path": "acnet_pl.backbones.ResNetCIFAR"}, describe(PlainConv()), 10)
-    with pytest.raises(ValueError, match="is not a ConvBuilder"):
+    with pytest.raises(ValueError, match="is not a conv: expected a ConvBuilder"):
         build_conv({"class_path": "acnet_pl.backbones.ResNetCifar"})

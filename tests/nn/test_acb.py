@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import ACBlock, FusionError, explicit_branches
+from acnet_pl.nn.scale import ChannelScale
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -38,6 +39,8 @@ def randomise(module: nn.Module, seed: int = 0, dead_channel: bool = True) -> No
                 with torch.no_grad():
                     norm.weight.normal_(generator=generator)
                     norm.bias.normal_(generator=generator)
+        elif isinstance(norm, ChannelScale):
+            nn.init.normal_(norm.weight, generator=generator)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -87,7 +90,7 @@ def cases(draw: st.DrawFn, largest: int = 11) -> Case:
     options = {
         "horizontal": draw(st.booleans()),
         "vertical": draw(st.booleans()),
-        "branch_norm": draw(st.booleans()),
+        "branch_norm": draw(st.sampled_from([True, False, "scale"])),
         "position": position,
         "asymmetric_size": None if position == "border" else draw(st.sampled_from([None, *range(3, k + 1, 2)])),
     }
@@ -161,7 +164,7 @@ def sliding_window(block: Any, x: np.ndarray) -> np.ndarray:
     width = (padded.shape[3] - dw * (k - 1) - 1) // sw + 1
     total = np.zeros((len(x), block.out_channels, height, width))
     for name, (rows, columns) in parts.items():
-        conv, norm = getattr(block, name), getattr(block, f"{name}_norm")
+        conv, norm, scale = (getattr(block, f"{name}{part}") for part in ("", "_norm", "_scale"))
         if conv is None:
             continue
         weight = conv.weight.detach().numpy().reshape(groups, block.out_channels // groups, -1)
@@ -171,6 +174,8 @@ def sliding_window(block: Any, x: np.ndarray) -> np.ndarray:
                 window = padded[:, :, i * sh : i * sh + dh * (k - 1) + 1 : dh, j * sw : j * sw + dw * (k - 1) + 1 : dw]
                 seen = window[:, :, rows, columns].reshape(len(x), groups, -1)
                 out[:, :, i, j] = np.einsum("gow,ngw->ngo", weight, seen).reshape(len(x), -1)
+        if scale is not None:
+            out = out * scale.weight.detach().numpy()[:, None, None]
         total += out if norm is None else _norm(out, norm)
     return total if block.norm is None else _norm(total, block.norm)
 
@@ -188,7 +193,8 @@ def test_branches_are_the_articles_sliding_window(case: Case) -> None:
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(case=cases(largest=7))
 def test_training_forward_of_merged_kernels_equals_explicit_branches(case: Case) -> None:
-    case.options["branch_norm"] = False
+    if case.options["branch_norm"] is True:
+        case.options["branch_norm"] = False
     merged, x = case.block().train(), case.input().requires_grad_()
     explicit = copy.deepcopy(merged)
     results = []
@@ -203,10 +209,10 @@ def test_training_forward_of_merged_kernels_equals_explicit_branches(case: Case)
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.detach().abs().max()))
 
 
-@pytest.mark.parametrize("branch_norm", [True, False])
+@pytest.mark.parametrize("branch_norm", [True, False, "scale"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("geometry", [{"padding": 1}, {"stride": 2, "dilation": 2, "groups": 2, "position": "border"}])
-def test_gradcheck(branch_norm: bool, training: bool, geometry: dict[str, Any]) -> None:
+def test_gradcheck(branch_norm: Any, training: bool, geometry: dict[str, Any]) -> None:
     torch.manual_seed(0)
     block = ACBlock(2, 2, 3, branch_norm=branch_norm, **geometry).double().train(training)
     randomise(block, dead_channel=False)
@@ -217,11 +223,13 @@ def test_gradcheck(branch_norm: bool, training: bool, geometry: dict[str, Any]) 
         out: Tensor = functional_call(block, dict(zip(names, parameters, strict=True)), (x,))
         return out
 
-    assert torch.autograd.gradcheck(forward, [tensor.requires_grad_() for tensor in inputs], fast_mode=True)
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(forward, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(forward, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("branch_norm", [True, False])
-def test_gradcheck_of_the_equivalent_kernel(branch_norm: bool) -> None:
+@pytest.mark.parametrize("branch_norm", [True, False, "scale"])
+def test_gradcheck_of_the_equivalent_kernel(branch_norm: Any) -> None:
     torch.manual_seed(0)
     block = ACBlock(2, 3, 3, branch_norm=branch_norm).double()
     randomise(block, dead_channel=False)
@@ -243,8 +251,8 @@ def test_gradcheck_of_the_equivalent_kernel(branch_norm: bool) -> None:
     assert torch.autograd.gradcheck(equivalent, [p.detach().clone().requires_grad_() for p in block.parameters()])
 
 
-@pytest.mark.parametrize("branch_norm", [True, False])
-def test_fine_tuning_with_frozen_batch_norm_has_the_branches_gradients(branch_norm: bool) -> None:
+@pytest.mark.parametrize("branch_norm", [True, False, "scale"])
+def test_fine_tuning_with_frozen_batch_norm_has_the_branches_gradients(branch_norm: Any) -> None:
     torch.manual_seed(0)
     block = ACBlock(3, 4, 3, padding=1, branch_norm=branch_norm).double().eval()
     randomise(block)
@@ -452,6 +460,7 @@ BAD_ARGUMENTS = [
     ({"padding": "full"}, r"`padding` \(='full'\) must be an int, a pair of ints, 'same' or 'valid'"),
     ({"padding": "same", "stride": 2}, r"padding='same' needs stride 1, got `stride` \(=\(2, 2\)\); give the padding"),
     ({"padding_mode": "mirror"}, r"`padding_mode` \(='mirror'\) must be one of 'zeros', 'reflect', 'replicate', 'circ"),
+    ({"branch_norm": "scaled"}, r"`branch_norm` \(='scaled'\) must be True, False or 'scale'"),
     ({"position": "edge"}, r"`position` \(='edge'\) must be one of 'skeleton', 'border'"),
     ({"groups": 4}, r"`in_channels` \(=6\) must be divisible by `groups` \(=4\)"),
     ({"groups": 3}, r"`out_channels` \(=8\) must be divisible by `groups` \(=3\)"),

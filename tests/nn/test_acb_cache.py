@@ -31,7 +31,7 @@ def randomise(block: nn.Module) -> None:
             norm.load_state_dict({name: torch.rand_like(t.float()) + 0.5 for name, t in norm.state_dict().items()})
 
 
-@pytest.fixture(params=[True, False], ids=["branch_norm", "norm_after_sum"])
+@pytest.fixture(params=[True, False, "scale"], ids=["branch_norm", "norm_after_sum", "scaled"])
 def block(request: pytest.FixtureRequest) -> CountingBlock:
     torch.manual_seed(0)
     block = CountingBlock(4, 6, 3, padding=1, branch_norm=request.param)

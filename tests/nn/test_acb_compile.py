@@ -13,10 +13,12 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import ACBlock, explicit_branches
+from acnet_pl.nn.scale import ChannelScale
 
 OPTIONS: list[dict[str, Any]] = [
     {"padding": 1},
     {"padding": 1, "branch_norm": False},
+    {"padding": 1, "branch_norm": "scale", "gamma_init": 0.5},
     {"padding": (0, 2), "position": "border", "dilation": 2, "padding_mode": "reflect", "groups": 2},
 ]
 
@@ -117,7 +119,8 @@ def test_traces_symbolically_into_its_branches(options: dict[str, Any], training
         block(X)
     graph = torch.fx.symbolic_trace(copy.deepcopy(nn.Sequential(block)))
     targets = [node.target for node in graph.graph.nodes if node.op == "call_module"]
-    assert targets == [f"0.{name}" for name, module in block.named_children() if module is not None]
+    layers = [name for name, module in block.named_children() if not isinstance(module, ChannelScale)]
+    assert targets == [f"0.{name}" for name in layers]  # a scale is a multiplication
     torch.testing.assert_close(graph(X), block.forward_branches(X))
 
 

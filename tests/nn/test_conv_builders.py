@@ -14,6 +14,7 @@ BUILDERS: list[ConvBuilder] = [
     ACBConv(),
     ACBConv(horizontal=False),
     ACBConv(branch_norm=False),
+    ACBConv(branch_norm="scale", gamma_init=0.5),
     ACBConv(position="border"),
     ACBConv(asymmetric_size=3, gamma_init=1 / 3),
 ]

@@ -4,6 +4,7 @@ from acnet_pl.callbacks.display import ConvSummary, ProgressBar
 from acnet_pl.callbacks.equivalence import EquivalenceCheck, EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork, FuseOnFitEnd
 from acnet_pl.callbacks.kernels import KernelMagnitude
+from acnet_pl.callbacks.late_fold import LateFold
 from acnet_pl.callbacks.metrics_csv import MetricsCSV
 from acnet_pl.callbacks.nonfinite import NonFiniteCheck, NonFiniteLossError
 from acnet_pl.callbacks.predictions import PredictionWriter
@@ -19,6 +20,7 @@ __all__ = [
     "FuseOnFitEnd",
     "FusedNetwork",
     "KernelMagnitude",
+    "LateFold",
     "MetricsCSV",
     "NonFiniteCheck",
     "NonFiniteLossError",

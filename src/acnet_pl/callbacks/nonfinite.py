@@ -46,7 +46,8 @@ class NonFiniteCheck(Callback):
         self.enabled = enabled
         self.skipped = 0
         self._batch: Any = None
-        self._finite: list[Tensor] = []
+        self._finite: list[Tensor] = []  # in all processes
+        self._own: list[Tensor] = []  # in this one of several
         self._event: torch.cuda.Event | None = None
         self._buffers: list[Tensor] = []
         self._saved: list[Tensor] = []
@@ -74,6 +75,7 @@ class NonFiniteCheck(Callback):
             return
         finite = loss.detach().isfinite().all()
         if trainer.world_size > 1:
+            self._own.append(finite)
             finite = finite.to(torch.int32)
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if finite.is_cuda:
@@ -89,11 +91,15 @@ class NonFiniteCheck(Callback):
             return
         if self._event is not None:
             self._event.synchronize()
-        finite = all(bool(answer) for answer in self._finite)
-        self._finite = []
+        finite, own = all(bool(answer) for answer in self._finite), self._own
+        self._finite, self._own = [], []
         if finite:
             return
         where = self._describe(trainer, pl_module)
+        if trainer.world_size > 1:  # all are here; what counts is what those have seen whose loss it is
+            told: list[str | None] = [None] * trainer.world_size
+            dist.all_gather_object(told, None if all(bool(answer) for answer in own) else where)
+            where = next(f"in process {rank} {text}" for rank, text in enumerate(told) if text is not None)
         if self.skipped >= self.skip:
             raise NonFiniteLossError(
                 f"the loss is not finite at step {trainer.global_step} {where}. The weights are those of the step "

@@ -44,10 +44,10 @@ class PredictionWriter(BasePredictionWriter):
             shares: list[list[tuple[int, list[float]]]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(shares, rows)
             rows = [row for share in shares for row in share]
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename  # which all processes have to ask for
         if not trainer.is_global_zero:
             return
         names = image_info(trainer).get("class_names") or [str(i) for i in range(len(rows[0][1]))]
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)

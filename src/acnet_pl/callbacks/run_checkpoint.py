@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +18,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from acnet_pl.callbacks.metrics_csv import MetricsCSV
+from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
 
-__all__ = ["EXIT_TERMINATED", "RunCheckpoint", "exit_on_sigterm", "newest_checkpoint"]
-
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a run that was stopped by SIGTERM, as shells have it: 143."""
+__all__ = ["RunCheckpoint", "newest_checkpoint"]
 
 _KEY = "acnet_pl"
 _LAST, _PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -126,7 +120,7 @@ class RunCheckpoint(Callback):
             loop._load_combined_loader_states()
             iter(loop._data_fetcher)
         self._written_at = time.monotonic()
-        _on_sigterm(self._note_sigterm if self.enabled else _exit)
+        on_sigterm(self._note_sigterm if self.enabled else exit_terminated)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the checkpoint that is due; everything before this batch is done and nothing of it."""
@@ -187,18 +181,18 @@ class RunCheckpoint(Callback):
         self._trained, self._loaders = True, None
         if self.enabled:
             self._write(trainer)
-        _on_sigterm(_exit)
+        on_sigterm(exit_terminated)
         if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
             self._stop()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Outside of training there is nothing to write on SIGTERM."""
         if trainer.state.fn != TrainerFn.FITTING:
-            _on_sigterm(_exit)
+            on_sigterm(exit_terminated)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise."""
-        _on_sigterm(_exit)
+        on_sigterm(exit_terminated)
 
     def _write(self, trainer: Trainer) -> None:
         path = self._folder / _LAST
@@ -213,7 +207,7 @@ class RunCheckpoint(Callback):
 
     def _stop(self) -> None:
         rank_zero_info(f"Stopped by SIGTERM; --resume auto goes on from {self._folder / _LAST}")
-        raise SystemExit(EXIT_TERMINATED)
+        exit_terminated()
 
     def _any(self, trainer: Trainer, decision: bool) -> bool:
         if trainer.world_size == 1:
@@ -254,17 +248,6 @@ def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = Tr
     return None
 
 
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Within this context a SIGTERM ends the process in good order, with `EXIT_TERMINATED`."""
-    before = signal.getsignal(signal.SIGTERM)
-    _on_sigterm(_exit)
-    try:
-        yield
-    finally:
-        _on_sigterm(before)
-
-
 def _metrics(module: LightningModule) -> dict[str, Any]:
     """State of every torchmetric that has counted something, over all processes."""
     states = {}
@@ -295,12 +278,3 @@ def _seed_everything(what: str) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (whoever draws from the global generator)
     random.seed(seed)
-
-
-def _on_sigterm(handler: Any) -> None:
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _exit(*_: Any) -> None:
-    raise SystemExit(EXIT_TERMINATED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,22 +31,20 @@ from acnet_pl.callbacks import (
     RotationRobustness,
     RunCheckpoint,
 )
-from acnet_pl.callbacks.run_checkpoint import exit_on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, read_checkpoint
+from acnet_pl.callbacks.sigterm import exit_on_sigterm
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
 from acnet_pl.cli.defaults import default_configs
 from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name, wandb_run_ends
 from acnet_pl.cli.resume import Claim, config_of_resumed, find_run, write_config
 from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
+from acnet_pl.cli.torchrun import fresh_store
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.modules.architecture import check_parts
+from acnet_pl.modules.architecture import check_hyper_parameters
 
 __all__ = ["CLI", "run"]
-
-
-_PARTS = ("backbone", "conv", "optimizer", "schedule")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -116,8 +115,13 @@ class CLI(LightningCLI):
         if not path:
             return
         if Path(path).is_file():
-            options = read_checkpoint(path).get("hyper_parameters") or {}
-            check_parts({name: options[name] for name in _PARTS if name in options})
+            content = read_checkpoint(path)
+            check_hyper_parameters(content.get("hyper_parameters") or {})
+            if self.config.subcommand == "fit" and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
+                raise CheckpointError(
+                    f"{path} holds weights and no state of a training to go on with; give one that was not saved with "
+                    "save_weights_only"
+                )
         default = self._parser(self.config.subcommand).get_defaults()
         asked = {key: self._description(key) for key in ("backbone", "conv")}
         super()._parse_ckpt_path()
@@ -208,8 +212,10 @@ class CLI(LightningCLI):
 def run(args: Sequence[str]) -> Path:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with its options; returns the run's folder."""
     torch.set_float32_matmul_precision("high")
+    _tell_nodes_apart()
     _keep_advice_quiet()
     enable_installed()
+    store = fresh_store()  # lives until this returns
     args = config_of_resumed(args)
     configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
     with exit_on_sigterm(), wandb_run_ends():
@@ -224,7 +230,18 @@ def run(args: Sequence[str]) -> Path:
             auto_configure_optimizers=False,
             args=args,
         )
+    del store
     return cli.run_folder
+
+
+def _tell_nodes_apart() -> None:
+    """On another machine than the first, started by hand with NODE_RANK, know from the beginning not to write.
+
+    Lightning takes a process for the first one until the trainer exists, unless torchrun or SLURM gave it a rank.
+    """
+    node = int(os.environ.get("NODE_RANK") or 0)
+    if node and not getattr(rank_zero_only, "rank", 0):
+        vars(rank_zero_only)["rank"] = node
 
 
 def _with_safe_io(plugins: Any) -> list[Any]:
@@ -240,6 +257,11 @@ def _keep_advice_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", message=".*add_instantiator.*")
+    # What acnet_pl's callbacks log is the same in all processes, or the first one's on purpose.
+    advice = r"It is recommended to use `self.log\('(equivalence|rotation|kernels|time)/"
+    warnings.filterwarnings("ignore", message=advice)
+    # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
+    warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
 

@@ -14,6 +14,7 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from acnet_pl.callbacks import MetricsCSV
+from acnet_pl.callbacks.sigterm import EXIT_TERMINATED
 from acnet_pl.cli.resume import wandb_id
 
 __all__ = ["WandbOptions", "backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
@@ -76,14 +77,22 @@ def make_loggers(
 
 @contextmanager
 def wandb_run_ends() -> Iterator[None]:
-    """End the Weights & Biases run with the command, or the next one in this process would go on writing to it."""
+    """End the Weights & Biases run with the command, or the next one in this process would go on writing to it.
+
+    A run that SIGTERM stopped is marked as preempted: it can be gone on with, and a sweep queues it again.
+    """
     exit_code = 1
     try:
         yield
         exit_code = 0
+    except SystemExit as stop:
+        exit_code = stop.code if isinstance(stop.code, int) else 1
+        raise
     finally:
         wandb = sys.modules.get("wandb")  # importing it takes a second, and it may never have been needed
         if wandb is not None and wandb.run is not None:
+            if exit_code == EXIT_TERMINATED:
+                wandb.run.mark_preempting()
             wandb.finish(exit_code=exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _lock(descriptor: int) -> bool:
     except ImportError:  # Windows: nothing keeps two processes from one folder
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with this process, whatever it has forked
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # some file systems of clusters have no locks
     return True

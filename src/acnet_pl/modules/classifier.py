@@ -16,10 +16,12 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import Self
 
-from acnet_pl.modules.architecture import describe
+from acnet_pl.modules.architecture import INSTANTIATOR, check_hyper_parameters, describe
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.nn import ConvBuilder, PlainConv
+from acnet_pl.nn.surgery.merge import merge_as_saved
 
 __all__ = ["ImageClassifier", "default_optimizer"]
 
@@ -30,9 +32,9 @@ class ImageClassifier(LightningModule):
     """Cross-entropy training of ``backbone(conv, num_classes)``, with top-1 and top-5 accuracy.
 
     Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
-    ``val/loss``, ``val/top1``, ``val/top5`` and the same under ``test/``. Accuracies are counted over all processes;
-    acnet_pl's data modules give every evaluation sample to exactly one process, where Lightning's own sampler repeats
-    some to make the shares equal.
+    ``val/loss``, ``val/top1``, ``val/top5`` and the same under ``test/``. Losses and accuracies are those of all
+    processes together; acnet_pl's data modules give every evaluation sample to exactly one process, where Lightning's
+    own sampler repeats some to make the shares equal.
 
     Args:
         backbone: Makes the network from a conv builder and a number of classes: a backbone class or a
@@ -70,7 +72,7 @@ class ImageClassifier(LightningModule):
         # Plain data only: a checkpoint is then loadable with weights_only, and rebuilds the same from any kind of use.
         parts = {"backbone": backbone, "conv": conv, "optimizer": optimizer, "schedule": schedule}
         self.hparams.update({name: describe(part) for name, part in parts.items()})
-        self.hparams["_instantiator"] = "pytorch_lightning.cli.instantiate_module"
+        self.hparams["_instantiator"] = INSTANTIATOR
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing
@@ -99,13 +101,43 @@ class ImageClassifier(LightningModule):
         logits: Tensor = self.net(images)
         return logits
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Build the classifier of a checkpoint and load its weights, as Lightning does, executing nothing in the file.
+
+        Args:
+            checkpoint_path: Path or open file of a checkpoint.
+            *args: As Lightning's.
+            **kwargs: As Lightning's. Arguments of the constructor take the place of those in the checkpoint.
+
+        Raises:
+            OSError: It cannot be opened.
+            ValueError: It is damaged, holds more than plain data and tensors, is of no classifier, or of a class that
+                is neither acnet_pl's nor imported by the caller.
+        """
+        try:
+            content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file may fail in any way
+            raise ValueError(f"{checkpoint_path} is not a checkpoint that can be read safely ({error})") from error
+        check_hyper_parameters(content.get("hyper_parameters", {}) if isinstance(content, dict) else None)
+        if hasattr(checkpoint_path, "seek"):
+            checkpoint_path.seek(0)
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Be what a checkpoint is of, where blocks were folded during training (`LateFold`)."""
+        names = {str(name).removeprefix("net.") for name in checkpoint["state_dict"]}
+        self.net = merge_as_saved(self.net, names)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_top1(logits, labels)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)  # the mean over the batches of all processes
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
@@ -17,6 +15,7 @@ from acnet_pl.nn.arguments import (
     IntPair,
     Padding,
     PaddingMode,
+    check_choice,
     check_groups,
     check_range,
     padding_size,
@@ -25,14 +24,17 @@ from acnet_pl.nn.arguments import (
 )
 from acnet_pl.nn.fold_cache import FoldCache
 from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen
-from acnet_pl.nn.fusion import embed_kernel, sum_branches
+from acnet_pl.nn.fusion import sum_branches
+from acnet_pl.nn.geometry import BranchGeometry
+from acnet_pl.nn.scale import ChannelScale
+from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
-__all__ = ["ACBlock", "explicit_branches"]
+__all__ = ["ACBlock", "BranchNorm", "Position", "explicit_branches"]
 
-_BRANCHES = {"square": "square_norm", "horizontal": "horizontal_norm", "vertical": "vertical_norm"}
+_BRANCHES = ("square", "horizontal", "vertical")
+BranchNorm = bool | Literal["scale"]
 Position = Literal["skeleton", "border"]
-Margins = tuple[int, int, int, int]  # left, right, top, bottom, as torch.nn.functional.pad takes them
-Branch = tuple[str, nn.Conv2d, _BatchNorm | None]  # its name, convolution and batch norm
+Branch = tuple[str, nn.Conv2d, nn.Module | None]  # its name, convolution and batch norm or scale
 
 
 class ACBlock(FusibleConv):
@@ -45,8 +47,8 @@ class ACBlock(FusibleConv):
 
     In eval mode the block computes *one* convolution with the folded kernel, which is kept until a parameter or buffer
     changes, is loaded or moved, or the block is trained. (PyTorch cannot see edits made through ``tensor.data``; after
-    such an edit call ``block.eval()``.) With ``branch_norm=False`` it trains with one convolution too, on the sum of
-    the kernels. `explicit_branches` turns both shortcuts off, and so does a hook or
+    such an edit call ``block.eval()``.) Without batch norms in the branches it trains with one convolution too, on the
+    sum of the kernels. `explicit_branches` turns both shortcuts off, and so does a hook or
     parametrisation of a branch's layer (pruning, spectral norm, feature extraction), which works on that layer's call.
 
     Args:
@@ -60,11 +62,14 @@ class ACBlock(FusibleConv):
         padding_mode: As nn.Conv2d's: "zeros", "reflect", "replicate" or "circular".
         horizontal: Have the 1×k branch (Table 4).
         vertical: Have the k×1 branch (Table 4).
-        branch_norm: A batch norm in every branch; False is one after the sum (Table 4, "BN in branch").
+        branch_norm: A batch norm in every branch; False is one after the sum (Table 4, "BN in branch"); "scale" is one
+            after the sum and in every branch a learned factor per channel, as OREPA has it, which keeps the branches
+            apart and trains at nearly the cost of a plain convolution.
         asymmetric_size: Length of the 1-D kernels; None is ``kernel_size``. The article has 3 on 5×5 and 11×11.
         position: Where the 1-D kernels lie: on the "skeleton" (the central row and column) or on the "border" (the
             bottom row and right column, Fig. 6c).
-        gamma_init: Initial γ of the branches' batch norms. 1/3 keeps the scale of the sum near a plain layer's.
+        gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. 1/3 keeps the scale of the
+            sum near a plain layer's.
 
     Raises:
         ValueError: An argument is out of its range; the message says what it must be.
@@ -89,7 +94,7 @@ class ACBlock(FusibleConv):
         *,
         horizontal: bool = True,
         vertical: bool = True,
-        branch_norm: bool = True,
+        branch_norm: BranchNorm = True,
         asymmetric_size: int | None = None,
         position: Position = "skeleton",
         gamma_init: float = 1.0,
@@ -97,12 +102,10 @@ class ACBlock(FusibleConv):
         k = square_size(kernel_size)
         length = k if asymmetric_size is None else asymmetric_size
         check_groups(in_channels, out_channels, groups)
-        for name, value, choices in (
-            ("position", position, get_args(Position)),
-            ("padding_mode", padding_mode, get_args(PaddingMode)),
-        ):
-            if value not in choices:
-                raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}")
+        check_choice("position", position, Position)
+        check_choice("padding_mode", padding_mode, PaddingMode)
+        if branch_norm not in (True, False, "scale"):
+            raise ValueError(f"`branch_norm` (={branch_norm!r}) must be True, False or 'scale'")
         if length % 2 == 0 or not 3 <= length <= k:
             raise ValueError(
                 f"`asymmetric_size` (={length}) must be odd, at least 3 and at most `kernel_size` (={k}); leave it out "
@@ -135,14 +138,22 @@ class ACBlock(FusibleConv):
         self._cache = FoldCache()
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
-        self._offsets = {"square": (0, 0), "horizontal": (line, start), "vertical": (start, line)}
-        self._margins: dict[str, Margins] = {}
-        sizes = {"square": (k, k), "horizontal": (1, length), "vertical": (length, 1)}
-        wanted = {"square": True, "horizontal": horizontal, "vertical": vertical}
-        for name, norm_name in _BRANCHES.items():
-            self.register_module(name, self._branch_conv(name, sizes[name]) if wanted[name] else None)
-            self.register_module(norm_name, nn.BatchNorm2d(out_channels) if wanted[name] and branch_norm else None)
-        self.register_module("norm", None if branch_norm else nn.BatchNorm2d(out_channels))
+        self.geometry: dict[str, BranchGeometry] = {}
+        for name, wanted, size, offset in (
+            ("square", True, (k, k), (0, 0)),
+            ("horizontal", horizontal, (1, length), (line, start)),
+            ("vertical", vertical, (length, 1), (start, line)),
+        ):
+            geometry = BranchGeometry.of((k, k), size, offset, self._zero_padding, self.dilation)
+            self.geometry[name] = geometry
+            self.register_module(name, self._branch_conv(geometry) if wanted else None)
+            self.register_module(
+                f"{name}_norm", nn.BatchNorm2d(out_channels) if wanted and branch_norm is True else None
+            )
+            self.register_module(
+                f"{name}_scale", ChannelScale(out_channels) if wanted and branch_norm == "scale" else None
+            )
+        self.register_module("norm", None if branch_norm is True else nn.BatchNorm2d(out_channels))
         self.register_module("fused", None)
         self.reset_parameters()
 
@@ -152,14 +163,17 @@ class ACBlock(FusibleConv):
     square_norm: _BatchNorm | None
     horizontal_norm: _BatchNorm | None
     vertical_norm: _BatchNorm | None
+    square_scale: ChannelScale | None
+    horizontal_scale: ChannelScale | None
+    vertical_scale: ChannelScale | None
     norm: _BatchNorm | None
     fused: nn.Conv2d | None
 
     def reset_parameters(self) -> None:
-        """Draw new kernels (Kaiming, fan-out) and reset the batch norms, γ of the branches to ``gamma_init``."""
-        for _, conv, norm in self._branches():
+        """Draw new kernels (Kaiming, fan-out) and reset the norms, those in the branches to γ = ``gamma_init``."""
+        for _, conv, norm in self.branches():
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if norm is not None:
+            if isinstance(norm, (_BatchNorm, ChannelScale)):
                 norm.reset_parameters()
                 if norm.weight is not None:
                     nn.init.constant_(norm.weight, self.gamma_init)
@@ -168,27 +182,20 @@ class ACBlock(FusibleConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
-        if self.explicit or self.fused is not None or _is_traced(x) or not self._is_plain():
+        if self.explicit or self.fused is not None or is_traced(x) or needs_calls(self._modules.values()):
             return self.forward_branches(x)
-        norms = [*(norm for _, _, norm in self._branches()), self.norm]
+        norms = [self.norm, *(norm for _, _, norm in self.branches())]
         if all(map(is_frozen, norms)):
             return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
         if self.norm is not None:
             return self._call(self.norm, self._convolve(x, self._summed_kernel(), None))
-        return self.forward_branches(x)
+        return self._sum_branches(x, in_place=may_add_in_place(norms[1:]))
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Evaluate the branches one by one, whatever the mode: the definition of the block (left side of Eq. 8)."""
         if self.fused is not None:
             return self._call(self.fused, x)
-        x = self._padded(x)
-        outputs = []
-        for name, conv, norm in self._branches():
-            out = self._call(conv, _pad_or_crop(x, self._margins[name]))
-            outputs.append(out if norm is None else self._call(norm, out))
-        total = outputs[0]
-        for out in outputs[1:]:
-            total = total + out
+        total = self._sum_branches(x)
         return total if self.norm is None else self._call(self.norm, total)
 
     def fold(self) -> tuple[Tensor, Tensor]:
@@ -196,11 +203,11 @@ class ACBlock(FusibleConv):
         if self.fused is not None and self.fused.bias is not None:
             return exact(self.fused.weight), exact(self.fused.bias)
         branches = []
-        for name, conv, norm in self._branches():
+        for name, conv, norm in self.branches():
             kernel, bias = exact(conv.weight), exact(conv.weight.new_zeros(self.out_channels))
             if norm is not None:
                 kernel, bias = fold_norm(kernel, bias, norm)
-            branches.append((self._embed(name, kernel), bias))
+            branches.append((self.geometry[name].embed(kernel), bias))
         kernel, bias = sum_branches(branches)
         return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
 
@@ -208,7 +215,7 @@ class ACBlock(FusibleConv):
         """The kernels of the square, horizontal and vertical branch, as far as there are such branches."""
         if self.fused is not None:
             yield self.fused.weight
-        for _, conv, _ in self._branches():
+        for _, conv, _ in self.branches():
             yield conv.weight
 
     def switch_to_deploy(self) -> None:
@@ -219,7 +226,7 @@ class ACBlock(FusibleConv):
         """
         if self.fused is None:
             self.fused = self.fuse()
-            for name in (*_BRANCHES, *_BRANCHES.values(), "norm"):
+            for name in self._modules.keys() - {"fused"}:
                 setattr(self, name, None)
 
     def train(self, mode: bool = True) -> Self:
@@ -239,57 +246,48 @@ class ACBlock(FusibleConv):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _branches(self) -> list[Branch]:
+    def branches(self) -> list[Branch]:
         """The branches there are, the square one first."""
         layers: dict[str, Any] = self._modules  # read directly: an eval forward costs little more than this look-up
-        return [(name, layers[name], layers[norm]) for name, norm in _BRANCHES.items() if layers[name] is not None]
+        return [
+            (name, layers[name], layers[f"{name}_norm"] or layers[f"{name}_scale"])
+            for name in _BRANCHES
+            if layers[name] is not None
+        ]
 
-    def _branch_conv(self, name: str, size: tuple[int, int]) -> nn.Conv2d:
-        """Make a branch's convolution and, in `_margins`, what its input is padded (or, negative, cropped) by first.
-
-        The branch sees the square kernel's window (Fig. 2) when its padding is p - offset * dilation before and
-        p - (k - size - offset) * dilation after. Symmetric zero padding is left to the convolution itself.
-        """
-        around = []
-        for axis in (0, 1):
-            before = self._offsets[name][axis]
-            after = self.kernel_size[axis] - size[axis] - before
-            p = self._zero_padding[axis]
-            around.append((p - before * self.dilation[axis], p - after * self.dilation[axis]))
-        (top, bottom), (left, right) = around
-        symmetric = top == bottom >= 0 and left == right >= 0
-        self._margins[name] = (0, 0, 0, 0) if symmetric else (left, right, top, bottom)
+    def _branch_conv(self, geometry: BranchGeometry) -> nn.Conv2d:
         return nn.Conv2d(
             self.in_channels,
             self.out_channels,
-            size,
+            geometry.size,
             self.stride,
-            (top, left) if symmetric else 0,
+            geometry.padding,
             self.dilation,
             self.groups,
             bias=False,
         )
 
-    def _is_plain(self) -> bool:
-        """Whether no layer has a hook or a parametrisation, which work only when that layer is called."""
-        return not any(
-            layer._modules
-            or layer._forward_hooks
-            or layer._forward_pre_hooks
-            or layer._backward_hooks
-            or layer._backward_pre_hooks
-            for layer in self._modules.values()
-            if layer is not None
-        )
+    def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
+        x = self._padded(x)
+        total: Tensor | None = None
+        for name, conv, norm in self.branches():
+            out = self._call(conv, self.geometry[name].pad_or_crop(x))
+            out = out if norm is None else self._call(norm, out)
+            total = out if total is None else total.add_(out) if in_place else total + out
+        assert total is not None
+        return total
 
     def _summed_kernel(self) -> Tensor:
-        kernel, *others = [self._embed(name, conv.weight) for name, conv, _ in self._branches()]
-        for other in others:
-            kernel = kernel + other
-        return kernel
-
-    def _embed(self, name: str, kernel: Tensor) -> Tensor:
-        return kernel if name == "square" else embed_kernel(kernel, self.kernel_size, self._offsets[name])
+        kernels = [
+            self.geometry[name].embed(
+                scale.scale_kernel(conv.weight) if isinstance(scale, ChannelScale) else conv.weight
+            )
+            for name, conv, scale in self.branches()
+        ]
+        total = kernels[0]
+        for kernel in kernels[1:]:
+            total = total + kernel
+        return total
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         padding = self._zero_padding
@@ -329,17 +327,3 @@ def explicit_branches(model: nn.Module) -> Iterator[None]:
     finally:
         for block, value in before.items():
             block.explicit = value
-
-
-def _is_traced(x: object) -> bool:
-    """Whether torch.fx or torch.jit records the layers, for which a kept kernel would be a constant."""
-    return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-
-
-def _pad_or_crop(x: Tensor, margins: Margins) -> Tensor:
-    left, right, top, bottom = margins
-    if margins == (0, 0, 0, 0):
-        return x
-    if max(margins) <= 0:
-        return x[..., -top : bottom or None, -left : right or None]
-    return F.pad(x, margins)

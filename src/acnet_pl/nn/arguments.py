@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["IntPair", "Padding", "PaddingMode", "check_groups", "check_range", "padding_size", "pair", "square_size"]
+__all__ = ["IntPair", "Padding", "PaddingMode"]
+__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair", "square_size"]
 
 IntPair = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -33,6 +34,12 @@ def square_size(kernel_size: IntPair) -> int:
             "column of its own to strengthen; keep a plain nn.Conv2d for this layer"
         )
     return height
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ValueError naming the argument where it is none of those of a Literal type."""
+    if value not in get_args(choices):
+        raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, get_args(choices)))}")
 
 
 def check_range(name: str, value: int, least: int) -> None:

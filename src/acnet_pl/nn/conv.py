@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.acb import ACBlock, Position
-from acnet_pl.nn.arguments import IntPair, Padding, pair
+from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, pair
 from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm
 
 __all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
@@ -28,6 +28,7 @@ class ConvNorm(FusibleConv):
         padding: As nn.Conv2d's.
         dilation: As nn.Conv2d's.
         groups: As nn.Conv2d's.
+        padding_mode: As nn.Conv2d's.
         norm: Have a batch norm after the convolution.
     """
 
@@ -40,10 +41,11 @@ class ConvNorm(FusibleConv):
         padding: Padding = 0,
         dilation: IntPair = 1,
         groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
         *,
         norm: bool = True,
     ) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode)
         super().__init__(
             in_channels,
             out_channels,
@@ -52,7 +54,7 @@ class ConvNorm(FusibleConv):
             padding if isinstance(padding, str) else pair(padding, "padding"),
             pair(dilation, "dilation"),
             groups,
-            "zeros",
+            padding_mode,
         )
         self.conv = conv
         self.norm: _BatchNorm | None = nn.BatchNorm2d(out_channels) if norm else None
@@ -138,24 +140,25 @@ class ACBConv(ConvBuilder):
     Args:
         horizontal: Have the 1×k branch (Table 4).
         vertical: Have the k×1 branch (Table 4).
-        branch_norm: A batch norm in every branch; False is one after the sum (Table 4).
+        branch_norm: A batch norm in every branch; False is one after the sum (Table 4); "scale" is one after the sum
+            and a learned factor per channel in every branch.
         asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size. The article has 3 throughout.
         position: "skeleton", or "border" for the variant of Fig. 6c.
-        gamma_init: Initial γ of the branches' batch norms; the authors' later CIFAR recipes have 1/3.
+        gamma_init: Initial γ of the branches' batch norms, or scale; the authors' later CIFAR recipes have 1/3.
     """
 
     def __init__(
         self,
         horizontal: bool = True,
         vertical: bool = True,
-        branch_norm: bool = True,
+        branch_norm: BranchNorm = True,
         asymmetric_size: int | None = None,
         position: Position = "skeleton",
         gamma_init: float = 1.0,
     ) -> None:
         self.horizontal = horizontal
         self.vertical = vertical
-        self.branch_norm = branch_norm
+        self.branch_norm: BranchNorm = branch_norm
         self.asymmetric_size = asymmetric_size
         self.position: Position = position
         self.gamma_init = gamma_init

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["FoldCache", "Folded"]
@@ -37,13 +37,13 @@ class FoldCache:
         """Forget; for changes that PyTorch's version counters do not show."""
         self._entry = None
 
-    def get(self, fold: Callable[[], Folded], kernels: Iterable[Tensor], norms: Iterable[_BatchNorm | None]) -> Folded:
+    def get(self, fold: Callable[[], Folded], kernels: Iterable[Tensor], norms: Iterable[nn.Module | None]) -> Folded:
         """Return ``fold()``, or what it returned before if nothing has changed since and no gradient is wanted.
 
         Args:
             fold: Computes the kernel and bias.
             kernels: The kernels that it uses.
-            norms: The batch norms that it uses.
+            norms: The batch norms and scales that it uses.
         """
         if torch.compiler.is_compiling():
             return fold()
@@ -53,7 +53,8 @@ class FoldCache:
             if norm is not None:
                 # Training changes running statistics, not their versions; it counts in num_batches_tracked, a buffer.
                 sources += (*norm._parameters.values(), *norm._buffers.values())
-                epsilons.append(norm.eps)
+                if isinstance(norm, _BatchNorm):
+                    epsilons.append(norm.eps)
         tensors = [source for source in sources if source is not None]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return fold()

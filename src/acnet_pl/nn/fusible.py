@@ -12,8 +12,9 @@ from typing_extensions import TypeIs
 
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
+from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["FusibleConv", "exact", "fold_norm", "is_frozen"]
+__all__ = ["FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen"]
 
 
 def exact(tensor: Tensor) -> Tensor:
@@ -22,22 +23,26 @@ def exact(tensor: Tensor) -> Tensor:
 
 
 def is_frozen(norm: nn.Module | None) -> bool:
-    """Whether a norm does the same to every batch now: a batch norm in eval mode with running statistics, or none."""
-    return norm is None or (_is_batch_norm(norm) and not norm.training and norm.running_mean is not None)
+    """Whether it does the same to every batch now: a scale, none, or a batch norm in eval mode."""
+    if norm is None or isinstance(norm, ChannelScale):
+        return True
+    return is_batch_norm(norm) and not norm.training and norm.running_mean is not None
 
 
-def _is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
+def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
     """Whether it is a batch norm and nothing else; a subclass with a forward of its own may hold an activation too."""
     return isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold a batch norm module into a float64 kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` (Eq. 2).
+    """Fold a batch norm or scale into a float64 kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` (Eq. 2).
 
     Raises:
         FusionError: It is no batch norm or keeps no running statistics, so no fixed convolution equals it.
     """
-    if not _is_batch_norm(norm):
+    if isinstance(norm, ChannelScale):
+        return norm.scale_kernel(kernel), norm.weight.to(kernel) * (0 if bias is None else bias)
+    if not is_batch_norm(norm):
         raise FusionError(
             f"its norm is a {type(norm).__name__}; only nn.BatchNorm2d, nn.SyncBatchNorm and subclasses "
             "with their forward can be folded: train with one of these, or deploy this layer unfolded"

@@ -8,6 +8,7 @@
 | report.py | `conversion_report` |
 | fuse.py | `fuse_model` |
 | stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
+| merge.py | late folding: `merge_block` and what goes with it |
 | copying.py | copies to keep and copies to evaluate at will |
 | dataflow.py | which batch norm follows which convolution, from the traces of |
 | tracing.py, running.py, trace.py | torch.fx and an example input |

@@ -56,6 +56,8 @@ def inherit_values(block: FusibleConv, conv: nn.Conv2d, norm: _BatchNorm | None)
     if not isinstance(block, ACBlock) or block.square is None:
         raise TypeError(f"init='preserve' knows how to begin an ACBlock, not a {type(block).__name__}; use 'scratch'")
     block.square.weight.copy_(conv.weight)
+    if block.square_scale is not None:
+        nn.init.ones_(block.square_scale.weight)
     target = block.square_norm if block.norm is None else block.norm
     assert target is not None
     _take_statistics(target, conv, norm)

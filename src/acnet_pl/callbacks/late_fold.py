@@ -1,0 +1,143 @@
+"""LateFold: train the first epochs as an ACNet and the rest as the plain network that it folds to."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from acnet_pl.nn import ACBlock
+from acnet_pl.nn.surgery.fuse import replace_modules
+from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
+
+__all__ = ["LateFold"]
+
+
+class LateFold(Callback):
+    """At the start of an epoch, turn every ACBlock into a convolution with one batch norm, and train on as a plain net.
+
+    In eval mode the network computes the same before and after. The batch norms get the statistics of the first batch
+    of the epoch, over all processes, and γ and β that undo them; a block with one batch norm after the sum keeps that.
+    Momentum is carried over: the new kernel moves as the folded one did, at fixed statistics, β as the sum of the
+    branches' β did, and γ begins at rest. Optimizers with other state than momentum begin anew for the new layers. The
+    schedule goes on. Checkpoints from then on hold the plain network; they resume and load like others. A
+    ModelCheckpoint that keeps the best weights begins anew.
+
+    Args:
+        epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``.
+
+    Raises:
+        ValueError: The epoch is out of its range, or the strategy is neither one device nor DDP.
+        FusionError: A block cannot be folded.
+    """
+
+    def __init__(self, epoch: int | float = 0.5) -> None:
+        if epoch < 0 or (isinstance(epoch, float) and epoch >= 1):
+            raise ValueError(
+                f"`epoch` (={epoch!r}) must be a whole number from 0 on, or a part in [0, 1) of all epochs"
+            )
+        self.epoch = epoch
+        self._done = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the epoch will come and that the strategy allows it."""
+        self._done = False
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise ValueError(
+                f"LateFold replaces parameters, which {type(trainer.strategy).__name__} does not allow; use one device "
+                "or trainer.strategy=ddp"
+            )
+        endless = trainer.max_epochs in (None, -1)
+        if endless and isinstance(self.epoch, float):
+            raise ValueError(f"`epoch` (={self.epoch}) is a part of trainer.max_epochs, which is not set; set it")
+        if not endless and self._first_epoch(trainer) >= (trainer.max_epochs or 0):
+            rank_zero_warn(f"LateFold never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Fold, once, before the first batch of the epoch."""
+        if self._done or trainer.current_epoch < self._first_epoch(trainer):
+            return
+        self._done = True
+        network = pl_module.net
+        assert isinstance(network, nn.Module)
+        if any(isinstance(module, ACBlock) for module in network.modules()):
+            pl_module.net = self._fold(trainer, network, batch[0])
+            self._register(trainer, pl_module)
+
+    def _first_epoch(self, trainer: Trainer) -> int:
+        return int(self.epoch * (trainer.max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
+
+    @staticmethod
+    def _fold(trainer: Trainer, network: nn.Module, images: Tensor) -> nn.Module:
+        if trainer.world_size > 1:
+            for buffer in network.buffers():  # every process has batch-norm statistics of its own images
+                dist.broadcast(buffer, src=0)
+
+        def total(values: Tensor) -> Tensor:
+            summed = trainer.strategy.reduce(values, reduce_op="sum")
+            assert isinstance(summed, Tensor)
+            return summed
+
+        moments = output_moments(network, images, total)
+        before = set(network.parameters())
+        velocity: dict[Tensor, Tensor] = {
+            p: v for optimizer in trainer.optimizers for p, v in _momentum(optimizer).items()
+        }
+        carried: dict[Tensor, Tensor] = {}
+        for block in moments:
+            carried |= merged_velocity(block, velocity)
+        layers: dict[nn.Module, nn.Module] = {block: merge_block(block, moments[block]) for block in moments}
+        network = replace_modules(network, layers)
+        new = {parameter for layer in layers.values() for parameter in layer.parameters()}
+        for optimizer in trainer.optimizers:
+            _carry_over(optimizer, before - set(network.parameters()), new, carried)
+        rank_zero_info(f"Folded {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
+        return network
+
+    @staticmethod
+    def _register(trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell those who hold on to what the network was."""
+        strategy = trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            strategy.model = pl_module
+            gc.collect()  # the old wrapper's hooks on parameters go when it goes
+            strategy.configure_ddp()
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+                for path in callback.best_k_models:
+                    strategy.remove_checkpoint(path)
+                callback.best_k_models = {}
+                callback.best_model_path = callback.kth_best_model_path = ""
+                callback.best_model_score = None
+
+
+def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    buffers = {parameter: optimizer.state[parameter].get("momentum_buffer") for parameter in parameters}
+    return {parameter: buffer for parameter, buffer in buffers.items() if buffer is not None}
+
+
+def _carry_over(
+    optimizer: Optimizer,
+    gone: set[nn.Parameter],
+    new: set[nn.Parameter],
+    velocity: Mapping[Tensor, Tensor],
+) -> None:
+    """Take parameters that are gone out of an optimizer; give those with new values their momentum or a new state."""
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+    for parameter in new & optimizer.state.keys():
+        if optimizer.state[parameter].keys() <= {"momentum_buffer"}:
+            optimizer.state[parameter]["momentum_buffer"] = velocity.get(parameter)
+        else:
+            del optimizer.state[parameter]

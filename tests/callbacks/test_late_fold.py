@@ -1,0 +1,363 @@
+"""LateFold: the same function at the fold, a plain net's training after it, and checkpoints of it that resume."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD, Adam
+
+import acnet_pl
+from acnet_pl.backbones import CifarQuick, ResNetCifar
+from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFold, RunCheckpoint
+from acnet_pl.checkpoint import AtomicCheckpointIO, load_network
+from acnet_pl.data import DigitsDataModule
+from acnet_pl.modules import ImageClassifier
+from acnet_pl.nn import ACBConv, ACBlock, ConvNorm, FusionError, PlainConv
+from acnet_pl.nn.surgery.fuse import replace_modules
+from acnet_pl.nn.surgery.merge import merge_as_saved, merge_block, merged_velocity, output_moments
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*smaller than the logging interval",
+    "ignore:.*many workers",
+    "ignore:.*callbacks used to create the checkpoint",
+    "ignore:Grad strides do not match bucket",  # DDP's, of 1×1 kernels
+)
+BUILDERS = [ACBConv(gamma_init=1 / 3), ACBConv(branch_norm=False), ACBConv(branch_norm="scale", vertical=False)]
+STEPS = 4  # batches of 256 training digits
+
+
+class DeathError(Exception):
+    pass
+
+
+class DieBefore(pl.Callback):
+    """Ends a run before one batch."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.at = epoch, batch
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise DeathError
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    for name, tensor in network.state_dict().items():
+        if "norm" in name or "scale" in name:
+            tensor.copy_(torch.rand_like(tensor.float()) + 0.5)
+    return network
+
+
+def classifier(conv: Any, **options: Any) -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(partial(ResNetCifar, depth=8), conv, **options)
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, epochs: int = 3, **options: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {"enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks)}
+    defaults["plugins"] = [AtomicCheckpointIO()]
+    defaults |= {"num_sanity_val_steps": 0, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", deterministic=True, logger=False, default_root_dir=folder,
+        callbacks=[*callbacks], **{**defaults, **options},
+    )  # fmt: skip
+
+
+def data() -> DigitsDataModule:
+    return DigitsDataModule(image_size=8, batch_size=256)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, ACBlock)]
+
+
+def merged(network: nn.Module, images: Tensor) -> nn.Module:
+    moments = output_moments(network, images)
+    return replace_modules(network, {block: merge_block(block, found) for block, found in moments.items()})
+
+
+@pytest.mark.parametrize("conv", BUILDERS, ids=repr)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_function_stays_and_batches_are_normalised_as_before(conv: Any, dtype: Any, tolerance: float) -> None:
+    network = randomise(CifarQuick(conv, 10)).to(dtype).train()
+    images = torch.randn(64, 3, 32, 32, dtype=dtype)
+    trained = copy.deepcopy(network).eval()
+    plain = merged(network, images)
+    assert not blocks(plain)
+    assert all(module.training for module in plain.modules())
+    with torch.no_grad(), acnet_pl.explicit_branches(trained):
+        expected = trained(images)
+        evaluated = copy.deepcopy(plain).eval()(images)
+        assert (evaluated - expected).abs().max() <= tolerance * expected.abs().max()
+    if conv.branch_norm is True:  # by its own statistics the first batch is mapped as by the running ones
+        with torch.no_grad():
+            assert (plain(images) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+def test_the_statistics_are_those_of_the_folded_convolution() -> None:
+    block = randomise(ACBlock(4, 6, 3, 2, 1, groups=2, padding_mode="reflect")).double().train()
+    assert isinstance(block, ACBlock)
+    images = torch.randn(5, 4, 9, 9, dtype=torch.float64) + 1
+    kernel, bias = (tensor.detach() for tensor in block.fold())
+    padded = nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    output = nn.functional.conv2d(padded, kernel, None, 2, groups=2).transpose(0, 1).flatten(1)
+    layer = merge_block(block, output_moments(nn.Sequential(block), images)[block])
+    assert layer.norm is not None
+    torch.testing.assert_close(layer.norm.running_mean, output.mean(1))
+    torch.testing.assert_close(layer.norm.running_var, output.var(1))
+    torch.testing.assert_close(layer.norm.weight.detach(), (output.var(1) + layer.norm.eps).sqrt())
+    torch.testing.assert_close(layer.norm.bias.detach(), bias + output.mean(1))
+    assert layer.norm.num_batches_tracked == 1
+    torch.testing.assert_close(layer.eval()(images), nn.functional.conv2d(padded, kernel, bias, 2, groups=2))
+
+
+@pytest.mark.parametrize("conv", BUILDERS, ids=repr)
+def test_velocity_is_that_of_the_folded_kernel(conv: Any) -> None:
+    block: Any = randomise(conv(3, 4, 3, padding=1)).double()
+    velocity = {parameter: torch.randn_like(parameter) for parameter in block.parameters()}
+
+    def folded(time: float) -> Tensor:
+        moved = copy.deepcopy(block)
+        with torch.no_grad():
+            for mine, parameter in zip(moved.parameters(), block.parameters(), strict=True):
+                mine.add_(velocity[parameter], alpha=time)
+        return merge_block(moved, (torch.zeros(4), torch.ones(4))).conv.weight.detach()
+
+    expected = (folded(1e-6) - folded(-1e-6)) / 2e-6
+    found = merged_velocity(block, velocity)
+    torch.testing.assert_close(found[block.square.weight], expected, rtol=1e-6, atol=1e-6)
+    if conv.branch_norm is True:
+        torch.testing.assert_close(
+            found[block.square_norm.bias], sum(velocity[norm.bias] for norm in block.norms()), rtol=0, atol=1e-12
+        )
+        assert not found[block.square_norm.weight].any()
+    else:
+        assert torch.equal(found[block.norm.weight], velocity[block.norm.weight])
+
+
+@pytest.mark.parametrize("conv", BUILDERS, ids=repr)
+def test_training_goes_on_as_that_of_a_plain_network(conv: Any, tmp_path: Path) -> None:
+    class Watch(pl.Callback):
+        """Sets a plain network beside the run after the fold."""
+
+        plain: ImageClassifier
+        optimizer: torch.optim.Optimizer
+        steps = 0
+        rates: list[float] = []  # noqa: RUF012
+
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 1 and batch_idx == 0:
+                self.plain = classifier(PlainConv(), decay_norm_and_bias=False, bias_lr_multiplier=2.0).train()
+                self.plain.load_state_dict(module.state_dict())
+                groups = self.plain._parameter_groups()
+                names = {id(p): name for name, p in module.named_parameters()}
+                theirs = {id(p): name for name, p in self.plain.named_parameters()}
+                (run,) = trainer.optimizers
+                for mine, group in zip(groups, run.param_groups, strict=True):
+                    assert [theirs[id(p)] for p in mine["params"]] == [names[id(p)] for p in group["params"]]
+                self.optimizer = SGD(groups, lr=0.1)
+                self.optimizer.load_state_dict(copy.deepcopy(run.state_dict()))
+            if trainer.current_epoch == 1:
+                rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+                self.rates.append(rates[0])
+                images, labels = batch
+                self.optimizer.zero_grad()
+                nn.functional.cross_entropy(self.plain(images), labels).backward()
+
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            if trainer.current_epoch == 1:
+                self.optimizer.step()
+                self.steps += 1
+                for name, tensor in module.state_dict().items():
+                    torch.testing.assert_close(tensor, self.plain.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+    watch, model = Watch(), classifier(conv, decay_norm_and_bias=False, bias_lr_multiplier=2.0)
+    trainer(tmp_path, LateFold(1), watch, epochs=2).fit(model, datamodule=data())
+    assert watch.steps == STEPS
+    assert sum(isinstance(module, ConvNorm) for module in model.modules()) == 9
+    expected = [
+        0.05 * (1 + torch.cos(torch.tensor(torch.pi * s / (2 * STEPS))).item()) for s in range(STEPS, 2 * STEPS)
+    ]
+    assert watch.rates == pytest.approx(expected, rel=1e-5)
+
+
+class Momenta(pl.Callback):
+    """Remembers the optimizer before and after the fold."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 0:
+            self.states.append(copy.deepcopy(trainer.optimizers[0].state_dict()))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [partial(SGD, lr=0.1, momentum=0.9), partial(SGD, lr=0.1), partial(Adam, lr=1e-3)]
+)
+def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tmp_path: Path) -> None:
+    momenta = Momenta()
+    model = classifier(ACBConv(), optimizer=optimizer)
+    trainer(tmp_path, LateFold(1), momenta, epochs=2).fit(model, datamodule=data())
+    (state,) = momenta.states
+    parameters = dict(model.named_parameters())
+    assert sum(len(group["params"]) for group in state["param_groups"]) == len(parameters)
+    if optimizer.func is Adam:
+        assert len(state["state"]) == len(parameters) - 7 * 3  # 7 blocks have become a kernel, γ and β
+    elif "momentum" in optimizer.keywords:
+        buffers = [entry["momentum_buffer"] for entry in state["state"].values()]
+        assert len(buffers) == len(parameters)
+        assert sum(not buffer.any() for buffer in buffers) == 7  # the γ of what were blocks
+
+
+@pytest.mark.parametrize("death", [(1, 0), (1, 3), (2, 1)], ids=["at the fold", "after it", "an epoch later"])
+@pytest.mark.parametrize("first", [True, False], ids=["checkpoint first", "fold first"])
+def test_a_killed_run_ends_with_the_same_bits(death: tuple[int, int], first: bool, tmp_path: Path) -> None:
+    def run(folder: Path, *others: pl.Callback, resume: str | None = None) -> ImageClassifier:
+        save = RunCheckpoint(every_n_steps=2)
+        save.resume_from = resume
+        order = [save, LateFold(1)] if first else [LateFold(1), save]
+        pl.seed_everything(0, verbose=False)
+        model = classifier(ACBConv(gamma_init=1 / 3))
+        trainer(folder, *order, *others).fit(model, datamodule=data(), ckpt_path=resume)
+        return model
+
+    undisturbed = run(tmp_path / "a").state_dict()
+    with pytest.raises(DeathError):
+        run(tmp_path / "b", DieBefore(*death))
+    last = tmp_path / "b" / "checkpoints" / "last.ckpt"
+    saved = torch.load(last, weights_only=True)["state_dict"]
+    assert ("net.stem.conv.weight" in saved) == (not first or death != (1, 0))
+    resumed = run(tmp_path / "b", resume=str(last)).state_dict()
+    assert resumed.keys() == undisturbed.keys()
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
+    ends = [torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("a", "b")]
+    for key in ("optimizer_states", "lr_schedulers"):
+        left, right = (torch.utils._pytree.tree_flatten(end[key])[0] for end in ends)
+        assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(left, right, strict=True))
+
+
+def test_a_checkpoint_after_the_fold_loads_everywhere(tmp_path: Path) -> None:
+    model, fuse, equivalence = classifier(ACBConv()), FuseOnFitEnd(), EquivalenceCheck()
+    best = ModelCheckpoint(tmp_path, monitor="val/top1", mode="max")
+    run = trainer(tmp_path, RunCheckpoint(), LateFold(0.5), best, fuse, equivalence, epochs=2)
+    run.fit(model, datamodule=data())
+    assert equivalence.result is not None
+    assert equivalence.result.max_rel_difference <= 1e-5
+    assert fuse.result is not None
+    assert fuse.result.folded == "best"
+    (outcome,) = run.validate(model, datamodule=data(), ckpt_path=best.best_model_path, verbose=False)
+    images = torch.randn(4, 3, 8, 8)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    network, _ = load_network(last)
+    assert not blocks(network)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        assert torch.equal(network(images), expected)
+        again = ImageClassifier.load_from_checkpoint(last).eval()
+        assert torch.equal(again(images), expected)
+        torch.testing.assert_close(acnet_pl.load_fused(fuse.result.path)(images), expected, rtol=1e-4, atol=1e-4)
+    fresh = classifier(ACBConv())
+    (other,) = trainer(tmp_path, EquivalenceCheck()).validate(fresh, datamodule=data(), ckpt_path=last, verbose=False)
+    assert other["val/top1"] == outcome["val/top1"]
+
+
+def test_the_best_weights_are_chosen_anew_after_the_fold(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="train/top1", mode="min", filename="best-{epoch}")  # the first is the best
+    fuse = FuseOnFitEnd()
+    trainer(tmp_path, RunCheckpoint(), LateFold(1), best, fuse).fit(classifier(ACBConv()), datamodule=data())
+    assert [path.name for path in tmp_path.glob("best*")] == ["best-epoch=1.ckpt"]
+    assert fuse.result is not None
+    assert fuse.result.checkpoint == best.best_model_path == str(tmp_path / "best-epoch=1.ckpt")
+
+
+def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    model, twin = classifier(ACBConv()), classifier(ACBConv())
+    model.net.compile(backend="eager")
+    for module, folder in ((model, "a"), (twin, "b")):
+        pl.seed_everything(0, verbose=False)
+        trainer(tmp_path / folder, LateFold(1), epochs=2, limit_train_batches=2).fit(module, datamodule=data())
+    assert not blocks(model)
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_without_blocks_is_left_alone(tmp_path: Path) -> None:
+    model = classifier(PlainConv())
+    parameters = {id(parameter) for parameter in model.parameters()}
+    trainer(tmp_path, LateFold(0), epochs=1).fit(model, datamodule=data())
+    assert {id(parameter) for parameter in model.parameters()} == parameters
+
+
+def test_two_processes_fold_alike(tmp_path: Path) -> None:
+    class Compare(pl.Callback):
+        def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+            for parameter in [*module.parameters()]:
+                mean = trainer.strategy.reduce(parameter.detach().clone(), reduce_op="mean")
+                torch.testing.assert_close(mean, parameter.detach())
+            assert not blocks(module)
+            if trainer.is_global_zero:
+                torch.save(module.state_dict(), tmp_path / "state.pt")
+
+    model = classifier(ACBConv(), optimizer=partial(SGD, lr=0.01, momentum=0.9))
+    trainer(tmp_path, LateFold(1), Compare(), epochs=2, devices=2, strategy="ddp_fork", plugins=[]).fit(
+        model, datamodule=data()
+    )
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert "net.stem.conv.weight" in state
+
+
+def test_a_block_that_cannot_be_merged() -> None:
+    block = ACBlock(4, 6, 3)
+    with pytest.raises(ValueError, match="needs the `moments`"):
+        merge_block(block)
+    block.square_norm = nn.BatchNorm2d(6, affine=False)
+    with pytest.raises(FusionError, match="affine=False"):
+        merge_block(block, (torch.zeros(6), torch.ones(6)))
+    block.square_norm = nn.BatchNorm2d(6, track_running_stats=False)
+    with pytest.raises(FusionError, match="running statistics"):
+        merge_block(block, (torch.zeros(6), torch.ones(6)))
+    network = nn.ModuleDict({"used": ACBlock(4, 4, 3), "unused": ACBlock(4, 4, 3)})
+    network.forward = lambda x: network["used"](x)
+    with pytest.raises(FusionError, match="takes no part"):
+        output_moments(network, torch.randn(2, 4, 5, 5))
+
+
+def test_the_structure_of_a_checkpoint_at_the_root() -> None:
+    block = ACBlock(4, 6, 3)
+    assert merge_as_saved(block, block.state_dict()) is block
+    assert isinstance(merge_as_saved(block, {"conv.weight"}), ConvNorm)
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, 1.5, -0.5])
+def test_epochs_out_of_range(epoch: float) -> None:
+    with pytest.raises(ValueError, match=r"`epoch` \(=.*\) must be a whole number from 0 on, or a part"):
+        LateFold(epoch)
+
+
+def test_an_epoch_that_never_comes(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="LateFold never comes: epoch 5 of 1"):
+        trainer(tmp_path, LateFold(5), epochs=1, limit_train_batches=1).fit(classifier(ACBConv()), datamodule=data())
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs, which is not set"):
+        trainer(tmp_path, LateFold(0.5), epochs=-1, max_steps=1).fit(classifier(ACBConv()), datamodule=data())
+
+
+def test_batch_norms_end_in_the_mode_they_had() -> None:
+    network = randomise(CifarQuick(ACBConv(), 10)).train()
+    frozen = next(module for module in network.modules() if isinstance(module, _BatchNorm)).eval()
+    output_moments(network, torch.randn(2, 3, 32, 32))
+    assert [m for m in network.modules() if not m.training] == [frozen]

@@ -1,0 +1,161 @@
+"""The block's own ways to train are its definition: outputs, gradients and running statistics of explicit branches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from acnet_pl.nn import ACBlock, convert_with, explicit_branches, fuse_model, stock_state_dict
+from acnet_pl.nn.conv import ACBConv
+from acnet_pl.nn.scale import ChannelScale
+
+
+class Operations(TorchDispatchMode):
+    """Lists the operations that are carried out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **kwargs or {})
+
+
+def make(momentum: float | None = 0.1, **options: Any) -> ACBlock:
+    block = ACBlock(4, 6, 3, padding=1, **options)
+    for module in block.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum
+        if isinstance(module, (_BatchNorm, ChannelScale)):
+            module.load_state_dict({name: torch.rand_like(t.float()) + 0.5 for name, t in module.state_dict().items()})
+    return block.train()
+
+
+def results(block: ACBlock, x: Tensor, autocast: bool = False) -> list[Tensor]:
+    """Output, gradients and buffers of two steps."""
+    x = x.clone().requires_grad_()
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = block(x)
+        weights = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)
+        grads = torch.autograd.grad((out * weights).sum(), [x, *block.parameters()])
+    return [out.detach(), *grads, *(buffer.clone() for buffer in block.buffers())]
+
+
+def added_in_place(block: ACBlock, x: Tensor) -> int:
+    with Operations() as operations:
+        block(x)
+    sums = [name for name in operations.names if name in ("aten.add.Tensor", "aten.add_.Tensor")]
+    return sums.count("aten.add_.Tensor") - sum(norm.training for norm in block.norms())  # num_batches_tracked += 1
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("branch_norm", [True, False, "scale"])
+def test_trains_as_its_explicit_branches(momentum: Any, frozen: bool, autocast: bool, branch_norm: Any) -> None:
+    block, x = make(momentum, branch_norm=branch_norm), torch.randn(3, 4, 7, 7)
+    if frozen:
+        next(block.norms()).eval()
+    explicit = copy.deepcopy(block)
+    found = results(block, x, autocast)
+    with explicit_branches(explicit):
+        expected = results(explicit, x, autocast)
+    exact = branch_norm is True and not autocast
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        if exact:  # the same operations in the same order
+            assert torch.equal(ours, theirs)
+        else:
+            tolerance = (0.03 if autocast else 1e-4) * float(theirs.float().abs().max())
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_adds_in_place_where_it_may() -> None:
+    x = torch.randn(3, 4, 7, 7)
+    assert added_in_place(make(), x) == 2
+    assert added_in_place(make(vertical=False), x) == 1
+    with torch.no_grad():
+        assert added_in_place(make(), x) == 2
+    block = make()
+    with explicit_branches(block):
+        assert added_in_place(block, x) == 0
+    hooked, seen = make(), []
+    assert hooked.square_norm is not None
+    hooked.square_norm.register_forward_hook(lambda *args: seen.append(args[-1]))
+    assert added_in_place(hooked, x) == 0
+    assert hooked.square is not None
+    torch.testing.assert_close(seen[0], copy.deepcopy(hooked.square_norm)(hooked.square(x)))
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.Identity(), nn.Sequential(nn.BatchNorm2d(6), nn.Tanh())])
+def test_other_norms_may_keep_their_output(norm: nn.Module) -> None:
+    block, x = make(), torch.randn(3, 4, 7, 7)
+    setattr(block, "square_norm", norm)  # noqa: B010  (whoever experiments)
+    explicit = copy.deepcopy(block)
+    found = results(block, x)
+    with explicit_branches(explicit):
+        for ours, theirs in zip(found, results(explicit, x), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_synchronised_batch_norms() -> None:
+    block = nn.SyncBatchNorm.convert_sync_batchnorm(make().double())  # type: ignore[no-untyped-call]
+    explicit, x = copy.deepcopy(block), torch.randn(3, 4, 7, 7, dtype=torch.float64)
+    found = results(block, x)
+    with explicit_branches(explicit):
+        for ours, theirs in zip(found, results(explicit, x), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_vmap_over_one_branch() -> None:
+    block, x = make().double(), torch.randn(3, 4, 7, 7, dtype=torch.float64)
+    for norm in block.norms():
+        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    kernels = torch.randn(5, 6, 4, 1, 3, dtype=torch.float64)
+    found = vmap(lambda kernel: functional_call(block, {"horizontal.weight": kernel}, (x,)))(kernels)
+    for out, kernel in zip(found, kernels, strict=True):
+        torch.testing.assert_close(out, functional_call(block, {"horizontal.weight": kernel}, (x,)))
+
+
+def test_scales_train_with_one_convolution() -> None:
+    with Operations() as operations:
+        make(branch_norm="scale")(torch.randn(3, 4, 7, 7))
+    assert sum("conv" in name for name in operations.names) == 1
+
+
+def test_scales_are_like_the_scales_of_norms() -> None:
+    block = ACBlock(4, 6, 3, branch_norm="scale", gamma_init=0.25)
+    scales = {name: p for name, p in block.named_parameters() if "scale" in name}
+    assert list(scales) == ["square_scale.weight", "horizontal_scale.weight", "vertical_scale.weight"]
+    assert all(p.shape == (6,) and (p == 0.25).all() for p in scales.values())
+    assert block.norm is not None
+    assert (block.norm.weight == 1).all()
+
+
+@pytest.mark.parametrize("init", ["scratch", "preserve"])
+def test_a_stock_network_becomes_scaled_and_stock_again(init: Any) -> None:
+    stock = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
+    stock[1].load_state_dict({name: torch.rand_like(t.double()) + 0.5 for name, t in stock[1].state_dict().items()})
+    acnet = convert_with(stock, ACBConv(branch_norm="scale", gamma_init=0.5), init=init).eval()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    if init == "preserve":
+        torch.testing.assert_close(acnet(x), stock.eval()(x), rtol=1e-12, atol=1e-12)
+    acnet.train()
+    optimizer = torch.optim.SGD(acnet.parameters(), lr=0.1)
+    torch.autograd.backward(acnet(x).square().mean())
+    assert all(p.grad is not None and p.grad.any() for p in acnet.parameters() if p.ndim == 4)
+    optimizer.step()
+    with torch.no_grad(), explicit_branches(acnet.eval()):
+        expected = acnet(x)
+    torch.testing.assert_close(fuse_model(acnet)(x), expected, rtol=1e-12, atol=1e-12)
+    stock.load_state_dict(stock_state_dict(acnet))
+    torch.testing.assert_close(stock.eval()(x), expected, rtol=1e-12, atol=1e-12)
