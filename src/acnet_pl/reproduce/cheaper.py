@@ -1,0 +1,27 @@
+"""Cheaper training: is there a variant of the block with most of its gain at nearly the plain network's cost?"""
+
+from acnet_pl.reproduce.grid import Grid, Model, Variant
+from acnet_pl.reproduce.protocols import ACNET, CIFAR10, CIFAR_RECIPES, PLAIN, TOP1
+
+__all__ = ["GRID"]
+
+GRID = Grid(
+    name="cheaper",
+    title="Cheaper training: Cifar-quick on CIFAR-10",
+    data=CIFAR10,
+    models=(Model("cifar_quick", "Cifar-quick"),),
+    variants=(
+        PLAIN,
+        ACNET,
+        Variant("acb_norm_after_sum", "one batch norm after the sum"),
+        Variant("acb_scaled", "scaled branches, one batch norm after the sum"),
+        Variant("acb_late_fold", "ACNet, folded after half of the epochs"),
+    ),
+    recipes={"cosine": CIFAR_RECIPES["cosine"]},
+    measures=(TOP1,),
+    layout="variants",
+    claims=(
+        "The article has one batch norm after the sum as an ablation (Table 4): below the full block, above the plain "
+        "network. Of the other two it says nothing.",
+    ),
+)
