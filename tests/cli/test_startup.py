@@ -1,0 +1,70 @@
+"""What the command line imports before it answers: a list is surer than a clock."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import acnet_pl
+
+SOURCE = Path(acnet_pl.__file__).parent
+# Packages that take long to import and that only some commands, options or data need.
+HEAVY = {"litdata", "matplotlib", "onnx", "onnxruntime", "onnxscript", "pandas", "scipy", "sklearn", "timm"}
+HEAVY |= {"torchvision", "wandb"}
+
+COUNT = """
+import contextlib, io, json, sys
+with contextlib.redirect_stdout(io.StringIO()):
+    {code}
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+
+def imported(code: str) -> set[str]:
+    """Packages that a fresh interpreter has imported once it has run something."""
+    done = subprocess.run([sys.executable, "-c", COUNT.format(code=code)], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def command(*args: str) -> str:
+    return f"from acnet_pl.cli import main; main({list(args)!r})"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["no-such-command"]], ids=" ".join)
+def test_the_overview_needs_the_standard_library_alone(args: list[str]) -> None:
+    added = imported(command(*args)) - imported("import argparse, importlib.metadata")
+    assert added & (HEAVY | {"torch", "numpy", "pytorch_lightning", "jsonargparse", "rich", "yaml"}) == set()
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported("import acnet_pl") & (HEAVY | {"torch", "numpy"}) == set()
+
+
+def test_help_of_the_commands_imports_nothing_heavy_beside_lightning() -> None:
+    """Lightning's own imports, torchmetrics above all, bring torchvision, SciPy and Matplotlib where they are there."""
+    added = imported(
+        "import pytorch_lightning.cli, pytorch_lightning.loggers\n"
+        "    before = {*sys.modules}\n"
+        "    from acnet_pl.cli import COMMANDS, main\n"
+        "    codes = [main([command, '--help']) for command in COMMANDS]\n"
+        "    assert codes == [0] * len(COMMANDS), codes\n"
+        "    for name in before: del sys.modules[name]"
+    )
+    assert "acnet_pl" in added
+    assert added & HEAVY == set()
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    at_import = {}
+    for file in SOURCE.rglob("*.py"):
+        statements = ast.parse(file.read_text(encoding="utf-8")).body
+        names = {alias.name for found in statements if isinstance(found, ast.Import) for alias in found.names}
+        names |= {found.module or "" for found in statements if isinstance(found, ast.ImportFrom)}
+        if heavy := {name.partition(".")[0] for name in names} & HEAVY:
+            at_import[file.relative_to(SOURCE).as_posix()] = heavy
+    assert at_import == {}
