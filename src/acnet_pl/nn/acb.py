@@ -75,6 +75,7 @@ class ACBlock(FusibleConv):
         ValueError: An argument is out of its range; the message says what it must be.
 
     Example:
+        >>> import torch
         >>> block = ACBlock(8, 16, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)
         >>> torch.allclose(block(x), block.fuse()(x), atol=1e-5)
@@ -313,6 +314,7 @@ def explicit_branches(model: nn.Module) -> Iterator[None]:
     What a check of the folding must compare with: otherwise it compares the folded kernel with itself.
 
     Example:
+        >>> import torch
         >>> block = ACBlock(4, 4, 3).eval()
         >>> with explicit_branches(block):
         ...     trained = block(torch.ones(1, 4, 3, 3))
