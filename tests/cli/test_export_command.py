@@ -85,6 +85,13 @@ def test_safetensors_keep_what_the_run_knows_of_its_images(checkpoint: Path, tmp
         torch.testing.assert_close(acnet_pl.load_fused(path)(images), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_folding_again_keeps_what_is_known_of_the_images(checkpoint: Path) -> None:
+    path = write_fused(checkpoint)
+    assert main(["fuse", str(checkpoint)]) == 0
+    assert acnet_pl.fused_info(path)["preprocessing"] == PREPROCESSING
+    assert acnet_pl.fused_info(path)["folded"] == "last.ckpt"
+
+
 def test_a_fused_file_of_another_network_says_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = ResNetCifar(PlainConv(), 4, depth=8).eval()
     info = {"backbone": {"class_path": "acnet_pl.backbones.ResNetCifar"}, "conv": {}, "num_classes": 4}

@@ -12,8 +12,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from acnet_pl.backbones import Timm, Torchvision
-from acnet_pl.checkpoint import load_network
 from acnet_pl.cli.errors import Parser
+from acnet_pl.cli.trained import image_size_of, load_trained
 from acnet_pl.data.augment import normalize
 from acnet_pl.data.errors import DataError
 from acnet_pl.deploy import fused_info, load_fused
@@ -68,8 +68,8 @@ def export(
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
     network, info, folder = _load(checkpoint, format)
     preprocessing = info.get("preprocessing") or {}
-    size = image_size or (preprocessing.get("image_shape") or [0])[-1]
-    if size < 1:
+    size = image_size or image_size_of(info)
+    if size is None or size < 1:
         raise ValueError(
             f"{checkpoint} does not say how large its images are, nor does a fused.safetensors in {folder}; give "
             "--image_size"
@@ -118,14 +118,7 @@ def _load(checkpoint: Path, format: FormatName) -> tuple[nn.Module, dict[str, An
                 "checkpoint (checkpoints/last.ckpt)"
             )
         return load_fused(checkpoint), info, checkpoint.parent
-    network, info = load_network(checkpoint)
-    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    beside = folder / "fused.safetensors"
-    if beside.is_file():
-        about = fused_info(beside)
-        if all(about.get(name) == info[name] for name in ("backbone", "conv", "num_classes")):
-            info = {**info, "preprocessing": about.get("preprocessing", {})}
-    return network, {**info, "folded": str(checkpoint.name)}, folder
+    return load_trained(checkpoint)
 
 
 def _stock(info: dict[str, Any]) -> nn.Module:

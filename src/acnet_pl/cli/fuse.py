@@ -10,24 +10,26 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 from acnet_pl.analysis import compare, complexity
-from acnet_pl.checkpoint import load_network
 from acnet_pl.cli.errors import Parser
+from acnet_pl.cli.trained import image_size_of, load_trained
 from acnet_pl.deploy import save_fused
 from acnet_pl.nn import FusionError, fuse_model
 
 __all__ = ["fuse", "run"]
 
 
-def fuse(checkpoint: Path, output: Path | None = None, image_size: int = 32, tolerance: float = 1e-4) -> None:
+def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = None, tolerance: float = 1e-4) -> None:
     """Fold the network of a checkpoint, compare the two on random images, and write the folded weights.
 
     Args:
         checkpoint: A checkpoint that a run wrote.
         output: File to write; the default is fused.safetensors in the run's folder.
-        image_size: Height and width of the random images that are compared.
+        image_size: Height and width of the random images that are compared; the default is what the run's
+            fused.safetensors says, or else 32.
         tolerance: Largest relative difference allowed between the trained and the folded network.
     """
-    network, info = load_network(checkpoint)
+    network, info, folder = load_trained(checkpoint)
+    image_size = image_size or image_size_of(info) or 32
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     folded = fuse_model(network, images)
     equivalence = compare(network, folded, [images])
@@ -35,9 +37,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int = 32, tol
         raise FusionError(
             f"the folded network is not the trained one: {equivalence}; tolerance {tolerance:g} (relative)"
         )
-    parent = checkpoint.parent
-    folder = parent.parent if parent.name == "checkpoints" else parent
-    path = save_fused(folded, output or folder / "fused.safetensors", {**info, "folded": str(checkpoint)})
+    path = save_fused(folded, output or folder / "fused.safetensors", info)
     shape = (3, image_size, image_size)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(folded, shape)}\n{equivalence}")
