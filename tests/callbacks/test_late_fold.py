@@ -303,24 +303,6 @@ def test_a_network_without_blocks_is_left_alone(tmp_path: Path) -> None:
     assert {id(parameter) for parameter in model.parameters()} == parameters
 
 
-def test_two_processes_fold_alike(tmp_path: Path) -> None:
-    class Compare(pl.Callback):
-        def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-            for parameter in [*module.parameters()]:
-                mean = trainer.strategy.reduce(parameter.detach().clone(), reduce_op="mean")
-                torch.testing.assert_close(mean, parameter.detach())
-            assert not blocks(module)
-            if trainer.is_global_zero:
-                torch.save(module.state_dict(), tmp_path / "state.pt")
-
-    model = classifier(ACBConv(), optimizer=partial(SGD, lr=0.01, momentum=0.9))
-    trainer(tmp_path, LateFold(1), Compare(), epochs=2, devices=2, strategy="ddp_fork", plugins=[]).fit(
-        model, datamodule=data()
-    )
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert "net.stem.conv.weight" in state
-
-
 def test_a_block_that_cannot_be_merged() -> None:
     block = ACBlock(4, 6, 3)
     with pytest.raises(ValueError, match="needs the `moments`"):

@@ -66,6 +66,20 @@ def test_the_trained_weights_and_statistics_are_the_same(one: Any, two: Any) -> 
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10 * largest)
 
 
+def test_late_folding_is_the_same(launch: Any) -> None:
+    """Statistics are those of all processes, and gradients of the plain network are exchanged as before."""
+    fold = ["--trainer.callbacks+", "acnet_pl.callbacks.LateFold", "--trainer.callbacks.epoch", "1"]
+    options = ["fit", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--test_after_fit", "false"]
+    alone = launch(*options, *FLOAT64, *fold)
+    together = launch(*options, *FLOAT64, *SYNC, *fold, processes=2)
+    assert "Folded" in together.outputs[0]
+    assert "net.stem.conv.weight" in read_checkpoint(together.run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert len(alone.curve("train/loss")) == 2 * STEPS_PER_EPOCH
+    assert difference(alone.curve("train/loss"), together.curve("train/loss")) < 1e-10
+    for name, weight in alone.fused.items():
+        torch.testing.assert_close(together.fused[name], weight, rtol=0, atol=1e-10 * float(weight.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["train/top1", "val/loss", "val/top1", "val/top5", "test/top1", "kernels/skeleton"])
 def test_a_metric_is_the_same(name: str, one: Any, two: Any) -> None:
     assert len(one.curve(name)) in (1, 2, 3)
