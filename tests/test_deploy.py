@@ -130,7 +130,7 @@ class TestBadFiles:
             ),
             ({"backbone": "acnet_pl.backbones.CifarQuick"}, "expected a class_path"),
             ({"backbone": None}, "expected a class_path"),
-            ({"conv": {"class_path": "acnet_pl.backbones.CifarQuick"}}, "is not a ConvBuilder"),
+            ({"conv": {"class_path": "acnet_pl.backbones.CifarQuick"}}, "expected a ConvBuilder"),
             ({"conv": {"class_path": "acnet_pl.nn.ACBConv", "init_args": [1]}}, "expected names and values"),
             ({"num_classes": "10"}, "`num_classes` must be an int"),
             ({"num_classes": 11}, "does not fit the network it describes"),

@@ -293,3 +293,21 @@ def test_the_shards_of_a_split_survive_pickling(shards: Path) -> None:
     copy = pickle.loads(pickle.dumps(split))
     assert isinstance(copy, ShardSplit)
     assert torch.equal(copy.read(8)[0], split.read(8)[0])
+
+
+def test_a_file_that_another_process_removes_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ShardStore("local:elsewhere", tmp_path, cache_gb=1e-9)
+    store.folder.mkdir()
+    for name in ("a", "b", "c"):
+        (store.folder / name).write_bytes(b"12")
+    is_file = Path.is_file
+
+    def and_then_gone(path: Path) -> bool:
+        found = is_file(path)
+        if path.name == "b":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", and_then_gone)
+    store.discard(["b", "a", "c"])
+    assert sorted(path.name for path in store.folder.iterdir()) == []

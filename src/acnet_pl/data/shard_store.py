@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ class ShardStore:
         """Remove fetched files, in this order, until the cache is within its limit; of a local folder, nothing."""
         if not self.remote:
             return
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder) if entry.is_file()}
+        sizes = {}
+        for path in list(self.folder.iterdir()):
+            with suppress(FileNotFoundError):  # another process or thread removes files, too
+                if path.is_file():
+                    sizes[path.name] = path.stat().st_size
         excess = sum(sizes.values()) - self._cache_bytes
         for name in names:
             if excess <= 0:
