@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches
+from acnet_pl.provenance import processor
 
 Contender = Callable[[], object]
 LAYERS = ((16, 32), (32, 16), (64, 8))  # channels and image side of the three stages of ResNet-56
@@ -176,9 +177,7 @@ def main() -> None:
         report = {
             "command": shlex.join(["python", "benchmarks/acb_shortcuts.py", *sys.argv[1:]]),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else platform.processor() or platform.machine(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
             "threads": arguments.threads,
             "rounds": arguments.rounds,
             "rows": rows,

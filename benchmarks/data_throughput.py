@@ -30,6 +30,7 @@ from torchvision import transforms
 
 from acnet_pl.data import CIFARDataModule, InMemoryImages
 from acnet_pl.data.augment import augment
+from acnet_pl.provenance import processor
 
 Contestant = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -123,7 +124,7 @@ def main() -> None:
         "images_per_second_range": {name: [round(min(r)), round(max(r))] for name, r in rounds.items()},
         "ratio_to_the_faster_torchvision": round(medians["acnet_pl"] / best, 1),
         "cores": cores,
-        "machine": platform.machine(),
+        "machine": processor(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "torchvision", "pytorch-lightning", "pillow", "numpy")},
     }

@@ -33,6 +33,7 @@ from acnet_pl.analysis import accuracy, compare, complexity
 from acnet_pl.data import CIFARDataModule
 from acnet_pl.data.augment import augment
 from acnet_pl.nn import conversion_report, convert_to_acnet, stock_state_dict
+from acnet_pl.provenance import processor
 
 TOLERANCE = 1e-4
 
@@ -200,7 +201,7 @@ def main() -> None:
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("acnet-pl", "torch", "torchvision")},
-                "device": torch.cuda.get_device_name() if images.images.is_cuda else platform.machine(),
+                "device": torch.cuda.get_device_name() if images.images.is_cuda else processor(),
                 "threads": options.threads,
             },
         }

@@ -38,6 +38,7 @@ from torchvision import datasets, transforms
 from acnet_pl.data import ImageNetDataModule
 from acnet_pl.data.crops import resized_crop
 from acnet_pl.data.decoding import decode, quiet_decoding
+from acnet_pl.provenance import processor
 
 Pass = Callable[[int], int]
 SIZE = 224
@@ -175,13 +176,6 @@ def stages(root: Path, rounds: int) -> dict[str, float]:
     return {name: round(statistics.median(figures), 3) for name, figures in times.items()}
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -216,7 +210,7 @@ def main() -> None:
         "ratio_to_classic": {name: round(statistics.median(ratio), 2) for name, ratio in ratios.items()},
         "ratio_to_classic_range": {name: [round(min(r), 2), round(max(r), 2)] for name, r in ratios.items()},
         "stages_in_ms": times,
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "versions": {"python": platform.python_version()}

@@ -40,6 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv
+from acnet_pl.provenance import processor
 
 CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
@@ -160,16 +161,6 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace, device: str)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's model, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.backbones import ResNet, ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv
+from acnet_pl.provenance import processor
 
 MODES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -255,6 +256,7 @@ def main() -> None:
                 **{package: version(package) for package in ("acnet-pl", "torch")},
             },
             "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": options.threads,
             "clock": options.clock,
             "steps": options.steps,
@@ -263,14 +265,6 @@ def main() -> None:
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The CPU's name, and what it offers."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["device_name", "versions"]
+__all__ = ["device_name", "processor", "versions"]
 
 
 def device_name() -> str:
@@ -19,7 +19,7 @@ def device_name() -> str:
         return torch.cuda.get_device_name() + (f" × {count}" if count > 1 else "")
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads"
+    return f"{processor()}, {cores} cores, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:
@@ -28,7 +28,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device_name()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model, where the system tells, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,8 @@
 """The method: the block, its algebra, its builders, and surgery on whole networks. Imports torch alone."""
 
-from acnet_pl.nn.acb import ACBlock, explicit_branches
+from acnet_pl.nn.acb import ACBlock
 from acnet_pl.nn.conv import ACBConv, ConvBuilder, ConvNorm, PlainConv
+from acnet_pl.nn.explicit import explicit_branches
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery import conversion_report, convert_to_acnet, convert_with, fuse_model, stock_state_dict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
-__all__ = ["ACBlock", "BranchNorm", "Position", "explicit_branches"]
+__all__ = ["ACBlock", "BranchNorm", "Position"]
 
 _BRANCHES = ("square", "horizontal", "vertical")
 BranchNorm = bool | Literal["scale"]
@@ -305,27 +304,3 @@ class ACBlock(FusibleConv):
     def _call(module: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = module(x)
         return out
-
-
-@contextmanager
-def explicit_branches(model: nn.Module) -> Iterator[None]:
-    """Within this context every ACBlock of the model evaluates its branches one by one, also in eval mode.
-
-    What a check of the folding must compare with: otherwise it compares the folded kernel with itself.
-
-    Example:
-        >>> import torch
-        >>> block = ACBlock(4, 4, 3).eval()
-        >>> with explicit_branches(block):
-        ...     trained = block(torch.ones(1, 4, 3, 3))
-        >>> torch.allclose(trained, block(torch.ones(1, 4, 3, 3)), atol=1e-5)
-        True
-    """
-    before = {block: block.explicit for block in model.modules() if isinstance(block, ACBlock)}
-    try:
-        for block in before:
-            block.explicit = True
-        yield
-    finally:
-        for block, value in before.items():
-            block.explicit = value
