@@ -3,9 +3,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.analysis import complexity
 from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, PlainConv, fuse_model
+from acnet_pl.nn.acb import BranchNorm
 
 
 def _by_hand(weights_per_position: int) -> int:
@@ -32,6 +34,18 @@ def test_macs_count_every_branch_of_the_model_as_given(
 def test_folded_acnet_costs_what_the_folded_plain_net_costs(small_net: Callable[..., nn.Module]) -> None:
     plain, acnet = (complexity(fuse_model(small_net(conv)), (3, 12, 8)) for conv in (PlainConv(), ACBConv()))
     assert acnet == plain
+
+
+@pytest.mark.parametrize("branch_norm", [True, False, "scale"])
+def test_macs_are_those_of_the_forward_pass_in_training(
+    small_net: Callable[..., nn.Module], branch_norm: BranchNorm
+) -> None:
+    net = small_net(ACBConv(branch_norm=branch_norm)).train()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.randn(2, 3, 10, 10))
+    assert complexity(net, (3, 10, 10)).macs == counter.get_total_flops() // 2 // 2
+    one_conv_a_block = complexity(net, (3, 10, 10)).macs == complexity(small_net(PlainConv()), (3, 10, 10)).macs
+    assert one_conv_a_block == (branch_norm is not True)
 
 
 @pytest.mark.parametrize("groups", [1, 4])

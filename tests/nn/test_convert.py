@@ -81,6 +81,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"horizontal": False},
     {"vertical": False, "horizontal": False},
     {"branch_norm": False},
+    {"branch_norm": "scale"},
     {"asymmetric_size": 3},
     {"position": "border"},
 ]
@@ -101,7 +102,9 @@ def test_preserve_keeps_the_function_in_eval_mode(
     assert difference(model, convert_to_acnet(model, init="preserve", **options), images()) <= 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"branch_norm": False}, {"horizontal": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"branch_norm": False}, {"branch_norm": "scale"}, {"horizontal": False}], ids=str
+)
 @pytest.mark.parametrize("norm", ["affine", "not affine", "none", "frozen"])
 def test_new_branches_start_inactive_and_learn(
     options: dict[str, Any], norm: str, randomise: Randomise, difference: Difference

@@ -76,6 +76,23 @@ def test_what_decides_the_numbers_is_compared(
     assert (run.state() == "missing") == matters
 
 
+@pytest.mark.parametrize(
+    ("callback", "matters"),
+    [
+        ({"class_path": "acnet_pl.callbacks.LateFold", "init_args": {"epoch": 0.25}}, True),
+        ({"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}, True),
+        ({"class_path": "acnet_pl.callbacks.KernelMagnitude"}, False),
+        ({"class_path": "pytorch_lightning.callbacks.DeviceStatsMonitor"}, False),
+    ],
+)
+def test_of_callbacks_those_are_compared_that_may_change_the_training(
+    callback: dict[str, Any], matters: bool, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    run = plan_one(tmp_path, parser, epochs=2)
+    fabricate(run, 0.8, config={**run.config, "trainer": {**run.config["trainer"], "callbacks": [callback]}})
+    assert (run.state() == "missing") == matters
+
+
 def test_a_class_is_the_same_under_the_name_of_its_package_and_of_its_module() -> None:
     assert not differences(
         {"model.conv.class_path": "acnet_pl.nn.ACBConv"}, {"model.conv.class_path": "acnet_pl.nn.conv.ACBConv"}

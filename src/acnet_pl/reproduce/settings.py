@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import yaml
 from pytorch_lightning import LightningDataModule
 
+from acnet_pl import callbacks
 from acnet_pl.cli.defaults import default_configs
 from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.lightning import CLI
@@ -30,12 +31,18 @@ _PARTS = ("seed_everything", "model", "data", "trainer", "checkpoint.monitor", "
 # Of these parts, what is a matter of display, of the machine or of speed.
 _IMMATERIAL = {
     *(f"data.init_args.{name}" for name in ("download", "eval_batch_size", "num_workers", "pin_memory")),
-    *(f"trainer.{name}" for name in ("logger", "callbacks", "default_root_dir", "log_every_n_steps", "profiler")),
+    *(f"trainer.{name}" for name in ("logger", "default_root_dir", "log_every_n_steps", "profiler")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "enable_autolog_hparams")),
     *(f"trainer.{name}" for name in ("benchmark", "model_registry")),
     "model.compile",
     "model.num_classes",
+}
+# Callbacks that watch and write; any other may change what is trained.
+_WATCHING = {
+    *(set(callbacks.__all__) - {"LateFold"}),
+    *("DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
+    *("ModelCheckpoint", "OnExceptionCheckpoint", "RichProgressBar", "TQDMProgressBar"),
 }
 
 
@@ -107,6 +114,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     root = flat.get("data.init_args.root")
     if isinstance(root, str) and "://" not in root:
         flat["data.init_args.root"] = str(Path(root).expanduser().absolute())
+    flat["trainer.callbacks"] = _decisive_callbacks(config)
     return {
         name: value
         for name, value in flat.items()
@@ -130,6 +138,14 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     are chosen is always compared.
     """
     return {name: (old[name], new[name]) for name in old if name in new and not _alike(old[name], new[name])}
+
+
+def _decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
+    """Those of the trainer's callbacks that may change what is trained, each as {name: its options}."""
+    found = (config.get("trainer") or {}).get("callbacks") or []
+    described = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, Mapping)]
+    named = [(str(part.get("class_path")).rpartition(".")[2], part.get("init_args") or {}) for part in described]
+    return [{name: options} for name, options in named if name not in _WATCHING]
 
 
 def _alike(a: Any, b: Any) -> bool:

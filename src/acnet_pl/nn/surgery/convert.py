@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.acb import ACBlock, Position
+from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.conv import ConvBuilder, ConvNorm
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.surgery.copying import deep_copy
@@ -35,7 +35,7 @@ def convert_to_acnet(
     kernel_sizes: int | Collection[int] | None = None,
     horizontal: bool = True,
     vertical: bool = True,
-    branch_norm: bool = True,
+    branch_norm: BranchNorm = True,
     asymmetric_size: int | None = None,
     position: Position = "skeleton",
     gamma_init: float = 1.0,
@@ -63,7 +63,7 @@ def convert_to_acnet(
         kernel_sizes: Convert only kernels of these sizes; None is every odd size from 3 on.
         horizontal: As `ACBlock`'s, like all that follow.
         vertical: Have the k×1 branch.
-        branch_norm: A batch norm in every branch, rather than one after the sum.
+        branch_norm: A batch norm in every branch; False or "scale" is one after the sum, see `ACBlock`.
         asymmetric_size: Length of the 1-D kernels, None for each layer's kernel size.
         position: "skeleton" or "border".
         gamma_init: Initial γ of the branches; of no effect with "preserve".
