@@ -1,50 +1,18 @@
 """Read an offline Weights & Biases run back from its transaction log."""
 
 import json
-import struct
 
 import pytest
+from tests import wandb_log
+from tests.wandb_log import history
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def records(finished):
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = (finished / "wandb").glob("offline-run-*/run-*.wandb")
-    found = []
-    for data in scan(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        found.append(record)
-    return found
-
-
-def scan(log):
-    """The records of a LevelDB log (blocks of 32 KiB; each piece has a CRC, a length and a type) after W&B's header."""
-    assert log[:4] == b":W&B"
-    position, parts = 7, b""
-    while position + 7 <= len(log):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        length, kind = struct.unpack("<HB", log[position + 4 : position + 7])
-        parts += log[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last of several pieces
-            yield parts
-            parts = b""
-
-
-def history(records):
-    rows = []
-    for record in records:
-        if record.WhichOneof("record_type") == "history":
-            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-            rows.append(row)
-    return rows
+    (folder,) = (finished / "wandb").glob("offline-run-*")
+    return wandb_log.records(folder)
 
 
 def test_the_dashboard_pairs_plain_and_acnet(records):

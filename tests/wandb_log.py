@@ -1,0 +1,40 @@
+"""What an offline run of Weights & Biases would have sent, read back from its log."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def records(folder: Path) -> list[Any]:
+    """The records of a folder offline-run-*, in order."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("run-*.wandb")
+    return [vars(wandb_internal_pb2)["Record"].FromString(data) for data in _scan(path.read_bytes())]
+
+
+def history(sent: list[Any]) -> list[dict[str, Any]]:
+    """The rows of metrics among the records."""
+    rows = [record.history for record in sent if record.HasField("history")]
+    return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item} for row in rows]
+
+
+def _scan(log: bytes) -> Iterator[bytes]:
+    """A LevelDB log after W&B's header: blocks of 32 KiB; each piece has a CRC, a length and a kind."""
+    assert log[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(log):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack("<HB", log[position + 4 : position + 7])
+        parts += log[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last of several
+            yield parts
+            parts = b""
