@@ -73,7 +73,9 @@ class Outcome:
     @property
     def summary(self) -> Any:
         text = (self.folder / "summary.json").read_text().replace(str(self.folder), "FOLDER")
-        return {k: v for k, v in json.loads(text).items() if k not in ("seconds_per_epoch", "command")}
+        return {
+            k: v for k, v in json.loads(text).items() if k not in ("seconds_per_epoch", "training_seconds", "command")
+        }
 
     @property
     def fused(self) -> bytes:

@@ -30,6 +30,7 @@ def fabricate() -> Fabricate:
         when: str = "2026-01-01T00-00-00",
         rotation: Mapping[str, float] | None = None,
         config: Mapping[str, Any] | None = None,
+        seconds: float = 10.0,
     ) -> Path:
         folder = planned.runs_dir / planned.run.name / when
         folder.mkdir(parents=True)
@@ -46,6 +47,7 @@ def fabricate() -> Fabricate:
                 "rotation": dict(rotation or {}),
                 "epochs": planned.epochs,
                 "seconds_per_epoch": 2.5,
+                "training_seconds": seconds,
                 "fused": {"parameters_trained": 200_000, "parameters_folded": 100_000},
                 "equivalence": {"max_rel_difference": 3e-7},
                 "versions": {"python": "3.12", "torch": "2.9", "device": "a device"},

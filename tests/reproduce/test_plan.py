@@ -129,6 +129,15 @@ def test_the_cost_is_three_forward_passes_of_every_image(tmp_path: Path, parser:
     assert plan_one(tmp_path, parser, fit=("--data", "DigitsDataModule")).training_macs is None
 
 
+def test_the_cost_of_a_late_fold_is_that_of_both_networks(tmp_path: Path, parser: SettingsParser) -> None:
+    ((_, runs),) = make_plan(Options(("cheaper",), epochs=5, seeds=(0,), runs_dir=tmp_path), parser).values()
+    macs = {run.run.variant: run.macs for run in runs}
+    cost = {run.run.variant: run.training_macs for run in runs}
+    assert macs["acb_late_fold"] == macs["acb"] > macs["plain"] == macs["acb_scaled"] == macs["acb_norm_after_sum"]
+    assert cost["acb_late_fold"] == 3 * 50_000 * (2 * macs["acb"] + 3 * macs["plain"])
+    assert cost["plain"] == cost["acb_scaled"] == cost["acb_norm_after_sum"]
+
+
 def test_selecting_an_epoch_without_saying_so_is_refused(tmp_path: Path, parser: SettingsParser) -> None:
     with pytest.raises(ValueError, match="--select best"):
         plan_one(tmp_path, parser, fit=("--checkpoint.monitor", "val/top1"))

@@ -144,3 +144,23 @@ def test_the_page_has_a_colour_for_every_variant_and_place() -> None:
     for style in range(max(most, len(LOCATIONS))):
         assert f".s{style} {{ stroke: var(--c{style}); }}" in css
         assert len(re.findall(rf"--c{style}: #[0-9a-f]{{6}};", css)) == 2, "one for light, one for dark"
+
+
+def test_what_training_costs_stands_beside_what_it_gains(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    grid, runs = make_plan(Options(("cheaper",), seeds=(0, 1, 2), runs_dir=tmp_path), parser)["cheaper"]
+    seconds = {"plain": (10, 20, 10), "acb": (20, 50, 19), "acb_scaled": (11, 21, 9)}
+    for run in runs:
+        if run.run.variant in seconds and (run.run.variant, run.run.seed) != ("acb", 2):
+            fabricate(run, 0.9, seconds=seconds[run.run.variant][run.run.seed])
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "cosine", "last", 5)
+    text = write_report(tmp_path, {"cheaper": result}, []).with_name("report.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| Cifar-quick |")]
+    ends = {row[1]: tuple(row[-2:]) for row in rows}
+    macs = {run.run.variant: run.macs for run in runs}
+    full = macs["acb"] / macs["plain"]
+    assert ends["plain"] == ("1.00", "1.00")
+    assert ends["ACNet"] == (f"{full:.2f}", "2.25")
+    assert ends["scaled branches, one batch norm after the sum"] == ("1.00", "1.05")
+    assert ends["ACNet, folded after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")

@@ -58,12 +58,12 @@ class LateFold(Callback):
         endless = trainer.max_epochs in (None, -1)
         if endless and isinstance(self.epoch, float):
             raise ValueError(f"`epoch` (={self.epoch}) is a part of trainer.max_epochs, which is not set; set it")
-        if not endless and self._first_epoch(trainer) >= (trainer.max_epochs or 0):
+        if not endless and self.first_epoch(trainer.max_epochs) >= (trainer.max_epochs or 0):
             rank_zero_warn(f"LateFold never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Fold, once, before the first batch of the epoch."""
-        if self._done or trainer.current_epoch < self._first_epoch(trainer):
+        if self._done or trainer.current_epoch < self.first_epoch(trainer.max_epochs):
             return
         self._done = True
         network = pl_module.net
@@ -72,8 +72,9 @@ class LateFold(Callback):
             pl_module.net = self._fold(trainer, network, batch[0])
             self._register(trainer, pl_module)
 
-    def _first_epoch(self, trainer: Trainer) -> int:
-        return int(self.epoch * (trainer.max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
+    def first_epoch(self, max_epochs: int | None) -> int:
+        """The first epoch of the plain network, counted from 0, in a training of so many epochs."""
+        return int(self.epoch * (max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
 
     @staticmethod
     def _fold(trainer: Trainer, network: nn.Module, images: Tensor) -> nn.Module:

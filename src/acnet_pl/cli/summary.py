@@ -51,6 +51,7 @@ def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figure
             summary["fused"] = asdict(callback.result)
         elif isinstance(callback, EpochTimer) and callback.seconds:
             summary["seconds_per_epoch"] = median(callback.seconds)
+            summary["training_seconds"] = sum(callback.seconds)
     path = folder / "summary.json"
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n")

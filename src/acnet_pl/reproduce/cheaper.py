@@ -20,6 +20,7 @@ GRID = Grid(
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
     measures=(TOP1,),
     layout="variants",
+    costs=True,
     claims=(
         "The article has one batch norm after the sum as an ablation (Table 4): below the full block, above the plain "
         "network. Of the other two it says nothing.",

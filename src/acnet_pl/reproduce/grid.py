@@ -136,6 +136,7 @@ class Grid:
         published: Figures to show beside.
         claims: What the article says in words, for figures without printed numbers.
         analyses: What is computed on the trained networks.
+        costs: Whether the report says what training costs, against the plain network.
         pruned: The variants whose networks are pruned, which takes long; None for all.
     """
 
@@ -150,6 +151,7 @@ class Grid:
     published: tuple[Published, ...] = ()
     claims: tuple[str, ...] = ()
     analyses: tuple[Analysis, ...] = field(default=())
+    costs: bool = False
     pruned: tuple[Variant, ...] | None = None
 
     def prunes(self, run: Run) -> bool:

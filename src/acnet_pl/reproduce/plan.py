@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 
 from acnet_pl.analysis import complexity
+from acnet_pl.callbacks import LateFold
 from acnet_pl.data.errors import DataError
-from acnet_pl.modules.architecture import build_network
+from acnet_pl.modules.architecture import build_network, describe
+from acnet_pl.nn import PlainConv
 from acnet_pl.reproduce.grid import Grid, Run, Selection, Variant, load_grid
 from acnet_pl.reproduce.settings import (
     Settings,
@@ -104,25 +106,35 @@ class PlannedRun:
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-accumulates of one image's forward pass in training."""
-        model, data = self.config["model"], instantiate_data(self.config)
-        shape = getattr(data, "image_shape", self.grid.data.image_shape)
-        classes = getattr(data, "num_classes", self.grid.data.num_classes)
-        with torch.device("meta"):
-            network = build_network(_full(model["backbone"]), _full(model["conv"]), classes)
-        return complexity(network, tuple(shape)).macs
+        """Multiply-accumulates of one image's forward pass in training, as the first epoch has it."""
+        return self._macs(self.config["model"]["conv"])
 
     @property
     def training_macs(self) -> int | None:
         """Multiply-accumulates of the whole training, a backward pass counting twice a forward pass.
 
-        None where the number of training images is unknown.
+        From the epoch on at which LateFold folds the blocks, those of the plain network count. None where the number of
+        training images is unknown.
         """
         data = self.config["data"]
         if data["class_path"].rpartition(".")[2] != self.grid.data.class_name:
             return None
         images = self.grid.data.train_images - int(data["init_args"].get("val_size") or 0)
-        return 3 * self.macs * images * self.epochs
+        folded = self.epochs - self._first_folded_epoch()
+        after = self._macs(describe(PlainConv())) if folded else 0
+        return 3 * images * ((self.epochs - folded) * self.macs + folded * after)
+
+    def _macs(self, conv: Mapping[str, Any]) -> int:
+        data = instantiate_data(self.config)
+        shape = getattr(data, "image_shape", self.grid.data.image_shape)
+        classes = getattr(data, "num_classes", self.grid.data.num_classes)
+        with torch.device("meta"):
+            network = build_network(_full(self.config["model"]["backbone"]), _full(conv), classes)
+        return complexity(network, tuple(shape)).macs
+
+    def _first_folded_epoch(self) -> int:
+        options = [part["LateFold"] for part in self.settings.get("trainer.callbacks") or () if "LateFold" in part]
+        return min([self.epochs, *(LateFold(**option).first_epoch(self.epochs) for option in options)])
 
     def _is_own(self, folder: Path) -> bool:
         found = read_settings(folder)

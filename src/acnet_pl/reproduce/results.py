@@ -66,6 +66,12 @@ class RunResult:
         points = {int(float(row["epoch"])) + 1: float(row["val/top1"]) for row in rows}
         return sorted((epoch, value) for epoch, value in points.items() if epoch <= self.planned.epochs)
 
+    @property
+    def training_seconds(self) -> float | None:
+        """How long the finished run trained, without validation."""
+        seconds = (self.summary or {}).get("training_seconds")
+        return None if seconds is None else float(seconds)
+
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
         return {
@@ -77,6 +83,7 @@ class RunResult:
             "failed": self.failed,
             "folder": str(self.folder) if self.folder else None,
             "command": ["python", "-m", "acnet_pl", *self.planned.arguments],
+            "training_macs": self.planned.training_macs,
             "summary": self.summary,
         }
 
@@ -144,6 +151,17 @@ class GridResult:
         return paired_difference(
             self.sample(model, self.grid.variants[0].key, measure), self.sample(model, variant, measure)
         )
+
+    def macs_ratio(self, model: str, variant: str) -> float | None:
+        """Multiply-accumulates of a training, over those of the baseline."""
+        base, own = (self.of(model, key)[0].planned.training_macs for key in (self.grid.variants[0].key, variant))
+        return own / base if own and base else None
+
+    def time_ratios(self, model: str, variant: str) -> list[float]:
+        """Seconds of training over those of the baseline of the same seed, of finished pairs."""
+        pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)
+        seconds = [(base.training_seconds, own.training_seconds) for base, own in pairs]
+        return [own / base for base, own in seconds if own and base]
 
     @cached_property
     def magnitudes(self) -> dict[tuple[str, str], KernelMagnitude]:

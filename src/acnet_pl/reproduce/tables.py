@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from acnet_pl.reproduce.blocks import Cell, Table
 from acnet_pl.reproduce.grid import Measure, Published
@@ -99,6 +100,10 @@ def _variants(result: GridResult) -> Table:
     if has_gain:
         groups.append((f"{first.title}, gain over plain", 3))
         columns += ["gain", _INTERVAL, "pairs"]
+    has_costs = grid.costs and grid.variants[0].is_plain
+    if has_costs:
+        groups.append(("training, × plain", 2))
+        columns += ["multiplications", "time"]
     rows = []
     for model in grid.models:
         for variant in grid.variants:
@@ -110,8 +115,17 @@ def _variants(result: GridResult) -> Table:
                 row += [Cell("", "quiet")] * 3
             elif has_gain:
                 row += _difference(result.gain(model.key, variant.key, first))
+            if has_costs:
+                ratios = result.time_ratios(model.key, variant.key)
+                row.append(_number(result.macs_ratio(model.key, variant.key), 1, "{:.2f}"))
+                row.append(_number(median(ratios) if ratios else None, 1, "{:.2f}"))
             rows.append(row)
-    return Table(_caption(result, None), columns, rows, groups)
+    caption = _caption(result, None)
+    if has_costs:
+        caption += (
+            " Time is the median over pairs, and worth as much as the machine was quiet; multiplications are counted."
+        )
+    return Table(caption, columns, rows, groups)
 
 
 def _caption(result: GridResult, measure: Measure | None) -> str:
