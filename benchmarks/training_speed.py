@@ -10,6 +10,7 @@ them; ratios are medians over rounds of the ratio within a round, with their qua
 - The floor is plain's time with that part of it that are convolutions (measured by the profiler) multiplied by the
   ratio of multiplications in convolutions (counted by PyTorch's FLOP counter, forward and backward): 15/9 where k = 3.
   It supposes that 1×3 and 3×1 kernels multiply as fast as 3×3 ones, and that batch norms and additions cost nothing.
+- "conv time" is the time in convolutions over plain's: what of the ratio the library's convolutions account for.
 - Memory on a GPU is the peak above what was allocated before the step. On a CPU it is a proxy: the bytes that autograd
   saves for the backward pass, each storage once, without the parameters (eager modes only).
 - ``--reference`` takes part with the authors' own block, which their repository's acb.py holds.
@@ -182,6 +183,7 @@ def measure(
     share = contenders["plain"].convolution_share()
     rows = []
     for name, contender in contenders.items():
+        own_share = share if name == "plain" else contender.convolution_share()
         ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         floor = 1 - share + share * macs[name] / macs["plain"]
@@ -196,7 +198,8 @@ def measure(
                 "macs_ratio": macs[name] / macs["plain"],
                 "floor_ms": 1e3 * plain * floor,
                 "over_floor": middle / floor,
-                "convolution_share": share if name == "plain" else contender.convolution_share(),
+                "convolution_share": own_share,
+                "convolution_time_ratio": middle * own_share / share,
                 "memory_mb": None if (memory := contender.memory(mode)) is None else memory / 1e6,
             }
         )
@@ -205,15 +208,15 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     result = Table(title="Training step (ratio to plain: 1.00 is as fast)", title_justify="left")
-    columns = ("model", "mode", "", "ms", "ratio", "quartiles", "MACs", "over floor", "in convs", "memory MB")
-    for index, column in enumerate(columns):
+    columns = ("model", "mode", "", "ms", "ratio", "quartiles", "MACs", "over floor", "in convs", "conv time")
+    for index, column in enumerate((*columns, "memory MB")):
         result.add_column(column, justify="left" if index < 3 else "right")
     for row in rows:
         low, high = row["ratio_quartiles"]
         memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
         numbers = f"{row['ms']:.0f}", f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['macs_ratio']:.2f}"
-        shares = f"{row['over_floor']:.2f}", f"{row['convolution_share']:.0%}", memory
-        result.add_row(row["model"], row["mode"], row["contender"], *numbers, *shares)
+        shares = f"{row['over_floor']:.2f}", f"{row['convolution_share']:.0%}", f"{row['convolution_time_ratio']:.2f}"
+        result.add_row(row["model"], row["mode"], row["contender"], *numbers, *shares, memory)
     return result
 
 
