@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import shlex
 import statistics
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from torch import Tensor, nn
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.data import CIFARDataModule
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, fuse_model
+from acnet_pl.provenance import versions
 
 VARIANTS: dict[str, ConvBuilder] = {
     "plain": PlainConv(),
@@ -125,10 +124,7 @@ def main() -> None:
     if options.out:
         report = {
             "command": shlex.join(["python", "benchmarks/kernel_turning.py", *sys.argv[1:]]),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("acnet-pl", "torch")},
-            },
+            "versions": versions(),
             "what": "median over layers and steps, one figure a seed; the mean of their logarithms",
             "seeds": options.seeds,
             "steps": options.steps,
