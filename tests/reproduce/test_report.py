@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from acnet_pl.analysis import LOCATIONS
-from acnet_pl.reproduce import TARGETS, html
+from acnet_pl.reproduce import TARGETS, charts, html
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import write_report
@@ -164,3 +164,14 @@ def test_what_training_costs_stands_beside_what_it_gains(
     assert ends["ACNet"] == (f"{full:.2f}", "2.25")
     assert ends["scaled branches, one batch norm after the sum"] == ("1.00", "1.05")
     assert ends["ACNet, folded after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")
+
+
+def test_no_title_of_a_heat_map_is_wider_than_the_map() -> None:
+    titles = {variant.title for name in TARGETS for variant in load_grid(name).variants}
+    for title in titles:
+        svg = charts.heat_map([[0.5] * 3] * 3, title)
+        lines = re.findall(r'<text class="title"[^>]*>([^<]*)<', svg)
+        assert " ".join(lines) == title
+        assert max(map(len, lines)) <= 26
+        first_cell = min(float(y) for y in re.findall(r'<rect[^>]* y="([\d.]+)"', svg))
+        assert first_cell > max(float(y) for y in re.findall(r'<text class="title"[^>]* y="([\d.]+)"', svg))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -104,9 +105,11 @@ def heat_map(matrix: Sequence[Sequence[float]], title: str) -> str:
         matrix: Square.
         title: Above.
     """
-    size, top = 210 // len(matrix), 26
+    lines = textwrap.wrap(title, 26)  # what is as wide as the map
+    size, top = 210 // len(matrix), 11 + 15 * len(lines)
     width = size * len(matrix)
-    parts = [_open(width, width + top, title), _text(width / 2, 15, title, "title", "middle")]
+    parts = [_open(width, width + top, title)]
+    parts += [_text(width / 2, 15 * number, line, "title", "middle") for number, line in enumerate(lines, 1)]
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
             x, y = column * size, top + row * size
