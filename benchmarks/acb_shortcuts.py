@@ -14,11 +14,7 @@ ratios are medians over rounds of the ratio within a round.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +27,7 @@ from torch import Tensor, nn
 
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches
-from acnet_pl.provenance import processor
+from record import write_record
 
 Contender = Callable[[], object]
 LAYERS = ((16, 32), (32, 16), (64, 8))  # channels and image side of the three stages of ResNet-56
@@ -174,16 +170,7 @@ def main() -> None:
             rows.append(measure(f"ResNet-{arguments.depth}", network, x, arguments.rounds))
     Console(width=140).print(table(rows))
     if arguments.out:
-        report = {
-            "command": shlex.join(["python", "benchmarks/acb_shortcuts.py", *sys.argv[1:]]),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
-            "threads": arguments.threads,
-            "rounds": arguments.rounds,
-            "rows": rows,
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_record(arguments.out, {"device": device.type, "rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ medians are reported.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from torchvision import transforms
 
 from acnet_pl.data import CIFARDataModule, InMemoryImages
 from acnet_pl.data.augment import augment
-from acnet_pl.provenance import processor
+from record import write_record
 
 Contestant = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -114,23 +111,16 @@ def main() -> None:
             rounds[name].append(images_per_second(contestant, batches))
     medians = {name: statistics.median(figures) for name, figures in rounds.items()}
     best = max(figure for name, figure in medians.items() if name != "acnet_pl")
-    root = "" if options.root is None else "--root DATA "
-    result = {
-        "command": f"python benchmarks/data_throughput.py {root}--rounds {options.rounds}",
+    figures = {
         "images": "random" if options.root is None else "CIFAR-10",
         "batch_size": options.batch_size,
         "rounds": options.rounds,
         "images_per_second": {name: round(figure) for name, figure in medians.items()},
         "images_per_second_range": {name: [round(min(r)), round(max(r))] for name, r in rounds.items()},
         "ratio_to_the_faster_torchvision": round(medians["acnet_pl"] / best, 1),
-        "cores": cores,
-        "machine": processor(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "torchvision", "pytorch-lightning", "pillow", "numpy")},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    write_record(options.output, figures, "pillow", "numpy")
+    print(options.output.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

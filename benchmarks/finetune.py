@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +28,7 @@ from acnet_pl.analysis import accuracy, compare, complexity
 from acnet_pl.data import CIFARDataModule
 from acnet_pl.data.augment import augment
 from acnet_pl.nn import conversion_report, convert_to_acnet, stock_state_dict
-from acnet_pl.provenance import processor
+from record import write_record
 
 TOLERANCE = 1e-4
 
@@ -177,15 +172,13 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     images = Images(data, options.train_images, torch.device(options.device))
-    command = [arg if arg != str(options.root) else "DATA" for arg in sys.argv[1:]]
     runs: list[dict[str, Any]] = []
     for seed in options.seeds:
         runs.append(run(seed, images, options))
-        report = {
+        figures = {
             "what": "torchvision ResNet (one BasicBlock a stage, 3×3 stem of stride 2) trained plain, then trained on "
             "plain or as ACNet (init='preserve') and folded back into the stock model",
             "data": options.data_name,
-            "command": shlex.join(["python", "benchmarks/finetune.py", *command]),
             "settings": {
                 "train_images": len(images.images),
                 "test_images": len(data.test_set.images),
@@ -198,16 +191,11 @@ def main() -> None:
             },
             "summary_percent": summary(runs),
             "runs": runs,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("acnet-pl", "torch", "torchvision")},
-                "device": torch.cuda.get_device_name() if images.images.is_cuda else processor(),
-                "threads": options.threads,
-            },
+            "device": options.device,
+            "threads": options.threads,
         }
         if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_record(options.out, figures)
     Console().print(table(runs))
 
 

@@ -15,15 +15,11 @@ Pillow offers as `draft` and torchvision does not) would save: little, because m
 
 import argparse
 import io
-import json
-import os
-import platform
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +34,7 @@ from torchvision import datasets, transforms
 from acnet_pl.data import ImageNetDataModule
 from acnet_pl.data.crops import resized_crop
 from acnet_pl.data.decoding import decode, quiet_decoding
-from acnet_pl.provenance import processor
+from record import write_record
 
 Pass = Callable[[int], int]
 SIZE = 224
@@ -201,7 +197,6 @@ def main() -> None:
         for workers, name in pairs.items()
     }
     result = {
-        "command": f"python benchmarks/imagenet_throughput.py --rounds {options.rounds} --images {options.images}",
         "image": {"pixels": "500×375", "mean_bytes": round(size), "jpeg_quality": options.quality},
         "batch_size": options.batch_size,
         "rounds": options.rounds,
@@ -210,15 +205,9 @@ def main() -> None:
         "ratio_to_classic": {name: round(statistics.median(ratio), 2) for name, ratio in ratios.items()},
         "ratio_to_classic_range": {name: [round(min(r), 2), round(max(r), 2)] for name, r in ratios.items()},
         "stages_in_ms": times,
-        "cpu": processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "torchvision", "pytorch-lightning", "pillow", "numpy")},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    write_record(options.output, result, "pillow", "numpy")
+    print(options.output.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

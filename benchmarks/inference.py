@@ -16,16 +16,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +33,7 @@ from torch import Tensor, nn
 from acnet_pl.backbones import CifarQuick, ResNetCifar
 from acnet_pl.export import export_model
 from acnet_pl.nn import ACBConv, ConvBuilder, FusibleConv, PlainConv, explicit_branches, fuse_model
-from acnet_pl.provenance import device_name
+from record import write_record
 
 Contender = Callable[[], object]
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -181,21 +176,14 @@ def main() -> None:
                 rows += measure(name, batch, options, Path(folder))
     Console(width=120).print(table(rows))
     if options.out:
-        report = {
-            "command": shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]]),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("acnet-pl", "torch", "onnx", "onnxruntime")},
-            },
-            "device": device_name(),
+        figures = {
             "threads": options.threads,
             "clock": options.clock,
             "rounds": -(-options.rounds // COPIES) * COPIES,
             "copies": COPIES,
             "rows": rows,
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, figures, "onnx", "onnxruntime")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,10 @@ Several checkpoints after ``--plain`` and ``--acnet`` are runs of several seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import statistics
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +35,7 @@ from acnet_pl.data import CIFARDataModule
 from acnet_pl.deploy import load_fused
 from acnet_pl.export import export_model
 from acnet_pl.nn import fuse_model
-from acnet_pl.provenance import device_name
+from record import write_record
 
 Batches = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
 CALIBRATIONS = {
@@ -160,7 +157,7 @@ def main() -> None:
     summaries = {name: summary(each) for name, each in runs.items()}
     Console().print(table(summaries))
     if options.out:
-        report = {
+        figures = {
             "what": "post-training static quantisation, QDQ, activations uint8, weights int8",
             "networks": options.about,
             "data": options.data_name,
@@ -168,14 +165,8 @@ def main() -> None:
             "calibration": {"method": options.calibration, "images": count},
             "summary_percent": summaries,
             "runs": runs,
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("acnet-pl", "torch", "onnx", "onnxruntime")},
-                "device": device_name(),
-            },
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, figures, "onnx", "onnxruntime")
 
 
 if __name__ == "__main__":

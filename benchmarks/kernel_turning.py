@@ -11,11 +11,8 @@ with the statistics of one fixed batch before and after the step.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shlex
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from torch import Tensor, nn
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.data import CIFARDataModule
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, fuse_model
-from acnet_pl.provenance import versions
+from record import write_record
 
 VARIANTS: dict[str, ConvBuilder] = {
     "plain": PlainConv(),
@@ -122,9 +119,7 @@ def main() -> None:
         table.add_row(row["variant"], f"{mean:.4f}", f"×÷ {error:.2f}", f"{relative:.2f}")
     Console().print(table)
     if options.out:
-        report = {
-            "command": shlex.join(["python", "benchmarks/kernel_turning.py", *sys.argv[1:]]),
-            "versions": versions(),
+        figures = {
             "what": "median over layers and steps, one figure a seed; the mean of their logarithms",
             "seeds": options.seeds,
             "steps": options.steps,
@@ -132,8 +127,7 @@ def main() -> None:
             "batch_size": options.batch_size,
             "rows": rows,
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, figures)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,12 @@ every round, so that a slow moment of the machine hits them alike, and ratios ar
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shlex
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from acnet_pl.backbones import ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv
 from acnet_pl.provenance import processor
+from record import write_record
 
 CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
@@ -136,8 +131,6 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace, device: str)
         table.add_row(row["network"], row["conv"], *figures, *shares)
     Console(width=120).print(table)
     result = {
-        "command": shlex.join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "processes": options.processes,
         "threads_per_process": options.threads,
         "images_per_process_and_step": options.batch,
@@ -145,11 +138,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace, device: str)
         "rounds": options.rounds,
         "bf16": options.bf16,
         "backend": "nccl" if options.device == "cuda" else "gloo",
-        "device": device,
-        "cores": os.cpu_count(),
-        "load_average": {"before": options.load, "after": os.getloadavg()},
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("acnet-pl", "torch")},
+        "load_average_before": options.load,
         "rows": rows,
     }
     load = options.load[0]
@@ -159,8 +148,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace, device: str)
             "several processes had less of it to themselves than one had, so efficiency is underestimated."
         )
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, result)
 
 
 def main() -> None:

@@ -10,19 +10,17 @@ which other work on the machine disturbs less.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from record import write_record
 
 BASE = "import torch"
 COMMANDS = {
@@ -69,18 +67,12 @@ def main() -> None:
         table.add_row(name, *(f"{row[key]:.2f}" for key in row))
     Console().print(table)
     if options.out is not None:
-        result = {
-            "command": shlex.join(["python", "benchmarks/startup.py", *sys.argv[1:]]),
+        figures = {
             "rounds": options.rounds,
             "load_average_before": round(load, 1),
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "versions": {"python": platform.python_version()}
-            | {package: version(package) for package in ("acnet-pl", "torch", "pytorch-lightning", "torchmetrics")},
             "rows": rows,
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, figures, "torchmetrics")
 
 
 if __name__ == "__main__":

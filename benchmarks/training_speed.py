@@ -10,7 +10,8 @@ them; ratios are medians over rounds of the ratio within a round, with their qua
 - The floor is plain's time with that part of it that are convolutions (measured by the profiler) multiplied by the
   ratio of multiplications in convolutions (counted by PyTorch's FLOP counter, forward and backward): 15/9 where k = 3.
   It supposes that 1×3 and 3×1 kernels multiply as fast as 3×3 ones, and that batch norms and additions cost nothing.
-- "conv time" is the time in convolutions over plain's: what of the ratio the library's convolutions account for.
+- "conv time" is the time in convolutions over plain's, "rest" that outside of them (batch norms, sums, ReLU, SGD): what
+  of the ratio the library's convolutions account for, and what passes over memory.
 - Memory on a GPU is the peak above what was allocated before the step. On a CPU it is a proxy: the bytes that autograd
   saves for the backward pass, each storage once, without the parameters (eager modes only).
 - ``--reference`` takes part with the authors' own block, which their repository's acb.py holds.
@@ -22,14 +23,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.backbones import ResNet, ResNetCifar
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv
-from acnet_pl.provenance import processor
+from record import write_record
 
 MODES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -200,6 +196,7 @@ def measure(
                 "over_floor": middle / floor,
                 "convolution_share": own_share,
                 "convolution_time_ratio": middle * own_share / share,
+                "rest_time_ratio": middle * (1 - own_share) / (1 - share),
                 "memory_mb": None if (memory := contender.memory(mode)) is None else memory / 1e6,
             }
         )
@@ -208,15 +205,16 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     result = Table(title="Training step (ratio to plain: 1.00 is as fast)", title_justify="left")
-    columns = ("model", "mode", "", "ms", "ratio", "quartiles", "MACs", "over floor", "in convs", "conv time")
+    columns = ("model", "mode", "", "ms", "ratio", "quartiles", "MACs", "over floor", "in convs", "conv time", "rest")
     for index, column in enumerate((*columns, "memory MB")):
         result.add_column(column, justify="left" if index < 3 else "right")
     for row in rows:
         low, high = row["ratio_quartiles"]
         memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
         numbers = f"{row['ms']:.0f}", f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['macs_ratio']:.2f}"
-        shares = f"{row['over_floor']:.2f}", f"{row['convolution_share']:.0%}", f"{row['convolution_time_ratio']:.2f}"
-        result.add_row(row["model"], row["mode"], row["contender"], *numbers, *shares, memory)
+        shares = f"{row['over_floor']:.2f}", f"{row['convolution_share']:.0%}"
+        parts = f"{row['convolution_time_ratio']:.2f}", f"{row['rest_time_ratio']:.2f}"
+        result.add_row(row["model"], row["mode"], row["contender"], *numbers, *shares, *parts, memory)
     return result
 
 
@@ -252,22 +250,15 @@ def main() -> None:
                 rows += measure(model, mode, convs, options, lambda: progress.advance(task))
     console.print(table(rows))
     if options.out:
-        report = {
-            "command": shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("acnet-pl", "torch")},
-            },
-            "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else processor(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+        figures = {
+            "device": options.device,
             "threads": options.threads,
             "clock": options.clock,
             "steps": options.steps,
             "batch_size": options.batch_size,
             "rows": rows,
         }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_record(options.out, figures)
 
 
 if __name__ == "__main__":

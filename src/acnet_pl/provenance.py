@@ -22,10 +22,14 @@ def device_name() -> str:
     return f"{processor()}, {cores} cores, {torch.get_num_threads()} threads"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the hardware."""
-    packages = ("acnet-pl", "torch", "torchvision", "pytorch-lightning")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device_name()}
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of what a result depends on, of further ``packages``, and the hardware.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: One of them is not installed.
+    """
+    names = ("acnet-pl", "torch", "torchvision", "pytorch-lightning", *packages)
+    return {"python": platform.python_version(), **{name: version(name) for name in names}, "device": device_name()}
 
 
 def processor() -> str:
