@@ -27,6 +27,8 @@ from acnet_pl.backbones import ResNet as ImageNetResNet
 from acnet_pl.export import ExportError, export_model, stock_weights
 from acnet_pl.export.verification import tensors_in, verify
 from acnet_pl.nn import ACBConv, ConvBuilder, FusionError, PlainConv, convert_to_acnet, explicit_branches, fuse_model
+from acnet_pl.nn.surgery.fuse import replace_modules
+from acnet_pl.nn.surgery.merge import merge_block, output_moments
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -236,6 +238,19 @@ def test_stock_weights_of_a_packages_network(
     )
     assert export.verification.within(1e-5)
     assert load_file(export.path).keys() == inner_stock.state_dict().keys()
+
+
+@pytest.mark.parametrize("conv", [ACBConv(), ACBConv(branch_norm=False)], ids=["branch_norm", "norm_after_sum"])
+def test_stock_weights_of_a_pre_activation_network_that_was_folded_late(conv: ConvBuilder) -> None:
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = randomised(WideResNet(conv, 10, depth=10, width=1)).double()
+    moments = output_moments(network, images)
+    network = replace_modules(network, {block: merge_block(block, moments[block]) for block in moments})
+    randomised(network, seed=3)  # as training on does
+    stock = randomised(WideResNet(PlainConv(), 10, depth=10, width=1), seed=1).double()
+    stock.load_state_dict(stock_weights(network, stock), strict=True)
+    with torch.no_grad():
+        assert relative_difference(stock(images), network(images)) < 1e-10
 
 
 def test_stock_weights_without_a_place_for_a_bias_are_refused(tmp_path: Path) -> None:

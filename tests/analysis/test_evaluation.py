@@ -102,3 +102,20 @@ def test_full_precision_restores_the_users_settings(precision: str) -> None:
         assert _convolution_precision() == convolution
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch before 2.9 has one setting for all")
+def test_full_precision_restores_what_was_set_operator_by_operator() -> None:
+    backends: Any = torch.backends
+    before, legacy = backends.cuda.matmul.fp32_precision, torch.get_float32_matmul_precision()
+    try:
+        backends.cuda.matmul.fp32_precision = "tf32" if legacy == "highest" else "ieee"
+        chosen = backends.cuda.matmul.fp32_precision
+        with pytest.raises(RuntimeError):  # since then PyTorch refuses to say it in the old way
+            torch.get_float32_matmul_precision()
+        with full_precision(torch.device("cpu")):
+            assert backends.cuda.matmul.fp32_precision == "ieee"
+        assert backends.cuda.matmul.fp32_precision == chosen
+    finally:
+        backends.cuda.matmul.fp32_precision = before
+        torch.set_float32_matmul_precision(legacy)

@@ -369,6 +369,34 @@ def test_pruned_and_parametrised_layers_train_and_evaluate(
         torch.testing.assert_close(block.fuse()(X), block(X))
 
 
+@pytest.mark.parametrize("change", [_prune, torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_kernel_that_a_hook_computes_is_folded_as_it_is_now(
+    block: CountingBlock, change: Callable[[nn.Module], object]
+) -> None:
+    change(block if change is _prune else square_of(block))
+    with torch.no_grad():
+        for parameter in square_of(block).parameters():
+            parameter.mul_(2)  # as loading a checkpoint or the last step of an optimizer, with no forward pass after it
+        fused = block.fuse()
+        torch.testing.assert_close(fused(X), block.forward_branches(X))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_steps_of_a_fused_optimizer_in_eval_mode_are_seen(
+    block: CountingBlock, optimizer: Callable[..., torch.optim.Optimizer]
+) -> None:
+    steps = optimizer(block.parameters(), lr=0.1, fused=True)  # which counts no versions
+    before, _ = outputs(block)
+    for _ in range(2):
+        block(X).square().mean().backward()
+        steps.step()
+        after, expected = outputs(block)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, expected)
+        before = after
+
+
 def test_an_edit_behind_a_parametrisation_is_seen(block: CountingBlock) -> None:
     _parametrise_norm(block)
     outputs(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
     backends: Any = torch.backends  # its operators are set at run time, unknown to type checkers
     with ExitStack() as restore:
         restore.enter_context(torch.autocast(device.type, enabled=False))
-        restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        with suppress(RuntimeError):  # PyTorch does not tell where operators were set one by one, as below
+            restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         if hasattr(backends.cudnn, "conv"):  # one setting per operator, since PyTorch 2.9
             operators = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
             operators += [backends.mkldnn.matmul, backends.mkldnn.conv]

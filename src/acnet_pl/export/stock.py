@@ -57,7 +57,7 @@ def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
     pairs: dict[nn.Module, nn.Module] = {}
     for name, module in plain.items():
         block = like_stock.get_submodule(name)
-        if isinstance(block, ConvNorm):
+        if isinstance(block, ConvNorm) and (block.norm is None) == (module.norm is None):
             layers = {"conv": block.conv, **({} if block.norm is None else {"norm": block.norm})}
         else:
             layers = {"conv": block, **({} if module.norm is None else {"norm": nn.Identity()})}

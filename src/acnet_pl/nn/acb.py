@@ -22,7 +22,7 @@ from acnet_pl.nn.arguments import (
     square_size,
 )
 from acnet_pl.nn.fold_cache import FoldCache
-from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen
+from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen, kernel_of
 from acnet_pl.nn.fusion import sum_branches
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
@@ -204,7 +204,7 @@ class ACBlock(FusibleConv):
             return exact(self.fused.weight), exact(self.fused.bias)
         branches = []
         for name, conv, norm in self.branches():
-            kernel, bias = exact(conv.weight), exact(conv.weight.new_zeros(self.out_channels))
+            kernel, bias = exact(kernel_of(conv)), exact(conv.weight.new_zeros(self.out_channels))
             if norm is not None:
                 kernel, bias = fold_norm(kernel, bias, norm)
             branches.append((self.geometry[name].embed(kernel), bias))

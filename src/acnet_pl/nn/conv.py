@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, pair
-from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm
+from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, kernel_of
 
 __all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 
@@ -67,7 +67,7 @@ class ConvNorm(FusibleConv):
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias in float64 (Eq. 2); the bias is zero where no batch norm follows."""
-        kernel, bias = exact(self.conv.weight), exact(self.conv.weight.new_zeros(self.out_channels))
+        kernel, bias = exact(kernel_of(self.conv)), exact(self.conv.weight.new_zeros(self.out_channels))
         return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
 
     def kernels(self) -> Iterator[Tensor]:

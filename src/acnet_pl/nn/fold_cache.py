@@ -57,6 +57,7 @@ class FoldCache:
                     epsilons.append(norm.eps)
         tensors = [source for source in sources if source is not None]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            self.clear()  # an optimizer may step next, and PyTorch's fused ones count no version
             return fold()
         entry = self._entry
         try:

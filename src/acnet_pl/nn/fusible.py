@@ -14,12 +14,21 @@ from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen"]
+__all__ = ["FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen", "kernel_of"]
 
 
 def exact(tensor: Tensor) -> Tensor:
     """Cast to float64, where folding is computed; on the CPU for a device that has no float64 (Apple's MPS)."""
     return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
+
+
+def kernel_of(conv: nn.Conv2d) -> Tensor:
+    """The kernel that the layer's next call uses: ``torch.nn.utils`` (pruning, weight norm) computes it in a hook."""
+    if "weight" not in conv._parameters:
+        for hook in conv._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                hook(conv, ())
+    return conv.weight
 
 
 def is_frozen(norm: nn.Module | None) -> bool:
