@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import acnet_pl
 from acnet_pl.backbones import CifarQuick, ResNetCifar
@@ -221,6 +221,15 @@ def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tm
         buffers = [entry["momentum_buffer"] for entry in state["state"].values()]
         assert len(buffers) == len(parameters)
         assert sum(not buffer.any() for buffer in buffers) == 7  # the γ of what were blocks
+
+
+@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1, momentum=0.9), partial(Adam, lr=1e-3), RMSprop, AdamW])
+def test_blocks_that_are_folded_before_the_first_step_train(optimizer: Any, tmp_path: Path) -> None:
+    model = classifier(ACBConv(), optimizer=optimizer)
+    run = trainer(tmp_path, LateFold(0.1), epochs=1)  # rounded down to the very beginning
+    run.fit(model, datamodule=data())
+    assert run.global_step == STEPS
+    assert not any(isinstance(module, ACBlock) for module in model.modules())
 
 
 @pytest.mark.parametrize("death", [(1, 0), (1, 3), (2, 1)], ids=["at the fold", "after it", "an epoch later"])

@@ -45,7 +45,13 @@ class SpoilsSomeBatches(ImageClassifier):
 
 
 def train(
-    folder: Path, check: NonFiniteCheck, *, precision: Any = "32-true", scaler: Any = None, **options: Any
+    folder: Path,
+    check: NonFiniteCheck,
+    *,
+    precision: Any = "32-true",
+    scaler: Any = None,
+    accumulate: int = 1,
+    **options: Any,
 ) -> SpoilsSomeBatches:
     torch.manual_seed(0)
     half = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]} if scaler else {"precision": precision}
@@ -54,6 +60,7 @@ def train(
         accelerator="cpu",
         max_epochs=1,
         limit_val_batches=0,
+        accumulate_grad_batches=accumulate,
         **half,
         callbacks=[check],
         logger=False,
@@ -120,6 +127,18 @@ class TestTraining:
             pytest.raises(NonFiniteLossError, match=r"at step 5 .*nonfinite.skip N \(=1; passed over so far: 1\)"),
         ):
             train(tmp_path, NonFiniteCheck(skip=1))
+
+    def test_of_batches_whose_gradients_are_accumulated_the_right_one_is_named(self, tmp_path: Path) -> None:
+        said = {}
+        for accumulate in (1, 2, 5):
+            with pytest.raises(NonFiniteLossError) as stop:
+                train(tmp_path, NonFiniteCheck(), value=1e38, accumulate=accumulate)
+            found = re.search(r"\(epoch 0, (batch 3, images \[[0-9, ]+\])(.*?)\. The weights", str(stop.value))
+            assert found, stop.value
+            said[accumulate] = found.groups()
+        assert said[1][0] == said[2][0] == said[5][0]
+        assert "is the first whose output is not finite" in said[2][1]  # the last of its step, which is at hand
+        assert said[5][1] == "; set trainer.accumulate_grad_batches=1 to be told the layer)"
 
     def test_switched_off_it_lets_them_through(self, tmp_path: Path) -> None:
         model = train(tmp_path, NonFiniteCheck(enabled=False))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from acnet_pl.data import decoding
 from acnet_pl.data.crops import random_resized_box, resized_crop
 from acnet_pl.data.decoding import UnreadableImageError, decode, decode_all, jpeg_components, quiet_decoding
 from acnet_pl.data.random_words import uniform_stream
@@ -128,3 +129,29 @@ def test_nvjpeg_decodes_what_it_knows_and_the_cpu_the_rest(natural_image: Draw) 
             assert image.device.type == "cuda"
             # nvJPEG upsamples chroma by repetition.
             assert difference(image.cpu(), by_pillow(content)).mean() < 3
+
+
+def test_a_failure_of_nvjpeg_is_told_and_running_out_of_memory_is_one(
+    natural_image: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [encoded(Image.fromarray(natural_image(seed, 8, 9)), "JPEG") for seed in range(2)]
+
+    def fail(error: RuntimeError) -> Any:
+        def decode(*args: Any) -> Any:
+            raise error
+
+        return decode
+
+    class OnTheCPU:  # stands for the GPU: what the CPU decodes goes where it is
+        type = "cuda"
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda image, device: image)
+    monkeypatch.setattr(decoding, "_decode_by_nvjpeg", fail(RuntimeError("no hardware decoder")))
+    with pytest.warns(UserWarning, match=r"nvJPEG failed .*no hardware decoder.*set decode=cpu"):
+        images = list(decode_all(contents, OnTheCPU()))  # type: ignore[arg-type]
+    assert all(torch.equal(a, decode(b)) for a, b in zip(images, contents, strict=True))  # type: ignore[arg-type]
+    # A damaged file is a reason to fail, which is not worth a word.
+    assert isinstance(list(decode_all([*contents, contents[0][:60]], OnTheCPU()))[2], UnreadableImageError)  # type: ignore[arg-type]
+    monkeypatch.setattr(decoding, "_decode_by_nvjpeg", fail(torch.OutOfMemoryError("no room")))
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        list(decode_all(contents, OnTheCPU()))  # type: ignore[arg-type]

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from acnet_pl import ACBConv, ImageClassifier
+from acnet_pl.backbones import ResNetCifar
+from acnet_pl.callbacks import EquivalenceCheck, PredictionWriter, RotationRobustness
 from acnet_pl.data import DataError, ImageNetDataModule
 from acnet_pl.data.color import color_shift
+from acnet_pl.data.encoded_images import EncodedBatch
 from acnet_pl.data.random_words import random_words
 
 
@@ -202,6 +211,59 @@ def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(
     loader.setup("fit")
     _, labels, indices = loader.train_set.__getitems__([1, 11, 4])  # type: ignore[misc]
     assert (labels.tolist(), indices.tolist()) == ([0, 0, 1], [1, 11, 4])
+
+
+@pytest.mark.parametrize("decode", ["cpu", "gpu"])
+@pytest.mark.filterwarnings("ignore:.*is skipped", "ignore:.*many workers")
+def test_predictions_and_figures_are_of_the_images_that_can_be_read(decode: str, damaged: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"decode": decode, "skip_unreadable": 2, "num_workers": 0}
+    data = ImageNetDataModule(damaged, 32, 36, seed=1, batch_size=4, eval_batch_size=1, **options)  # one a batch
+    torch.manual_seed(0)
+    model = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv(), num_classes=3)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[PredictionWriter(), EquivalenceCheck(), RotationRobustness()],
+    )  # fmt: skip
+    trainer.predict(model, datamodule=data)
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
+    assert [int(row["index"]) for row in rows] == [0, 1, 3, 4, 5]  # not 2, val/n01/000.JPEG
+    (figures,) = trainer.test(model, datamodule=data, verbose=False)
+    right = [int(row["predicted"]) == int(row["index"]) // 2 for row in rows]
+    assert figures["test/top1"] == pytest.approx(sum(right) / 5)
+    assert figures["rotation/original/top1"] == pytest.approx(sum(right) / 5)
+    (figures,) = trainer.validate(model, datamodule=data, verbose=False)
+    assert figures["equivalence/top1_agreement"] == 1
+    whole = ImageNetDataModule(damaged, 32, 36, seed=1, batch_size=4, eval_batch_size=6, **options)
+    assert trainer.validate(model, datamodule=whole, verbose=False)[0]["val/loss"] == pytest.approx(figures["val/loss"])
+
+
+def test_a_batch_of_encoded_images_holds_one_file_open(root: Path) -> None:
+    batch = next(iter(module(root, decode="gpu", eval_batch_size=6).val_dataloader()))  # type: ignore[arg-type]
+    assert isinstance(batch, EncodedBatch)
+    assert batch.contents.ndim == 1
+    assert [len(part) for part in batch.contents.split(batch.sizes)] == [
+        path.stat().st_size for path in sorted(root.glob("val/*/*.JPEG"))
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_decoding_processes_outlive_a_signal_to_the_whole_group(root: Path) -> None:
+    # As torchrun ends its processes; the training process goes on to its checkpoint and needs batches for that.
+    script = f"""
+import os, signal
+from acnet_pl.data import ImageNetDataModule
+data = ImageNetDataModule({str(root)!r}, 32, 36, batch_size=2, num_workers=1, seed=0)
+data.setup("fit")
+signal.signal(signal.SIGTERM, lambda *_: None)
+batches = iter(data.train_dataloader())
+next(batches)
+os.killpg(0, signal.SIGTERM)
+print(1 + len(list(batches)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, start_new_session=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*is skipped")

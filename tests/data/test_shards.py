@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import sys
@@ -309,5 +310,59 @@ def test_a_file_that_another_process_removes_is_no_error(tmp_path: Path, monkeyp
         return found
 
     monkeypatch.setattr(Path, "is_file", and_then_gone)
-    store.discard(["b", "a", "c"])
+    store.discard(["b", "a"], ["c"])
     assert sorted(path.name for path in store.folder.iterdir()) == []
+
+
+def test_the_longest_unused_shards_make_room(tmp_path: Path) -> None:
+    store = ShardStore("local:elsewhere", tmp_path, cache_gb=4e-9)
+    store.folder.mkdir()
+    for age, name in enumerate(("coming", "used", "new", "old", "older", "index.json")):
+        (store.folder / name).write_bytes(b"1")
+        os.utime(store.folder / name, ns=(0, 10**9 * (100 - age)))
+    store.fetch("older")  # which is a use
+    store.discard(["used", "never there"], ["new", "old", "older"])
+    assert {path.name for path in store.folder.iterdir()} == {"coming", "new", "older", "index.json"}
+
+
+def test_shards_of_other_processes_do_not_stay_for_ever(shards: Path, tmp_path: Path) -> None:
+    split = ShardedImages(f"local:{shards}", tmp_path, cache_gb=0).split("train")
+    for shard in split.shards:
+        split.store.fetch(shard.name)
+    second = int(split.firsts[1])  # the first shard is what another machine reads in this epoch
+    prefetcher = ShardPrefetcher(split, lambda: range(second, len(split)), ahead=1)
+    prefetcher.begin(0)
+    for _ in range(500):
+        if not (split.store.folder / split.shards[0].name).exists():
+            break
+        threading.Event().wait(0.02)
+    prefetcher.stop()
+    assert {path.name for path in split.store.folder.glob("*.bin")} == {shard.name for shard in split.shards[1:]}
+
+
+def test_a_shard_that_is_removed_before_it_is_opened_is_fetched_again(shards: Path, tmp_path: Path) -> None:
+    split = ShardedImages(f"local:{shards}", tmp_path).split("train")
+    fetch = split.store.fetch
+    removed: list[str] = []
+
+    def and_remove_once(name: str) -> Path:
+        path = fetch(name)
+        if not removed:
+            removed.append(name)
+            path.unlink()
+        return path
+
+    split.store.fetch = and_remove_once  # type: ignore[method-assign]
+    assert len(split.read(0)[0]) > 100
+    assert removed
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot be cached in .*file.*set `cache_dir` to a folder"):
+        ImageNetDataModule(f"local://{shards}", cache_dir=str(tmp_path / "file"))
+
+
+def test_an_address_may_end_in_a_slash(shards: Path) -> None:
+    assert ShardedImages(f"local:{shards}/").split("train").store.root == f"local:{shards}/train"
+    assert ShardedImages("s3://bucket/set//").root == "s3://bucket/set"

@@ -117,6 +117,22 @@ def test_steps_can_limit_training_instead_of_epochs():
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_that_end_training_early_leave_an_epoch_its_length(accumulate):
+    model = classifier(optimizer=partial(SGD, lr=1.0), schedule=StaircaseSchedule([1, 2], 0.1))
+    run = trainer(max_epochs=100, max_steps=7, accumulate_grad_batches=accumulate)
+    run.fit(model, loader())  # three batches an epoch
+    assert run.global_step == 7
+    epochs = {1: 2, 2: 3}[accumulate]  # begun after 7 steps
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 ** min(epochs, 2))
+
+
+def test_no_training_at_all_is_no_error():
+    run = trainer(max_epochs=0)
+    run.fit(classifier(schedule=CosineSchedule()), loader())
+    assert run.global_step == 0
+
+
 def test_endless_training_needs_no_schedule_that_ends():
     with pytest.raises(ValueError, match=r"set trainer.max_epochs or trainer.max_steps"):
         trainer(max_epochs=-1).fit(classifier(), loader())

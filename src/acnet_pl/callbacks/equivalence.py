@@ -66,6 +66,8 @@ class EquivalenceCheck(Callback):
         if self._folded is None or self._metric is None or (fitting and batch_idx >= self.fit_batches):
             return
         images, labels = batch
+        if not len(labels):
+            return
         images = images.to(_dtype(self._folded))
         trained, folded = evaluate_pair(_network(pl_module), self._folded, images)
         tolerance = self._allowed()

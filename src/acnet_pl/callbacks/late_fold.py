@@ -6,6 +6,7 @@ import gc
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -108,6 +109,8 @@ class LateFold(Callback):
         """Tell those who hold on to what the network was."""
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy):
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)  # DDP reads the weights on a stream of its own
             strategy.model = pl_module
             gc.collect()  # the old wrapper's hooks on parameters go when it goes
             strategy.configure_ddp()
@@ -122,7 +125,7 @@ class LateFold(Callback):
 
 def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    buffers = {parameter: optimizer.state[parameter].get("momentum_buffer") for parameter in parameters}
+    buffers = {parameter: optimizer.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters}
     return {parameter: buffer for parameter, buffer in buffers.items() if buffer is not None}
 
 
@@ -138,7 +141,7 @@ def _carry_over(
     for parameter in gone:
         optimizer.state.pop(parameter, None)
     for parameter in new & optimizer.state.keys():
-        if optimizer.state[parameter].keys() <= {"momentum_buffer"}:
+        if optimizer.state[parameter].keys() == {"momentum_buffer"}:
             optimizer.state[parameter]["momentum_buffer"] = velocity.get(parameter)
         else:
             del optimizer.state[parameter]

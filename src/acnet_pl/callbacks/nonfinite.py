@@ -46,7 +46,8 @@ class NonFiniteCheck(Callback):
         self.enabled = enabled
         self.skipped = 0
         self._batch: Any = None
-        self._finite: list[Tensor] = []  # in all processes
+        self._finite: list[Tensor] = []  # in all processes, of each batch since the last step
+        self._held: list[tuple[int, Tensor | None]] = []  # the batches' numbers and images' indices
         self._own: list[Tensor] = []  # in this one of several
         self._event: torch.cuda.Event | None = None
         self._buffers: list[Tensor] = []
@@ -73,6 +74,8 @@ class NonFiniteCheck(Callback):
         """Ask the device whether the loss is finite, without waiting for the answer."""
         if not self.enabled:
             return
+        indices = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)
+        self._held.append((trainer.fit_loop.batch_idx, indices if isinstance(indices, Tensor) else None))
         finite = loss.detach().isfinite().all()
         if trainer.world_size > 1:
             self._own.append(finite)
@@ -91,14 +94,16 @@ class NonFiniteCheck(Callback):
             return
         if self._event is not None:
             self._event.synchronize()
-        finite, own = all(bool(answer) for answer in self._finite), self._own
-        self._finite, self._own = [], []
-        if finite:
+        bad, own, held = [not bool(answer) for answer in self._finite], self._own, self._held
+        self._finite, self._own, self._held = [], [], []
+        if not any(bad):
             return
-        where = self._describe(trainer, pl_module)
+        # The same batch in all processes: its forward pass may be one that they do together.
+        first = bad.index(True)
+        where = self._describe(trainer, pl_module, *held[first], at_hand=first == len(bad) - 1)
         if trainer.world_size > 1:  # all are here; what counts is what those have seen whose loss it is
             told: list[str | None] = [None] * trainer.world_size
-            dist.all_gather_object(told, None if all(bool(answer) for answer in own) else where)
+            dist.all_gather_object(told, None if bool(own[first]) else where)
             where = next(f"in process {rank} {text}" for rank, text in enumerate(told) if text is not None)
         if self.skipped >= self.skip:
             raise NonFiniteLossError(
@@ -119,14 +124,20 @@ class NonFiniteCheck(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the batch and the buffers."""
-        self._batch, self._buffers, self._saved = None, [], []
+        self._batch, self._buffers, self._saved, self._held = None, [], [], []
 
-    def _describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        """Epoch, batch, the images' indices where the data tells them, and the first layer that is not finite."""
-        text = f"(epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
-        indices = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)
-        if isinstance(indices, Tensor):
+    def _describe(
+        self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, indices: Tensor | None, at_hand: bool
+    ) -> str:
+        """Epoch, batch, the images' indices where the data tells them, and the first layer that is not finite.
+
+        The layer only where the batch is still at hand: not of an earlier one whose gradients were accumulated.
+        """
+        text = f"(epoch {trainer.current_epoch}, batch {batch_idx}"
+        if indices is not None:
             text += f", images {indices.tolist()}"
+        if not at_hand:
+            return f"{text}; set trainer.accumulate_grad_batches=1 to be told the layer)"
         network = pl_module.net
         images = self._batch[0] if isinstance(self._batch, (tuple, list)) else self._batch
         if not isinstance(network, nn.Module) or not isinstance(images, Tensor):
@@ -148,8 +159,6 @@ def first_nonfinite(network: nn.Module, images: Tensor) -> str:
         >>> first_nonfinite(net, torch.ones(1, 2))
         'layer 1 (Linear) has non-finite weights'
     """
-    if not images.isfinite().all():
-        return "the images themselves are not finite"
     found: list[str] = []
 
     def look(name: str, layer: nn.Module) -> Any:
@@ -172,6 +181,8 @@ def first_nonfinite(network: nn.Module, images: Tensor) -> str:
     finally:
         for hook in hooks:
             hook.remove()
+    if not images.isfinite().all():  # asked last: of several processes each has to do the forward pass
+        return "the images themselves are not finite"
     return found[0] if found else "the output of every layer is finite, so the loss itself is out of range"
 
 

@@ -26,8 +26,31 @@ class PredictionWriter(BasePredictionWriter):
     """
 
     def __init__(self, filename: str = "predictions.csv") -> None:
-        super().__init__("epoch")
+        super().__init__("batch_and_epoch")
         self.filename = filename
+        self._rows: list[tuple[int, list[float]]] = []  # of this process
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._rows = []
+        if hasattr(trainer, "datamodule") and hasattr(trainer.datamodule, "batch_indices"):
+            trainer.datamodule.batch_indices = None  # of an earlier loop
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep the probabilities of a batch."""
+        # A data module that leaves unreadable images out knows which are there; Lightning knows which were asked for.
+        found = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)
+        indices = found.tolist() if isinstance(found, Tensor) else batch_indices or ()
+        self._rows += zip(indices, prediction.tolist(), strict=True)
 
     def write_on_epoch_end(
         self,
@@ -37,9 +60,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Gather the predictions of all processes and write them on rank zero, sorted by index."""
-        # Of several data loaders Lightning gives a list each; of one, a list for the indices alone.
-        nested = not isinstance(next(iter(predictions), None), Tensor)
-        rows = _rows(predictions, batch_indices if nested else batch_indices[0])
+        rows = self._rows
         if dist.is_available() and dist.is_initialized():
             shares: list[list[tuple[int, list[float]]]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(shares, rows)
@@ -47,7 +68,7 @@ class PredictionWriter(BasePredictionWriter):
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.filename  # which all processes have to ask for
         if not trainer.is_global_zero:
             return
-        names = image_info(trainer).get("class_names") or [str(i) for i in range(len(rows[0][1]))]
+        names = image_info(trainer).get("class_names") or [str(i) for i in range(len(rows[0][1]) if rows else 0)]
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -56,14 +77,3 @@ class PredictionWriter(BasePredictionWriter):
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
                 writer.writerow([index, best, names[best], *(f"{p:.6g}" for p in probabilities)])
         rank_zero_info(f"Wrote {len(rows)} predictions to {path}")
-
-
-def _rows(predictions: Sequence[Any], batch_indices: Sequence[Any]) -> list[tuple[int, list[float]]]:
-    """Index and probabilities of every image of this process; with several data loaders they follow one another."""
-    rows: list[tuple[int, list[float]]] = []
-    for probabilities, indices in zip(predictions, batch_indices, strict=True):
-        if isinstance(probabilities, Tensor):
-            rows += zip(indices, probabilities.tolist(), strict=True)
-        else:
-            rows += _rows(probabilities, indices)
-    return rows

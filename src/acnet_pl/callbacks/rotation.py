@@ -49,7 +49,7 @@ class RotationRobustness(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the correct predictions of one batch under each transform."""
-        if self._folded is not None:
+        if self._folded is not None and len(batch[1]):
             images, labels = batch
             with trainer.precision_plugin.forward_context():
                 self._metric.update(rotation_logits(self._folded, images), labels)

@@ -66,15 +66,28 @@ def decode_all(encoded: Sequence[Tensor], device: torch.device) -> Iterator[Tens
         For each image uint8 ``(3, H, W)`` on the device, or the error.
     """
     ready: dict[int, Tensor] = {}
+    failure: RuntimeError | None = None
     if device.type == "cuda":
         # nvJPEG knows grey and YCbCr. One damaged file fails a whole call: then the CPU finds it.
         chosen = [position for position, content in enumerate(encoded) if jpeg_components(content) in (1, 3)]
-        ready = dict(zip(chosen, _decode_by_nvjpeg([encoded[p] for p in chosen], device), strict=False))
+        try:
+            ready = dict(zip(chosen, _decode_by_nvjpeg([encoded[p] for p in chosen], device), strict=True))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            failure = error
     for position, content in enumerate(encoded):
         try:
             yield ready.pop(position) if position in ready else decode(content).to(device)
         except UnreadableImageError as error:
+            failure = None
             yield error
+    if failure is not None:
+        warnings.warn(
+            f"nvJPEG failed where the CPU did not ({failure}): these images were decoded by the training process, one "
+            "after another. If it happens often, set decode=cpu, which decodes in the worker processes",
+            stacklevel=2,
+        )
 
 
 def jpeg_components(encoded: Tensor) -> int:
@@ -102,10 +115,7 @@ def jpeg_components(encoded: Tensor) -> int:
 def _decode_by_nvjpeg(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    try:
-        images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
-    except RuntimeError:
-        return []
+    images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
     return images
 
 

@@ -40,13 +40,16 @@ class EncodedBatch:
     """A batch whose images are still to be decoded, on the training device.
 
     Attributes:
-        contents: uint8 ``(bytes,)`` each, always on the CPU.
+        contents: uint8 ``(bytes of all,)``, one after another, always on the CPU. One tensor, because each that comes
+            from another process holds a file open.
+        sizes: Bytes of each.
         labels: int64 ``(N,)``.
         indices: int64 ``(N,)``.
         epoch: Of the random boxes.
     """
 
-    contents: list[Tensor]
+    contents: Tensor
+    sizes: list[int]
     labels: Tensor
     indices: Tensor
     epoch: int
@@ -126,7 +129,7 @@ class EncodedImages(Dataset[Batch]):
     """A split whose batches are ``(images uint8 (N, size, size, 3), labels, indices)``, or still encoded.
 
     It is asked for positions: ``epoch * len + index``. Instead of an unreadable training image the next readable one is
-    taken, under its own label; an unreadable evaluation image is left out of its batch.
+    taken, under its own label; an unreadable evaluation image is left out of its batch, which may leave none.
 
     Args:
         split: The images.
@@ -169,7 +172,7 @@ class EncodedImages(Dataset[Batch]):
         words = self.cut.words(batch.epoch, batch.indices)
         images, labels, kept = [], [], []
         with quiet_decoding():
-            for number, image in enumerate(decode_all(batch.contents, device)):
+            for number, image in enumerate(decode_all(torch.split(batch.contents, batch.sizes), device)):
                 label: int = given[number]
                 if isinstance(image, UnreadableImageError):
                     replaced = self._instead_of(indices[number], image)
@@ -179,14 +182,21 @@ class EncodedImages(Dataset[Batch]):
                 images.append(self.cut(image, words[number]))
                 labels.append(label)
                 kept.append(indices[number])
-        if not images:
-            raise DataError(f"no image of a batch can be decoded, among them {self.split.describe(indices[0])}")
-        return default_collate(images), torch.tensor(labels), torch.tensor(kept)
+        if not images and self.cut.seed is not None:
+            raise DataError(f"no image can be decoded, among them {self.split.describe(indices[0])}")
+        size = self.cut.size
+        none = torch.empty(0, size, size, 3, dtype=torch.uint8, device=device)
+        return (
+            default_collate(images) if images else none,
+            torch.tensor(labels, dtype=torch.int64),
+            torch.tensor(kept, dtype=torch.int64),
+        )
 
     def _batch(self, positions: Sequence[int]) -> Batch | EncodedBatch:
         epochs, indices = zip(*(divmod(position, len(self)) for position in positions), strict=True)
         contents, labels = zip(*(self.split.read(index) for index in indices), strict=True)
-        batch = EncodedBatch(list(contents), torch.tensor(labels), torch.tensor(indices), epochs[0])
+        sizes = [len(content) for content in contents]
+        batch = EncodedBatch(torch.cat(contents), sizes, torch.tensor(labels), torch.tensor(indices), epochs[0])
         return batch if self._encoded else self.decoded(batch, _CPU)
 
     def _instead_of(self, index: int, error: UnreadableImageError) -> tuple[Tensor, int] | None:

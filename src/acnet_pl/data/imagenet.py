@@ -57,10 +57,11 @@ class ImageNetDataModule(pl.LightningDataModule):
             next readable image takes the place; in evaluation the image is left out. 0 stops at the first.
         cache_dir: Where remote shards are kept; the default is below the machine's temporary folder. What is there is
             taken to be what is in the storage: empty it when the latter has changed.
-        cache_gb: Size of that cache for each split, in 10^9 bytes.
+        cache_gb: Size of that cache for training shards, in 10^9 bytes; those of ``val`` are kept.
 
     Attributes:
         class_names: The names of the class folders, in the order of the labels.
+        batch_indices: Which images the last batch held, by their position in their set; on the device.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -73,6 +74,7 @@ class ImageNetDataModule(pl.LightningDataModule):
         (1000, (3, 224, 224))
     """
 
+    batch_indices: Tensor | None = None
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 
@@ -239,6 +241,7 @@ class ImageNetDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Flip and shift colours (in training alone), and normalise a batch on the device it was moved to."""
         images, labels, indices = batch
+        self.batch_indices = indices
         trainer = self.trainer
         if trainer is not None and self._trains():
             flipped = uniform_integers(random_words(self.seed, trainer.current_epoch, indices), 0, 2) == 1
@@ -262,6 +265,7 @@ class ImageNetDataModule(pl.LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
+            "worker_init_fn": _leave_process_group,
             "pin_memory": self.pin_memory and torch.cuda.is_available(),
             "collate_fn": _as_it_is,
         }
@@ -274,6 +278,12 @@ class ImageNetDataModule(pl.LightningDataModule):
                 self._reported.add(image)
                 number = f"{len(self._reported)} of at most {self.skip_unreadable} in each split"
                 warnings.warn(f"{image} cannot be decoded and is skipped ({number})", stacklevel=2)
+
+
+def _leave_process_group(worker: int) -> None:
+    """Not to be ended with the training process by a signal to all of its group, which is to end in order."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

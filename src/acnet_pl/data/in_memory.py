@@ -55,7 +55,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         image_shape: ``(C, H, W)``.
         mean: Of each channel over the training images, on the 0..1 scale.
         std: Likewise.
-        batch_indices: Which images the last training batch held, by their position in the training set; on the device.
+        batch_indices: Which images the last batch held, by their position in their set; on the device.
     """
 
     num_classes: int
@@ -174,8 +174,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """Augment (in training alone) and normalise a batch on the device it was moved to."""
         images, labels, indices = batch
         trainer = self.trainer
+        self.batch_indices = indices
         if trainer is not None and trainer.training:
-            self.batch_indices = indices
             images = augment(images, indices, seed=self.seed, epoch=trainer.current_epoch, pad=self.pad, flip=self.flip)
         images = self.normalize(images)
         # Lightning converts batches for 16-true and its like before this hook, when images are still uint8.

@@ -110,10 +110,13 @@ class ShardPrefetcher:
     def _run(self) -> None:
         while (number := self._next()) is not None:
             position = self._position
+            names = [shard.name for shard in self._split.shards]
             used = sorted((last, shard) for shard, last in self._last_use.items() if last < position)
+            # Those left over from an epoch before, which another machine reads now, would stay for ever.
+            others = [names[shard] for shard in range(len(names)) if shard not in self._last_use]
             try:
-                self._split.store.fetch(self._split.shards[number].name)
-                self._split.store.discard(self._split.shards[shard].name for _, shard in used)
+                self._split.store.fetch(names[number])
+                self._split.store.discard([names[shard] for _, shard in used], others)
             except (DataError, OSError):  # who needs the shard will try again, and report why it cannot be had
                 continue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,15 @@ class ShardStore:
     Args:
         root: The folder: a path, or an address that LitData knows (``s3://``, ``gs://``, ``azure://``, ``hf://``,
             ``r2://``; ``local:`` for a mounted folder that is to be cached).
-        cache_dir: Where fetched files are kept; the default is below the temporary folder of the machine.
-        cache_gb: How much is kept, in 10^9 bytes, before files that were used up are removed.
+        cache_dir: Where fetched files are kept; the default is this user's in the machine's temporary folder.
+        cache_gb: How much is kept, in 10^9 bytes, before files are removed.
     """
 
     def __init__(self, root: str, cache_dir: str | Path | None = None, cache_gb: float = 100) -> None:
         self.root = root
         self.remote = "://" in root or root.startswith("local:")
         name = hashlib.sha256(root.encode()).hexdigest()[:16]
-        self.folder = (
-            Path(cache_dir or Path(tempfile.gettempdir(), "acnet_pl-shards"), name) if self.remote else Path(root)
-        )
+        self.folder = Path(cache_dir or _default_cache(), name) if self.remote else Path(root)
         self._cache_bytes = int(cache_gb * 10**9)
         self._downloaders: dict[int, Any] = {}  # by process: connections belong to the one that made them
 
@@ -46,13 +44,23 @@ class ShardStore:
         """
         path = self.folder / name
         if path.is_file():
+            if self.remote:
+                with suppress(OSError):  # gone by now, or another user's
+                    os.utime(path)  # used lately
             return path
         if not self.remote:
             raise DataError(f"{path} is missing")
         from filelock import FileLock
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".{name}.fetch"):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / f".{name}.fetch").acquire()
+        except OSError as error:
+            raise DataError(
+                f"{self.root} cannot be cached in {self.folder} ({error.strerror or error}); set `cache_dir` to a "
+                "folder that can be written to"
+            ) from error
+        with lock:
             if not path.is_file():
                 try:
                     self._connection().download_file(f"{self.root}/{name}", str(path))
@@ -62,22 +70,28 @@ class ShardStore:
             raise DataError(f"{self.root}/{name} cannot be fetched")
         return path
 
-    def discard(self, names: Iterable[str]) -> None:
-        """Remove fetched files, in this order, until the cache is within its limit; of a local folder, nothing."""
+    def discard(self, first: Sequence[str], last: Sequence[str]) -> None:
+        """Remove fetched files until the cache is within its limit; of a local folder, nothing.
+
+        Args:
+            first: What is removed before all else, in this order.
+            last: What may be removed then, the longest unused first.
+        """
         if not self.remote:
             return
-        sizes = {}
+        sizes, used = {}, {}
         for path in list(self.folder.iterdir()):
             with suppress(FileNotFoundError):  # another process or thread removes files, too
                 if path.is_file():
-                    sizes[path.name] = path.stat().st_size
+                    stat = path.stat()
+                    sizes[path.name], used[path.name] = stat.st_size, stat.st_mtime_ns
         excess = sum(sizes.values()) - self._cache_bytes
-        for name in names:
+        for name in (*first, *sorted(last, key=lambda name: used.get(name, 0))):
             if excess <= 0:
                 return
             if name in sizes:
                 (self.folder / name).unlink(missing_ok=True)
-                excess -= sizes[name]
+                excess -= sizes.pop(name)
 
     def _connection(self) -> Any:
         process = os.getpid()
@@ -90,3 +104,8 @@ class ShardStore:
                 ) from None
             self._downloaders = {process: get_downloader(self.root, str(self.folder), [], {})}
         return self._downloaders[process]
+
+
+def _default_cache() -> Path:
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # whose folder another user could not write to
+    return Path(tempfile.gettempdir(), f"acnet_pl-shards{user}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,12 @@ class ShardedImages:
 
     Args:
         root: A local folder, or the address of one in object storage (``s3://``, ``gs://``, ...).
-        cache_dir: Where remote shards are kept; the default is below the temporary folder of the machine.
+        cache_dir: Where remote shards are kept; the default is this user's in the machine's temporary folder.
         cache_gb: How much of them, in 10^9 bytes.
     """
 
     def __init__(self, root: str, cache_dir: str | Path | None = None, cache_gb: float = 100) -> None:
-        self.root = root
+        self.root = root.rstrip("/") or "/"
         self._cache = (cache_dir, cache_gb)
 
     def are_there(self) -> bool:
@@ -78,7 +79,7 @@ class ShardedImages:
         Raises:
             DataError: They are missing, malformed, or of a format that is not read here.
         """
-        return ShardSplit(ShardStore(f"{self.root.rstrip('/')}/{name}", *self._cache), len(self.class_names))
+        return ShardSplit(ShardStore(f"{self.root}/{name}", *self._cache), len(self.class_names))
 
 
 class ShardSplit:
@@ -163,8 +164,7 @@ class ShardSplit:
             self._open.move_to_end(number)
             return self._open[number]
         shard = self.shards[number]
-        # Mapped, it stays readable when its file is removed from the cache.
-        content: npt.NDArray[np.uint8] = np.memmap(self.store.fetch(shard.name), np.uint8, "r").view(np.ndarray)
+        content = self._mapped(shard.name)
         table = _WORD * (shard.items + 2)
         if len(content) < table or int(content[:_WORD].view(np.uint32)[0]) != shard.items:
             raise DataError(
@@ -174,6 +174,13 @@ class ShardSplit:
         if len(self._open) > _MOST_OPEN:
             self._open.popitem(last=False)
         return self._open[number]
+
+    def _mapped(self, name: str) -> npt.NDArray[np.uint8]:
+        """The content of a shard; mapped, it stays readable when its file is removed from the cache."""
+        while True:
+            path = self.store.fetch(name)
+            with suppress(FileNotFoundError):  # another process made room in between: fetch it again
+                return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
 def _json(store: ShardStore, name: str) -> Any:

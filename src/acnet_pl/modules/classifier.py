@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -191,9 +192,10 @@ class ImageClassifier(LightningModule):
         self, batch: tuple[Tensor, Tensor], prefix: str, mean_loss: MeanMetric, accuracy: MetricCollection
     ) -> None:
         images, labels = batch
-        logits = self(images)
-        mean_loss(F.cross_entropy(logits, labels), len(labels))
-        accuracy(logits, labels)
+        if len(labels):  # none are left where all are unreadable and may be skipped
+            logits = self(images)
+            mean_loss(F.cross_entropy(logits, labels), len(labels))
+            accuracy(logits, labels)
         self.log(f"{prefix}/loss", mean_loss, on_step=False, on_epoch=True)
         for name, metric in accuracy.items():
             self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("top1"))
@@ -207,17 +209,16 @@ class ImageClassifier(LightningModule):
         return [{"params": parameters, "kind": kind} for kind, parameters in groups.items() if parameters]
 
     def _per_step(self, optimizer: Optimizer, schedule: Schedule) -> LambdaLR:
-        total_steps = self.trainer.estimated_stepping_batches
-        if self.trainer.max_epochs in (None, -1):  # limited by max_steps
-            self.trainer.fit_loop.setup_data()
-            steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-            epochs = total_steps / steps_per_epoch
-        else:
-            epochs = float(self.trainer.max_epochs or 0)
-            steps_per_epoch = total_steps / epochs
-        if total_steps == float("inf"):
+        total_steps = self.trainer.estimated_stepping_batches  # limited by max_epochs, max_steps or both
+        if not 0 <= total_steps < math.inf:
             raise ValueError(
                 f"{type(schedule).__name__} needs to know how long training is, got an endless one; set "
                 "trainer.max_epochs or trainer.max_steps"
             )
+        self.trainer.fit_loop.setup_data()
+        batches = self.trainer.num_training_batches
+        # Without an end of its own an epoch is the whole training.
+        steps = total_steps if batches == math.inf else math.ceil(batches / self.trainer.accumulate_grad_batches)
+        steps_per_epoch = max(1.0, steps)
+        epochs = total_steps / steps_per_epoch
         return LambdaLR(optimizer, lambda step: schedule.factor(step, steps_per_epoch, epochs))

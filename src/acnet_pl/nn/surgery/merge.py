@@ -53,7 +53,7 @@ def merge_block(block: ACBlock, moments: Moments | None = None) -> ConvNorm:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.fill_(1)
         norm.weight.copy_((exact(norm.running_var) + norm.eps).sqrt())
-        norm.bias.copy_(bias.to(norm.bias.device) + exact(norm.running_mean))
+        norm.bias.copy_(bias + exact(norm.running_mean))
     else:
         kernel = _summed(block, exact, {})
     square.weight.copy_(kernel)
