@@ -303,6 +303,7 @@ class TestNothingIsExecuted:
     ) -> None:
         path = tmp_path / "last.ckpt"
         torch.save(content(randomised()), path)
+        (tmp_path / "config.yaml").write_text("data: {class_path: acnet_pl.data.DigitsDataModule}\n")
         with pytest.raises(CheckpointError, match="no state of a training"):
             self.places(path, capsys)["fit"]()
         torch.save({"state_dict": randomised().state_dict()}, path)

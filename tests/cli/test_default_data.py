@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from acnet_pl.cli import main
+from acnet_pl.cli.defaults import with_data_of_checkpoint
 from acnet_pl.data import CIFARDataModule, DigitsDataModule
 
 RECIPE = "data:\n  class_path: acnet_pl.data.CIFARDataModule\n  init_args: {batch_size: 32}\n"
@@ -44,3 +46,47 @@ def test_the_digits_are_there_where_nothing_is_said(tmp_path: Path) -> None:
     data = parsed("--config", str(tmp_path / "other.yaml"), "--data.image_size", "16")
     assert data["class_path"] == "acnet_pl.data.DigitsDataModule"
     assert data["init_args"] == {**own_defaults(DigitsDataModule), "image_size": 16}
+
+
+def run_of(folder: Path, data: Any) -> Path:
+    """A run's folder; the checkpoint in it is none."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_brings_the_data_of_its_run(command: str, tmp_path: Path) -> None:
+    init_args = {"dataset": "cifar100", "root": "some/where", "val_size": 500}
+    checkpoint = run_of(tmp_path, {"class_path": "acnet_pl.data.CIFARDataModule", "init_args": init_args})
+    args = with_data_of_checkpoint([command, "--data.root", "else/where", f"--ckpt_path={checkpoint}"])
+    assert args[0] == command
+    data = parsed(args[1], "--data.root", "else/where")
+    assert data["class_path"] == "acnet_pl.data.CIFARDataModule"
+    assert data["init_args"] == {**own_defaults(CIFARDataModule), **init_args, "root": "else/where"}
+
+
+def test_data_that_are_named_or_no_checkpoint_leave_the_command_as_it_is(tmp_path: Path) -> None:
+    checkpoint = str(run_of(tmp_path, {"class_path": "acnet_pl.data.CIFARDataModule"}))
+    for args in (
+        ["test", "--ckpt_path", checkpoint, "--data", "DigitsDataModule"],
+        ["test", "--ckpt_path", "no/such.ckpt"],
+        ["fit", "--data.image_size", "8"],
+    ):
+        assert with_data_of_checkpoint(args) == args
+
+
+def test_a_checkpoint_without_its_run_is_evaluated_on_no_other_data(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "moved.ckpt"
+    path.write_bytes((finished / "checkpoints" / "last.ckpt").read_bytes())
+    assert main(["test", "--ckpt_path", str(path), "--runs_dir", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert "no config.yaml lies above it" in said
+    assert "give --data and its options" in said
+    # A class of another package is not looked up: that would execute the package.
+    (tmp_path / "config.yaml").write_text("data: {class_path: my_package.MyData}\n")
+    with pytest.raises(ValueError, match=r"its run's data are my_package\.MyData.*give --data"):
+        with_data_of_checkpoint(["test", "--ckpt_path", str(path)])

@@ -63,7 +63,7 @@ def test_metrics_of_every_epoch_are_in_the_csv(finished):
 
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_a_checkpoint_is_evaluated_as_the_run_was(finished, tmp_path, command, capsys):
-    code = main([command, "--ckpt_path", str(finished / "checkpoints/last.ckpt"), "--data.image_size", "8",
+    code = main([command, "--ckpt_path", str(finished / "checkpoints/last.ckpt"),
                  "--runs_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"])  # fmt: skip
     assert code == 0
     summary = json.loads((finished / "summary.json").read_text())
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_was(finished, tmp_path, command, c
 
 
 def test_predictions_are_those_of_the_network(finished, tmp_path):
-    code = main(["predict", "--ckpt_path", str(finished / "checkpoints/last.ckpt"), "--data.image_size", "8",
+    code = main(["predict", "--ckpt_path", str(finished / "checkpoints/last.ckpt"),
                  "--runs_dir", str(tmp_path), "--name", "p", "--trainer.enable_progress_bar", "false"])  # fmt: skip
     assert code == 0
     (folder,) = (tmp_path / "p").iterdir()

@@ -161,6 +161,19 @@ def test_an_array_has_a_task_for_every_run(slurm: Slurm, tmp_path: Path, capsys:
     assert len(names) == 2
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_when_all_runs_are_finished_the_report_is_a_task(slurm: Slurm, tmp_path: Path) -> None:
+    (slurm.programs / "python").write_text("#!/bin/sh\nexit 0\n")  # says of no run that it is left
+    args = ["fig5", "--wandb.tags", "['two words']"]
+    assert slurm.run(CLUSTER / "submit_reproduce.sh", *args, cwd=tmp_path).returncode == 0
+    submitted = slurm.arguments("sbatch")
+    assert submitted is not None
+    array, script, commands = submitted
+    assert array == "--array=1-1"
+    slurm.run(Path(script), commands, cwd=tmp_path, SLURM_ARRAY_TASK_ID="1")
+    assert slurm.arguments("srun") == ["python", "-m", "acnet_pl", "reproduce", *args]
+
+
 def test_a_line_that_is_not_there_is_an_error(slurm: Slurm, tmp_path: Path) -> None:
     (tmp_path / "commands").write_text("python -m acnet_pl fit\n")
     done = slurm.run(CLUSTER / "run_line.sbatch", str(tmp_path / "commands"), SLURM_ARRAY_TASK_ID="2")

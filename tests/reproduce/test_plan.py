@@ -159,3 +159,37 @@ def test_of_several_grids_those_without_the_model_are_left_out(tmp_path: Path, p
     assert len(set(names)) == 3
     settings = {run.run.name: settings_of(run.config) for _, runs in plan.values() for run in runs}
     assert len(settings) == 3
+
+
+def test_names_that_no_grid_has_are_refused_and_grids_without_the_variants_left_out(
+    tmp_path: Path, parser: SettingsParser
+) -> None:
+    both = ("table1", "ablations")
+    plan = make_plan(Options(both, variants=("acb_border",), seeds=(0,), runs_dir=tmp_path), parser)
+    assert list(plan) == ["ablations"]
+    with pytest.raises(ValueError, match=r"`--variants` \(acb_bordr\): table1, ablations have plain, acb,"):
+        make_plan(Options(both, variants=("plain", "acb_bordr"), runs_dir=tmp_path), parser)
+    with pytest.raises(ValueError, match=r"`--models` \(alexnt\): table1, ablations have cifar_quick"):
+        make_plan(Options(both, models=("resnet56", "alexnt"), runs_dir=tmp_path), parser)
+    with pytest.raises(ValueError, match=r"none of table1, ablations has both .*: vgg16, acb_border"):
+        make_plan(Options(both, models=("vgg16",), variants=("acb_border",), runs_dir=tmp_path), parser)
+
+
+def test_fewer_epochs_leave_the_users_own_schedule_alone(tmp_path: Path, parser: SettingsParser) -> None:
+    own = plan_one(tmp_path, parser, epochs=20, fit=("--model.schedule.milestones", "[3, 7]"))
+    schedule = own.config["model"]["schedule"]["init_args"]
+    assert (schedule["milestones"], schedule["warmup_epochs"]) == ([3.0, 7.0], 0.5)
+    cosine = plan_one(tmp_path, parser, epochs=20, fit=("--model.schedule", "CosineSchedule"))
+    assert cosine.config["model"]["schedule"]["class_path"].endswith("CosineSchedule")
+    assert cosine.epochs == 20
+    none = plan_one(tmp_path, parser, epochs=20, fit=("--model.schedule", "null"))
+    assert none.config["model"]["schedule"] is None
+
+
+def test_no_class_where_there_was_one_is_a_difference(tmp_path: Path, parser: SettingsParser) -> None:
+    run = plan_one(tmp_path, parser, fit=("--model.schedule", "null"))
+    name = "acnet_pl.modules.StaircaseSchedule"
+    assert run.departures == {"model.schedule": (name, None)}
+    recipe = plan_one(tmp_path, parser)
+    assert differences(run.settings, recipe.settings) == {"model.schedule": (None, name)}
+    assert not differences(run.settings, run.settings)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from acnet_pl.analysis import LOCATIONS
+from acnet_pl.deploy import save_fused
+from acnet_pl.modules.architecture import build_network
+from acnet_pl.nn import fuse_model
 from acnet_pl.reproduce import TARGETS, charts, html
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
@@ -175,3 +178,27 @@ def test_no_title_of_a_heat_map_is_wider_than_the_map() -> None:
         assert max(map(len, lines)) <= 26
         first_cell = min(float(y) for y in re.findall(r'<rect[^>]* y="([\d.]+)"', svg))
         assert first_cell > max(float(y) for y in re.findall(r'<text class="title"[^>]* y="([\d.]+)"', svg))
+
+
+def test_pruning_curves_that_are_still_to_be_computed_are_named(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    grid, runs = make_plan(Options(("digits",), seeds=(0,), epochs=2, runs_dir=tmp_path), parser)["digits"]
+    pruned = [run for run in runs if grid.prunes(run.run)]
+    assert len(pruned) > 1
+    folders = [fabricate(run, 0.9) for run in runs]
+
+    def text() -> str:
+        result = GridResult(grid, [RunResult.of(run) for run in runs], "digits", "last", 1)
+        write_report(tmp_path / "report", {"digits": result}, ["reproduce"])
+        return (tmp_path / "report" / "report.md").read_text()
+
+    assert "Fig. 5 lacks" not in text()  # of networks that were not written there is nothing to compute
+    for run, folder in zip(runs, folders, strict=True):
+        if run in pruned[1:]:
+            parts = {key: {"init_args": {}, **run.config["model"][key]} for key in ("backbone", "conv")}
+            network = fuse_model(build_network(parts["backbone"], parts["conv"], 10).eval())
+            save_fused(network, folder / "fused.safetensors", {**parts, "num_classes": 10})
+    notice = text().partition("Fig. 5 lacks")[2].partition("|")[0].replace("\\", "")  # a table comes next
+    assert "without --report-only" in notice
+    assert [run.run.name for run in pruned if run.run.name in notice] == [run.run.name for run in pruned[1:]]

@@ -19,7 +19,7 @@ import pathlib, sys
 folder, config, fails = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"
 folder.mkdir(parents=True)
 (folder / "config.yaml").write_text(config)
-print("so it goes")
+print("[rank0]: so it goes in [/a/file]")
 if fails:
     sys.exit(3)
 (folder / "summary.json").write_text('{"metrics": {"test/top1": 0.5}}')
@@ -58,8 +58,8 @@ def test_a_run_that_fails_does_not_end_the_others(runs: list[PlannedRun], attemp
     assert attempts == [run.run.name for run in runs]
     assert [run.state() for run in runs] == ["finished", "unfinished", "finished", "finished"]
     assert "failed (3)" in screen
-    assert "so it goes" in screen
-    assert "so it goes" in runner.log_file(runs[1]).read_text()
+    assert "[rank0]: so it goes in [/a/file]" in screen
+    assert "[rank0]: so it goes in [/a/file]" in runner.log_file(runs[1]).read_text()
 
 
 def test_what_failed_is_run_again_and_alone(runs: list[PlannedRun], attempts: list[str]) -> None:

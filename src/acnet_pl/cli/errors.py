@@ -59,8 +59,8 @@ def _message(error: Exception) -> str | None:
         details = [line.strip() for line in text.splitlines()[1:]]
         shown = "\n  ".join(line if len(line) < 160 else line[:157] + "..." for line in details[:4])
         return (
-            "the checkpoint is of another architecture than the configured model: give the same --model options as "
-            f"the run that wrote it had (its folder holds config.yaml)\n  {shown}"
+            "the checkpoint is of another architecture than the configured model: give the same --model and "
+            f"--data options as the run that wrote it had (its folder holds config.yaml)\n  {shown}"
         )
     if type(error) is RuntimeError and not text.startswith("acnet_pl"):
         return None

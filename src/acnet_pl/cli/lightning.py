@@ -33,7 +33,7 @@ from acnet_pl.callbacks import (
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
-from acnet_pl.cli.defaults import default_configs
+from acnet_pl.cli.defaults import default_configs, with_data_of_checkpoint
 from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name, wandb_run_ends
 from acnet_pl.cli.resume import Claim, config_of_resumed, find_run, write_config
@@ -216,7 +216,7 @@ def run(args: Sequence[str]) -> Path:
     _keep_advice_quiet()
     enable_installed()
     store = fresh_store()  # lives until this returns
-    args = config_of_resumed(args)
+    args = with_data_of_checkpoint(config_of_resumed(args))
     configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(

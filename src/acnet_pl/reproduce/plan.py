@@ -156,15 +156,21 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
     """
     parser = parser or SettingsParser()
     plan: dict[str, tuple[Grid, list[PlannedRun]]] = {}
-    for name in options.grids:
-        grid = _chosen(load_grid(name), options, alone=len(options.grids) == 1)
-        if not grid.models:
+    grids = [load_grid(name) for name in options.grids]
+    _check_names("models", options.models, [model.key for grid in grids for model in grid.models], options)
+    _check_names("variants", options.variants, [variant.key for grid in grids for variant in grid.variants], options)
+    for name, whole in zip(options.grids, grids, strict=True):
+        grid = _chosen(whole, options)
+        if not (grid.models and grid.variants):
             continue
         recipe = options.recipe or next(iter(grid.recipes))
         runs = []
         for run in grid.runs(recipe, options.seeds, options.selection):
             recipe_config = parser(fit_arguments(run))
-            arguments = fit_arguments(run, [*options.fit, *_shortened(recipe_config, options.epochs)])
+            shortened = options.epochs and _shortened(
+                recipe_config, parser(fit_arguments(run, options.fit)), options.epochs
+            )
+            arguments = fit_arguments(run, [*options.fit, *(shortened or ())])
             config = parser(arguments)
             departures = differences(settings_of(recipe_config), settings_of(config))
             if options.selection == "last" and config["checkpoint"]["monitor"]:
@@ -180,7 +186,8 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
             )
         plan[name] = grid, runs
     if not plan:
-        raise ValueError(f"none of {', '.join(options.grids)} has any of the models {', '.join(options.models)}")
+        asked = ", ".join((*options.models, *options.variants))
+        raise ValueError(f"none of {', '.join(options.grids)} has both the models and the variants asked for: {asked}")
     return plan
 
 
@@ -215,31 +222,35 @@ def describe_data(config: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _chosen(grid: Grid, options: Options, alone: bool) -> Grid:
+def _check_names(kind: str, asked: Sequence[str], known: Sequence[str], options: Options) -> None:
+    wrong = set(asked) - set(known)
+    if wrong:
+        having = f"{', '.join(options.grids)} {'have' if len(options.grids) > 1 else 'has'}"
+        raise ValueError(f"`--{kind}` ({', '.join(sorted(wrong))}): {having} {', '.join(dict.fromkeys(known))}")
+
+
+def _chosen(grid: Grid, options: Options) -> Grid:
     """The grid with the models and variants asked for; of several grids, each may lack some of them."""
     models = [model for model in grid.models if model.key in options.models or not options.models]
     variants = [variant for variant in grid.variants if variant.key in options.variants or not options.variants]
-    for kind, known, asked in (("models", grid.models, options.models), ("variants", grid.variants, options.variants)):
-        wrong = set(asked) - {thing.key for thing in known}
-        if alone and wrong:
-            raise ValueError(
-                f"`--{kind}` ({', '.join(sorted(wrong))}): {grid.name} has {', '.join(thing.key for thing in known)}"
-            )
     return replace(grid, models=tuple(models), variants=_baseline_first(variants))
 
 
-def _shortened(config: Mapping[str, Any], epochs: int | None) -> list[str]:
-    """Options that train for fewer epochs, the steps of a staircase and the warm-up moved in proportion."""
-    if epochs is None:
-        return []
-    factor = epochs / config["trainer"]["max_epochs"]
-    schedule = config["model"]["schedule"].get("init_args", {})
+def _shortened(recipe: Mapping[str, Any], config: Mapping[str, Any], epochs: int) -> list[str]:
+    """Options that train for fewer epochs, the steps of a staircase and the warm-up moved in proportion.
+
+    What the user has set stays: only the recipe's own steps and warm-up are moved.
+    """
+    factor = epochs / recipe["trainer"]["max_epochs"]
     options = ["--trainer.max_epochs", str(epochs)]
-    if schedule.get("milestones"):
-        moved = [round(factor * milestone, 3) for milestone in schedule["milestones"]]
-        options += ["--model.schedule.init_args.milestones", json.dumps(moved)]
-    if schedule.get("warmup_epochs"):
-        options += ["--model.schedule.init_args.warmup_epochs", str(round(factor * schedule["warmup_epochs"], 3))]
+    old, new = (part["model"]["schedule"] or {} for part in (recipe, config))
+    if old.get("class_path") != new.get("class_path"):
+        return options
+    for name in ("milestones", "warmup_epochs"):
+        value = new.get("init_args", {}).get(name)
+        if value and value == old.get("init_args", {}).get(name):
+            moved = [round(factor * v, 3) for v in value] if isinstance(value, list) else round(factor * value, 3)
+            options += [f"--model.schedule.init_args.{name}", json.dumps(moved)]
     return options
 
 

@@ -80,6 +80,14 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
         ]
         shown = unfinished[:12] + ([f"and {len(unfinished) - 12} more"] if len(unfinished) > 12 else [])
         yield Notice(f"{result.finished} of {len(result.runs)} runs are finished.", shown)
+    unpruned = [run.planned.run.name for run in result.unpruned]
+    if unpruned:
+        shown = unpruned[:12] + ([f"and {len(unpruned) - 12} more"] if len(unpruned) > 12 else [])
+        yield Notice(
+            "Fig. 5 lacks finished networks, whose pruning curves are not computed yet; the same command without "
+            "--report-only computes them.",
+            shown,
+        )
     unused = [
         f"{folder}: " + "; ".join(f"{name} is {old}, not {new}" for name, (old, new) in list(changes.items())[:3])
         for run in result.runs

@@ -185,6 +185,19 @@ class GridResult:
                 curves.setdefault(curve.where, []).append(curve)
         return {key: [_together(parts) for parts in curves.values()] for key, curves in stored.items() if curves}
 
+    @property
+    def unpruned(self) -> list[RunResult]:
+        """Finished runs that Fig. 5 is of and whose curves are still to be computed."""
+        return [
+            run
+            for run in self._analysed("pruning")
+            if self.grid.prunes(run.planned.run)
+            and run.folder is not None
+            and analyses.fused_file(run.folder) is not None
+            and {curve.where for curve in analyses.stored_pruning(run.folder, self.pruning_seeds)}
+            != set(analyses.locations(run.planned.run.variant))
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
         models, variants, measures = self.grid.models, self.grid.variants, self.grid.measures

@@ -90,7 +90,8 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
                 console.print(f"{number}/{len(runs)} {run.run.name}: finished", highlight=False)
             else:
                 failed[run.run.name] = code
-                console.print(f"{number}/{len(runs)} {run.run.name}: failed ({code}), see {log_file(run)}\n{_end(run)}")
+                said = f"{number}/{len(runs)} {run.run.name}: failed ({code}), see {log_file(run)}\n{_end(run)}"
+                console.print(said, markup=False, highlight=False)
     return failed
 
 

@@ -38,6 +38,7 @@ _IMMATERIAL = {
     "model.compile",
     "model.num_classes",
 }
+_ABSENT = object()
 # Callbacks that watch and write; any other may change what is trained.
 _WATCHING = {
     *(set(callbacks.__all__) - {"LateFold"}),
@@ -137,7 +138,12 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     An option that one side lacks did not exist in the version that wrote it, and counts as alike; but what classes
     are chosen is always compared.
     """
-    return {name: (old[name], new[name]) for name in old if name in new and not _alike(old[name], new[name])}
+    changed = {name: (old[name], new[name]) for name in old if name in new and not _alike(old[name], new[name])}
+    for name in old.keys() | new.keys():  # none on one side, a class on the other
+        a, b = (side.get(name, side.get(f"{name}.class_path", _ABSENT)) for side in (old, new))
+        if (a is None) != (b is None) and _ABSENT not in (a, b):
+            changed[name] = a, b
+    return changed
 
 
 def _decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
