@@ -60,7 +60,7 @@ def _shuffled(lanes: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 class ShardPrefetcher:
-    """Fetches the remote shards of an epoch ahead of their use, and removes used ones where the cache is full.
+    """Fetches the remote shards of an epoch ahead of their use; where the cache is full, removes others.
 
     Args:
         split: Whose shards.
