@@ -8,6 +8,8 @@ training_speed.py, for both networks in turn; its floor and its memory are expla
     python benchmarks/pipeline.py --data.root DIR --model resnet20 --epochs 2 --no-compile --limit 40
 
 - The first epoch compiles and warms up; images/s and the share outside of the step are medians of the others.
+- The share is for a GPU. On a processor steps of two networks in turn displace each other's memory and take longer than
+  in a training, so that it may come out negative.
 - "to target" is the training time, compilation and all, up to the first epoch with that validation accuracy.
 """
 

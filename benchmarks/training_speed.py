@@ -119,11 +119,13 @@ class Contender:
         return sum(n for op, n in counter.get_flop_counts()["Global"].items() if "conv" in str(op)) // 2
 
     def convolution_share(self) -> float:
-        """Part of a step's time that is spent in convolutions."""
+        """Part of the time of some steps that is spent in convolutions."""
         cuda = self.batch[0].is_cuda
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        with profile(activities=activities) as profiler:
-            self.step()
+        for steps in (1, 3):  # the first time neither the profiler nor this network's memory is warm
+            with profile(activities=activities) as profiler:
+                for _ in range(steps):
+                    self.step()
         times = {
             event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
             for event in profiler.key_averages()
@@ -176,10 +178,11 @@ def measure(
                 seconds[name].append(clock() - start)
             advance()
     plain = statistics.median(seconds["plain"])
-    share = contenders["plain"].convolution_share()
+    shares = {name: contender.convolution_share() for name, contender in contenders.items()}
+    share = shares["plain"]
     rows = []
     for name, contender in contenders.items():
-        own_share = share if name == "plain" else contender.convolution_share()
+        own_share = shares[name]
         ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         floor = 1 - share + share * macs[name] / macs["plain"]
