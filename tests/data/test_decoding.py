@@ -145,13 +145,16 @@ def test_a_failure_of_nvjpeg_is_told_and_running_out_of_memory_is_one(
     class OnTheCPU:  # stands for the GPU: what the CPU decodes goes where it is
         type = "cuda"
 
+    device: Any = OnTheCPU()
     monkeypatch.setattr(torch.Tensor, "to", lambda image, device: image)
     monkeypatch.setattr(decoding, "_decode_by_nvjpeg", fail(RuntimeError("no hardware decoder")))
     with pytest.warns(UserWarning, match=r"nvJPEG failed .*no hardware decoder.*set decode=cpu"):
-        images = list(decode_all(contents, OnTheCPU()))  # type: ignore[arg-type]
-    assert all(torch.equal(a, decode(b)) for a, b in zip(images, contents, strict=True))  # type: ignore[arg-type]
+        images = list(decode_all(contents, device))
+    for image, content in zip(images, contents, strict=True):
+        assert isinstance(image, torch.Tensor)
+        assert torch.equal(image, decode(content))
     # A damaged file is a reason to fail, which is not worth a word.
-    assert isinstance(list(decode_all([*contents, contents[0][:60]], OnTheCPU()))[2], UnreadableImageError)  # type: ignore[arg-type]
+    assert isinstance(list(decode_all([*contents, contents[0][:60]], device))[2], UnreadableImageError)
     monkeypatch.setattr(decoding, "_decode_by_nvjpeg", fail(torch.OutOfMemoryError("no room")))
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        list(decode_all(contents, OnTheCPU()))  # type: ignore[arg-type]
+        list(decode_all(contents, device))

@@ -363,6 +363,14 @@ def test_a_cache_that_cannot_be_written_to_is_named(shards: Path, tmp_path: Path
         ImageNetDataModule(f"local://{shards}", cache_dir=str(tmp_path / "file"))
 
 
+def test_the_default_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = set()
+    for user in (1000, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
+        folders.add(ShardStore("local:elsewhere").folder)
+    assert len({folder.parent for folder in folders}) == 2
+
+
 def test_an_address_may_end_in_a_slash(shards: Path) -> None:
     assert ShardedImages(f"local:{shards}/").split("train").store.root == f"local:{shards}/train"
     assert ShardedImages("s3://bucket/set//").root == "s3://bucket/set"

@@ -33,8 +33,9 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
         self._rows = []
-        if hasattr(trainer, "datamodule") and hasattr(trainer.datamodule, "batch_indices"):
-            trainer.datamodule.batch_indices = None  # of an earlier loop
+        data: Any = getattr(trainer, "datamodule", None)
+        if hasattr(data, "batch_indices"):
+            data.batch_indices = None  # of an earlier loop
 
     def write_on_batch_end(
         self,

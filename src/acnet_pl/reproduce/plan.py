@@ -157,8 +157,10 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
     parser = parser or SettingsParser()
     plan: dict[str, tuple[Grid, list[PlannedRun]]] = {}
     grids = [load_grid(name) for name in options.grids]
-    _check_names("models", options.models, [model.key for grid in grids for model in grid.models], options)
-    _check_names("variants", options.variants, [variant.key for grid in grids for variant in grid.variants], options)
+    _check_names("models", options.models, [model.key for grid in grids for model in grid.models], options.grids)
+    _check_names(
+        "variants", options.variants, [variant.key for grid in grids for variant in grid.variants], options.grids
+    )
     for name, whole in zip(options.grids, grids, strict=True):
         grid = _chosen(whole, options)
         if not (grid.models and grid.variants):
@@ -222,10 +224,10 @@ def describe_data(config: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _check_names(kind: str, asked: Sequence[str], known: Sequence[str], options: Options) -> None:
+def _check_names(kind: str, asked: Sequence[str], known: Sequence[str], grids: Sequence[str]) -> None:
     wrong = set(asked) - set(known)
     if wrong:
-        having = f"{', '.join(options.grids)} {'have' if len(options.grids) > 1 else 'has'}"
+        having = f"{', '.join(grids)} {'have' if len(grids) > 1 else 'has'}"
         raise ValueError(f"`--{kind}` ({', '.join(sorted(wrong))}): {having} {', '.join(dict.fromkeys(known))}")
 
 
