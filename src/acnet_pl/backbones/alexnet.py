@@ -60,10 +60,10 @@ class AlexNet(nn.Module):
             )
         )
         self.pool = nn.AdaptiveAvgPool2d(5)
-        self.hidden1 = hidden(256 * 5 * 5, 4096)
-        self.hidden2 = hidden(4096, 4096)
+        self.hidden1 = hidden(256 * 5 * 5, 4096, conv.draw)
+        self.hidden2 = hidden(4096, 4096, conv.draw)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = classifier(4096, num_classes)
+        self.classifier = classifier(4096, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

@@ -43,8 +43,8 @@ class CifarQuick(nn.Module):
         self.pool2 = nn.AvgPool2d(3, stride=2)
         self.conv3 = conv(32, 64, 5, padding=2)
         self.pool3 = nn.AvgPool2d(3, stride=2)
-        self.hidden = hidden(64 * 3 * 3, 64)
-        self.classifier = classifier(64, num_classes)
+        self.hidden = hidden(64 * 3 * 3, 64, conv.draw)
+        self.classifier = classifier(64, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, 32, 32)`` to logits ``(N, num_classes)``."""

@@ -55,7 +55,7 @@ class DenseNetCifar(nn.Module):
         self.stages = nn.Sequential(stages)
         self.norm = nn.BatchNorm2d(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

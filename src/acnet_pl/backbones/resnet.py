@@ -63,7 +63,7 @@ class ResNet(nn.Module):
                 channels = 64 * 2**stage * block.expansion
             self.stages.append(blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

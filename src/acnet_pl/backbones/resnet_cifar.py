@@ -53,7 +53,7 @@ class ResNetCifar(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

@@ -49,8 +49,8 @@ class VGG16(nn.Module):
             layers[f"pool{stage}"] = nn.MaxPool2d(2)
         self.features = nn.Sequential(layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.hidden = hidden(512, 512)
-        self.classifier = classifier(512, num_classes)
+        self.hidden = hidden(512, 512, conv.draw)
+        self.classifier = classifier(512, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

@@ -48,7 +48,7 @@ class WideResNet(nn.Module):
             channels = out_channels
         self.norm = nn.BatchNorm2d(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, conv.draw)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""

@@ -47,7 +47,7 @@ def describe(thing: Any) -> dict[str, Any]:
     Example:
         >>> from acnet_pl.nn import PlainConv
         >>> describe(PlainConv())
-        {'class_path': 'acnet_pl.nn.conv.PlainConv', 'init_args': {}}
+        {'class_path': 'acnet_pl.nn.conv.PlainConv', 'init_args': {'draw': 'pytorch'}}
     """
     target, options = thing, {}
     if isinstance(thing, partial):

@@ -2,6 +2,7 @@
 
 from acnet_pl.nn.acb import ACBlock
 from acnet_pl.nn.conv import ACBConv, ConvBuilder, ConvNorm, PlainConv
+from acnet_pl.nn.draw import KernelDraw, draw_kernel
 from acnet_pl.nn.explicit import explicit_branches
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
@@ -14,10 +15,12 @@ __all__ = [
     "ConvNorm",
     "FusibleConv",
     "FusionError",
+    "KernelDraw",
     "PlainConv",
     "conversion_report",
     "convert_to_acnet",
     "convert_with",
+    "draw_kernel",
     "explicit_branches",
     "fuse_model",
     "stock_state_dict",

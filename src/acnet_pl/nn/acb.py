@@ -21,6 +21,7 @@ from acnet_pl.nn.arguments import (
     pair,
     square_size,
 )
+from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fold_cache import FoldCache
 from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen, kernel_of
 from acnet_pl.nn.fusion import sum_branches
@@ -67,8 +68,12 @@ class ACBlock(FusibleConv):
         asymmetric_size: Length of the 1-D kernels; None is ``kernel_size``. The article has 3 on 5×5 and 11×11.
         position: Where the 1-D kernels lie: on the "skeleton" (the central row and column) or on the "border" (the
             bottom row and right column, Fig. 6c).
-        gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. 1/3 keeps the scale of the
-            sum near a plain layer's.
+        gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. The output of a new block
+            with n branches and a norm in each has √n · γ times the scale of a plain layer's: 0.58 with all three at
+            γ = 1/3 (the authors' choice on CIFAR), 1 at 1/√3, 1.73 at 1.
+        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
+        paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet made from one
+            seed have the same square kernels.
 
     Raises:
         ValueError: An argument is out of its range; the message says what it must be.
@@ -98,12 +103,15 @@ class ACBlock(FusibleConv):
         asymmetric_size: int | None = None,
         position: Position = "skeleton",
         gamma_init: float = 1.0,
+        draw: KernelDraw = "pytorch",
+        paired: bool = True,
     ) -> None:
         k = square_size(kernel_size)
         length = k if asymmetric_size is None else asymmetric_size
         check_groups(in_channels, out_channels, groups)
         check_choice("position", position, Position)
         check_choice("padding_mode", padding_mode, PaddingMode)
+        check_choice("draw", draw, KernelDraw)
         if branch_norm not in (True, False, "scale"):
             raise ValueError(f"`branch_norm` (={branch_norm!r}) must be True, False or 'scale'")
         if length % 2 == 0 or not 3 <= length <= k:
@@ -134,6 +142,8 @@ class ACBlock(FusibleConv):
         self.asymmetric_size = length
         self.position = position
         self.gamma_init = gamma_init
+        self.draw: KernelDraw = draw
+        self.paired = paired
         self.explicit = False
         self._cache = FoldCache()
 
@@ -170,9 +180,12 @@ class ACBlock(FusibleConv):
     fused: nn.Conv2d | None
 
     def reset_parameters(self) -> None:
-        """Draw new kernels (Kaiming, fan-out) and reset the norms, those in the branches to γ = ``gamma_init``."""
-        for _, conv, norm in self.branches():
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        """Draw new kernels and reset the norms, those in the branches to γ = ``gamma_init``."""
+        main: Tensor | None = None
+        for name, conv, norm in self.branches():
+            generator = branch_generator(main, name) if self.paired and main is not None else None
+            draw_kernel(conv.weight, self.draw, generator)
+            main = conv.weight if main is None else main
             if isinstance(norm, (_BatchNorm, ChannelScale)):
                 norm.reset_parameters()
                 if norm.weight is not None:
@@ -256,7 +269,8 @@ class ACBlock(FusibleConv):
         ]
 
     def _branch_conv(self, geometry: BranchGeometry) -> nn.Conv2d:
-        return nn.Conv2d(
+        return undrawn(
+            nn.Conv2d,
             self.in_channels,
             self.out_channels,
             geometry.size,

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, pair
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, pair
+from acnet_pl.nn.draw import KernelDraw, draw_kernel, undrawn
 from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, kernel_of
 
 __all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
@@ -30,6 +31,7 @@ class ConvNorm(FusibleConv):
         groups: As nn.Conv2d's.
         padding_mode: As nn.Conv2d's.
         norm: Have a batch norm after the convolution.
+        draw: How the new kernel is drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
     """
 
     def __init__(
@@ -44,8 +46,12 @@ class ConvNorm(FusibleConv):
         padding_mode: PaddingMode = "zeros",
         *,
         norm: bool = True,
+        draw: KernelDraw = "pytorch",
     ) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode)
+        check_choice("draw", draw, KernelDraw)
+        conv = undrawn(
+            nn.Conv2d, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode
+        )
         super().__init__(
             in_channels,
             out_channels,
@@ -58,7 +64,7 @@ class ConvNorm(FusibleConv):
         )
         self.conv = conv
         self.norm: _BatchNorm | None = nn.BatchNorm2d(out_channels) if norm else None
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        draw_kernel(conv.weight, draw)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
@@ -79,7 +85,12 @@ class ConvBuilder(ABC):
     """Builds a backbone's convolutions. A backbone calls it and never asks which kind it was given.
 
     To add a re-parameterisable block, subclass this beside the block and have `__call__` return that block.
+
+    Attributes:
+        draw: How the weights of a new network are drawn, its fully connected layers' included.
     """
+
+    draw: KernelDraw = "pytorch"
 
     @abstractmethod
     def __call__(
@@ -117,7 +128,15 @@ class ConvBuilder(ABC):
 
 
 class PlainConv(ConvBuilder):
-    """Plain convolution and batch norm: the baseline."""
+    """Plain convolution and batch norm: the baseline.
+
+    Args:
+        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
+    """
+
+    def __init__(self, draw: KernelDraw = "pytorch") -> None:
+        check_choice("draw", draw, KernelDraw)
+        self.draw: KernelDraw = draw
 
     def __call__(  # noqa: D102
         self,
@@ -131,7 +150,9 @@ class PlainConv(ConvBuilder):
         groups: int = 1,
         norm: bool = True,
     ) -> ConvNorm:
-        return ConvNorm(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm)
+        return ConvNorm(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm, draw=self.draw
+        )
 
 
 class ACBConv(ConvBuilder):
@@ -145,6 +166,8 @@ class ACBConv(ConvBuilder):
         asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size. The article has 3 throughout.
         position: "skeleton", or "border" for the variant of Fig. 6c.
         gamma_init: Initial γ of the branches' batch norms, or scale; the authors' later CIFAR recipes have 1/3.
+        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
+        paired: Give the ACNet of a seed the square kernels that the plain network of that seed has.
     """
 
     def __init__(
@@ -155,13 +178,18 @@ class ACBConv(ConvBuilder):
         asymmetric_size: int | None = None,
         position: Position = "skeleton",
         gamma_init: float = 1.0,
+        draw: KernelDraw = "pytorch",
+        paired: bool = True,
     ) -> None:
+        check_choice("draw", draw, KernelDraw)
         self.horizontal = horizontal
         self.vertical = vertical
         self.branch_norm: BranchNorm = branch_norm
         self.asymmetric_size = asymmetric_size
         self.position: Position = position
         self.gamma_init = gamma_init
+        self.draw: KernelDraw = draw
+        self.paired = paired
 
     def __call__(  # noqa: D102
         self,
@@ -176,7 +204,9 @@ class ACBConv(ConvBuilder):
         norm: bool = True,
     ) -> ACBlock | ConvNorm:
         if kernel_size < 3 or kernel_size % 2 == 0:
-            return ConvNorm(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm)
+            return ConvNorm(
+                in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm, draw=self.draw
+            )
         return ACBlock(
             in_channels,
             out_channels,
@@ -191,4 +221,6 @@ class ACBConv(ConvBuilder):
             asymmetric_size=self.asymmetric_size,
             position=self.position,
             gamma_init=self.gamma_init,
+            draw=self.draw,
+            paired=self.paired,
         )

@@ -116,6 +116,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(root, str) and "://" not in root:
         flat["data.init_args.root"] = str(Path(root).expanduser().absolute())
     flat["trainer.callbacks"] = _decisive_callbacks(config)
+    if str(flat.get("model.conv.class_path")).rpartition(".")[2] in ("ACBConv", "PlainConv"):
+        flat.setdefault("model.conv.init_args.draw", "fan_out")  # what runs had before there was a choice
     return {
         name: value
         for name, value in flat.items()
