@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities import rank_zero_only
 
 import acnet_pl.data  # noqa: F401  (short names of data modules are known once they are imported)
@@ -41,7 +42,7 @@ from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.cli.torchrun import fresh_store
 from acnet_pl.integrations import enable_installed
-from acnet_pl.modules import ImageClassifier
+from acnet_pl.modules import ImageClassifier, NormSync
 from acnet_pl.modules.architecture import check_hyper_parameters
 
 __all__ = ["CLI", "run"]
@@ -150,7 +151,10 @@ class CLI(LightningCLI):
             wandb = self.config_init[self.subcommand].wandb
             kwargs["logger"] = make_loggers(self.run_folder, name, wandb, self.model.hparams, self.datamodule)
         trainer_config = {**self.config_init[self.subcommand].trainer, **kwargs}
-        trainer_config["plugins"] = _with_safe_io(trainer_config.get("plugins"))
+        plugins = _with_safe_io(trainer_config.get("plugins"))
+        if trainer_config.get("sync_batchnorm") and not any(isinstance(plugin, LayerSync) for plugin in plugins):
+            plugins.append(NormSync())
+        trainer_config["plugins"] = plugins
         callbacks = [self.config_init[self.subcommand][key] for key in self._parser(self.subcommand).callback_keys]
         callbacks.sort(key=lambda callback: not isinstance(callback, RunCheckpoint))  # it has to be the first
         best = config.checkpoint.monitor is not None or config.checkpoint.save_top_k != 1

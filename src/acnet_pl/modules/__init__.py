@@ -2,5 +2,6 @@
 
 from acnet_pl.modules.classifier import ImageClassifier
 from acnet_pl.modules.schedules import CosineSchedule, Schedule, StaircaseSchedule
+from acnet_pl.modules.sync_norms import NormSync
 
-__all__ = ["CosineSchedule", "ImageClassifier", "Schedule", "StaircaseSchedule"]
+__all__ = ["CosineSchedule", "ImageClassifier", "NormSync", "Schedule", "StaircaseSchedule"]

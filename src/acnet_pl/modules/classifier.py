@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from acnet_pl.modules.architecture import INSTANTIATOR, check_hyper_parameters, describe
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
+from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.nn import ConvBuilder, PlainConv
 from acnet_pl.nn.surgery.merge import merge_as_saved
 
@@ -126,6 +127,11 @@ class ImageClassifier(LightningModule):
         if hasattr(checkpoint_path, "seek"):
             checkpoint_path.seek(0)
         return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+
+    def setup(self, stage: str) -> None:
+        """Raise an error if synchronising batch norms would change the network."""
+        if stage == "fit":
+            refuse_lossy_sync(self.trainer, self.net)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Be what a checkpoint is of, where blocks were folded during training (`LateFold`)."""

@@ -12,11 +12,11 @@ from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.conv import ConvBuilder, ConvNorm
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.surgery.copying import deep_copy
-from acnet_pl.nn.surgery.dataflow import Dataflow, follow
+from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.inherit import inherit_layer, inherit_values
-from acnet_pl.nn.surgery.plain import activation_of, is_plain_norm
+from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, conversion_report, reports_in
 from acnet_pl.nn.surgery.trace import Layer, layers, listed
 
@@ -181,8 +181,11 @@ def _convert(
     for name, layer in found.items():
         if isinstance(layer, _BatchNorm):
             continue
-        after = found[flow.norm_of[name]] if name in flow.norm_of else None
-        norm = after if after is not None and is_plain_norm(after) else None
+        norm_name, without = flow.norm_of.get(name), flow.norm_missing.get(name, "")
+        norm = found[norm_name] if norm_name is not None else None
+        if isinstance(norm, _BatchNorm) and (why := why_norm_not_plain(norm)):
+            norm, without = None, f"batch norm `{norm_name}`: {why}"
+        assert norm is None or isinstance(norm, _BatchNorm)
         reason = eligibility.obstacle(name, layer, flow)
         if not reason and isinstance(layer, nn.Conv2d):
             try:
@@ -199,7 +202,7 @@ def _convert(
                 replacements[layer] = block
                 if norm is not None:
                     replacements[norm] = activation_of(norm)
-        entries.append(_entry(name, layer, reason, norm, flow))
+        entries.append(_entry(name, layer, reason, without, norm_name, norm))
     if unknown:
         raise ValueError(
             f"which batch norms belong to {listed(unknown)} cannot be told: torch.fx does not trace the model "
@@ -210,18 +213,17 @@ def _convert(
     return acnet
 
 
-def _entry(name: str, layer: Layer, reason: str, norm: _BatchNorm | None, flow: Dataflow) -> LayerReport:
-    """What is reported of a convolution that stayed for a reason, or became a block where there is none."""
+def _entry(
+    name: str, layer: Layer, reason: str, without: str, norm_name: str | None, norm: _BatchNorm | None
+) -> LayerReport:
+    """Report a convolution that stayed for a reason, or became a block where there is none, with or without a norm."""
     converted = not reason
-    if converted and norm is None:
-        foreign = f"batch norm `{flow.norm_of[name]}` has a forward of its own" if name in flow.norm_of else ""
-        reason = foreign or flow.norm_missing.get(name, "")
     return LayerReport(
         name=name,
         layer=describe(layer),
         converted=converted,
-        norm=flow.norm_of[name] if converted and norm is not None else None,
-        reason=reason,
+        norm=norm_name if converted and norm is not None else None,
+        reason=reason or ("" if norm is not None else without),
         bias=getattr(layer, "bias", None) is not None,
         affine=norm is not None and norm.affine,
         eps=norm.eps if norm is not None else 0.0,

@@ -8,10 +8,20 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedParameter, UninitializedTensorMixin
 from typing_extensions import TypeIs
 
-__all__ = ["activation_of", "inherit_hooks", "is_plain_conv", "is_plain_norm", "why_not_plain"]
+from acnet_pl.nn.fusible import is_batch_norm
+
+__all__ = [
+    "activation_of",
+    "carries_activation",
+    "inherit_hooks",
+    "is_plain_conv",
+    "is_plain_norm",
+    "why_norm_not_plain",
+    "why_not_plain",
+]
 
 _HOOKS = (
     "_forward_hooks",
@@ -46,10 +56,24 @@ def why_not_plain(conv: nn.Conv2d) -> str:
 
 def is_plain_norm(module: nn.Module) -> TypeIs[_BatchNorm]:
     """Whether a module is batch norm (synchronised or not), perhaps with an activation that can be kept (timm's)."""
-    if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) or "forward" in vars(module):
-        return False
-    forward = type(module).forward
-    return forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward) or _carries_activation(module)
+    return isinstance(module, _BatchNorm) and not why_norm_not_plain(module)
+
+
+def why_norm_not_plain(norm: _BatchNorm) -> str:
+    """Why a batch norm is more than one of a convolution's output, or "" where it is not.
+
+    Judged by what it computes, not by its name: Lightning, for one, leaves a class of its own behind.
+    """
+    kind = type(norm).__name__
+    if "forward" in vars(norm) or not (is_batch_norm(norm) or carries_activation(norm)):
+        return f"{kind} has a forward of its own"
+    if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
+        return f"{kind} does not normalise the outputs of a 2-D convolution"
+    if norm.affine and norm._parameters.get("weight") is None:
+        return "its weight is computed (parametrisation, pruning)"
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in [*norm.parameters(), *norm.buffers()]):
+        return "it is not initialised yet (a lazy module: evaluate the model once)"
+    return ""
 
 
 def activation_of(norm: _BatchNorm) -> nn.Module:
@@ -58,7 +82,7 @@ def activation_of(norm: _BatchNorm) -> nn.Module:
     The activation keeps its name, so that the names of its parameters stay.
     """
     rest: nn.Module = nn.Identity()
-    if _carries_activation(norm):
+    if carries_activation(norm):
         kept = [(name, child) for name, child in norm.named_children() if not isinstance(child, nn.Identity)]
         if kept:
             rest = nn.Sequential(OrderedDict(kept))
@@ -74,7 +98,7 @@ def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
         setattr(new, name, value.copy() if isinstance(value, dict) else value)
 
 
-def _carries_activation(norm: nn.Module) -> bool:
+def carries_activation(norm: nn.Module) -> bool:
     """Whether it is timm's batch norm followed by ``drop`` and ``act``. No need to look before timm is imported."""
     timm_layers = sys.modules.get("timm.layers")
     if timm_layers is None:
