@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from acnet_pl.cli import main
-from acnet_pl.cli.defaults import with_data_of_checkpoint
+from acnet_pl.config.defaults import with_data_of_checkpoint
 from acnet_pl.data import CIFARDataModule, DigitsDataModule
 
 RECIPE = "data:\n  class_path: acnet_pl.data.CIFARDataModule\n  init_args: {batch_size: 32}\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from acnet_pl.cli.errors import Parser
+from acnet_pl.config.parser import Parser
 
 if TYPE_CHECKING:
     from acnet_pl.data.encoded_images import Split

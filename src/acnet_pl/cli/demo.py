@@ -10,8 +10,8 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 from acnet_pl.cli import lightning
-from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.summary import comparison
+from acnet_pl.config.parser import Parser
 
 __all__ = ["demo", "run"]
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from acnet_pl.backbones import Timm, Torchvision
-from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.trained import image_size_of, load_trained
+from acnet_pl.config.parser import Parser
 from acnet_pl.data.augment import normalize
 from acnet_pl.data.errors import DataError
 from acnet_pl.deploy import fused_info, load_fused

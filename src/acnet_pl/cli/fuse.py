@@ -10,8 +10,8 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 from acnet_pl.analysis import compare, complexity
-from acnet_pl.cli.errors import Parser
 from acnet_pl.cli.trained import image_size_of, load_trained
+from acnet_pl.config.parser import Parser
 from acnet_pl.deploy import save_fused
 from acnet_pl.nn import FusionError, fuse_model
 

@@ -13,34 +13,23 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities import rank_zero_only
 
-import acnet_pl.data  # noqa: F401  (short names of data modules are known once they are imported)
-from acnet_pl.callbacks import (
-    ConvSummary,
-    EpochTimer,
-    EquivalenceCheck,
-    FuseOnFitEnd,
-    KernelMagnitude,
-    NonFiniteCheck,
-    PredictionWriter,
-    ProgressBar,
-    RotationRobustness,
-    RunCheckpoint,
-)
+from acnet_pl.callbacks import ConvSummary, EpochTimer, ProgressBar, RunCheckpoint
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
-from acnet_pl.cli.defaults import default_configs, with_data_of_checkpoint
-from acnet_pl.cli.errors import Parser
-from acnet_pl.cli.loggers import WandbOptions, make_loggers, run_name, wandb_run_ends
-from acnet_pl.cli.resume import Claim, config_of_resumed, find_run, write_config
+from acnet_pl.cli.loggers import make_loggers, run_name, wandb_run_ends
+from acnet_pl.cli.resume import Claim, find_run, write_config
 from acnet_pl.cli.run_folder import make_run_folder
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.cli.torchrun import fresh_store
+from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
+from acnet_pl.config.parser import Parser
+from acnet_pl.config.run_options import RunOptions
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync
 from acnet_pl.modules.architecture import check_hyper_parameters
@@ -58,45 +47,11 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.config.update({"config": self.config.as_dict()}, allow_val_change=True)
 
 
-class CLI(LightningCLI):
+class CLI(RunOptions):
     """Lightning's command line for `ImageClassifier` and any data module."""
 
     run_folder: Path
     claim: Claim | None = None
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's folder and name, Weights & Biases, the callbacks; link the number of classes."""
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run; default: backbone and conv."
-        )
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where runs/NAME/TIME is made.")
-        parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.filename": "epoch={epoch}-step={step}",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,  # a resumed run writes the same file again
-            }
-        )
-        parser.add_lightning_class_args(RunCheckpoint, "run_checkpoint")
-        parser.add_lightning_class_args(NonFiniteCheck, "nonfinite")
-        parser.add_lightning_class_args(EquivalenceCheck, "equivalence")
-        parser.add_lightning_class_args(RotationRobustness, "rotation")
-        parser.add_lightning_class_args(KernelMagnitude, "kernels")
-        parser.add_lightning_class_args(FuseOnFitEnd, "fuse")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="fit: go on with the newest unfinished run of this name and configuration (auto), or with that in the "
-            "folder given.",
-        )
-        parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="After fit, validate and test what was folded."
-        )
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """See that there is a trained network where one is to be evaluated."""
@@ -220,7 +175,7 @@ def run(args: Sequence[str]) -> Path:
     _keep_advice_quiet()
     enable_installed()
     store = fresh_store()  # lives until this returns
-    args = with_data_of_checkpoint(config_of_resumed(args))
+    args = with_data_of_checkpoint(with_config_of_resumed(args))
     configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(

@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -16,26 +15,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from acnet_pl.callbacks import MetricsCSV
 from acnet_pl.callbacks.sigterm import EXIT_TERMINATED
 from acnet_pl.cli.resume import wandb_id
+from acnet_pl.config.run_options import WandbOptions
 
-__all__ = ["WandbOptions", "backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
-
-
-@dataclass
-class WandbOptions:
-    """Weights & Biases.
-
-    Attributes:
-        mode: "offline" writes to the run's folder, for `wandb sync` later; "online" needs an account. Null is
-            WANDB_MODE of the environment, else "offline".
-        project: Project of the dashboard.
-        group: Runs to be compared; null is data set and backbone, so that a plain net and its ACNet pair up.
-        tags: Tags of the run.
-    """
-
-    mode: Literal["offline", "online", "disabled"] | None = None
-    project: str = "acnet_pl"
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
+__all__ = ["backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
 
 
 def make_loggers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from acnet_pl.atomic import atomic_path, remove_unfinished
 from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
+from acnet_pl.config.files import CONFIG, run_config
 from acnet_pl.modules import ImageClassifier
 
-__all__ = ["Claim", "Found", "config_of_resumed", "find_run", "wandb_id", "write_config"]
+__all__ = ["Claim", "Found", "find_run", "wandb_id", "write_config"]
 
 MARKER = "UNFINISHED"
 _NOTE = (
@@ -91,7 +92,7 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
     folders = sorted(candidates, reverse=True) if resume == "auto" else [_given(Path(resume), options)]
     for folder in folders:
         if resume == "auto" and not (
-            (folder / MARKER).is_file() and _comparable(_config(folder)) == _comparable(options)
+            (folder / MARKER).is_file() and _comparable(run_config(folder)) == _comparable(options)
         ):
             continue
         claim = Claim.of(folder) if first else None
@@ -117,20 +118,8 @@ def wandb_id(folder: Path) -> str | None:
 
 def write_config(folder: Path, config: str) -> None:
     """Keep a run's whole configuration in its folder."""
-    with atomic_path(folder / "config.yaml") as unfinished:
+    with atomic_path(folder / CONFIG) as unfinished:
         unfinished.write_text(config, encoding="utf-8")
-
-
-def config_of_resumed(args: Sequence[str]) -> list[str]:
-    """Put the configuration of the run that is gone on with before the options, which lie over it."""
-    args = list(args)
-    for index, argument in enumerate(args):
-        option, equals, value = argument.partition("=")
-        if option == "--resume" and (equals or index + 1 < len(args)):
-            path = Path(value if equals else args[index + 1], "config.yaml")
-            if path.is_file():
-                return [args[0], "--config", str(path), *args[1:]]
-    return args
 
 
 def _given(folder: Path, options: dict[str, Any]) -> Path:
@@ -141,18 +130,10 @@ def _given(folder: Path, options: dict[str, Any]) -> Path:
             "or auto. To start from a checkpoint's weights and go on in a new run, give --ckpt_path"
         )
     for key in ("backbone", "conv"):
-        asked, found = (config.get("model", {}).get(key) for config in (options, _config(folder)))
+        asked, found = (config.get("model", {}).get(key) for config in (options, run_config(folder)))
         if asked != found:
             raise ValueError(f"--resume {folder}: its {key} is {found}, --model.{key} says {asked}; leave that out")
     return folder.absolute()
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from pytorch_lightning import LightningDataModule
 
 from acnet_pl import callbacks
-from acnet_pl.cli.defaults import default_configs
-from acnet_pl.cli.errors import Parser
-from acnet_pl.cli.lightning import CLI
+from acnet_pl.config.defaults import default_configs
+from acnet_pl.config.files import EXPERIMENTS, run_config
+from acnet_pl.config.parser import Parser
+from acnet_pl.config.run_options import RunOptions
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.reproduce.grid import Run
 
 __all__ = ["EXPERIMENTS", "Settings", "SettingsParser", "differences", "fit_arguments", "read_settings"]
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-"""The recipes: the repository's experiments/, which an installed package carries along."""
 
 Settings = Mapping[str, Any]
 """Options by dotted name, of what decides a run's numbers."""
@@ -82,7 +79,7 @@ class SettingsParser:
                 subclass_mode_data=True,
                 save_config_callback=None,
                 parser_class=Parser,
-                parser_kwargs={name: {"default_config_files": [*defaults]} for name in CLI.subcommands()},
+                parser_kwargs={name: {"default_config_files": [*defaults]} for name in RunOptions.subcommands()},
                 auto_configure_optimizers=False,
                 args=list(arguments),
             )
@@ -91,7 +88,7 @@ class SettingsParser:
         return plain
 
 
-class _ParseOnly(CLI):
+class _ParseOnly(RunOptions):
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
         parsed: dict[str, Any] = self._parser("fit").parse_args(list(arguments)).as_dict()
         return parsed
@@ -127,11 +124,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of a run from its folder; None where its config.yaml is missing or damaged."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return settings_of(json.loads(json.dumps(config, default=str))) if isinstance(config, dict) else None
+    config = run_config(folder)
+    return settings_of(json.loads(json.dumps(config, default=str))) if config else None
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

@@ -1,0 +1,83 @@
+"""Complete a command line: the default configuration, the run that is resumed, the data of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.files import CONFIG, content_of, run_config
+
+__all__ = ["default_configs", "with_config_of_resumed", "with_data_of_checkpoint"]
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def default_configs(args: Sequence[str]) -> list[str]:
+    """Return the files with the defaults for a command line; the digits are the data only where it names none.
+
+    As a default under another data module, the digits' own options (no flipping, a small crop) would become that
+    module's: the parser keeps what two classes have in common when a ``class_path`` changes.
+
+    Args:
+        args: The command and its arguments.
+    """
+    files = [_PACKAGE / "defaults.yaml"]
+    if not _names_data(Arguments(args)):
+        files.append(_PACKAGE / "default_data.yaml")
+    return [str(file) for file in files]
+
+
+def with_config_of_resumed(args: Sequence[str]) -> list[str]:
+    """Put the configuration of the run that is resumed before the options, which override it."""
+    resumed = Arguments(args).last("resume")
+    if resumed is not None and (file := Path(resumed, CONFIG)).is_file():
+        return [args[0], "--config", str(file), *args[1:]]
+    return list(args)
+
+
+def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
+    """Take the data of the run that wrote a checkpoint where the command line names a checkpoint and no data.
+
+    Args:
+        args: The command and its arguments, which override what is added.
+
+    Raises:
+        CheckpointError: It is damaged or no checkpoint.
+        ValueError: The checkpoint is in no run's folder, or that has data which are not acnet_pl's.
+    """
+    arguments = Arguments(args)
+    path = Path(arguments.last("ckpt_path") or "")
+    if not path.is_file() or _names_data(arguments):
+        return list(args)
+    folder = next((parent for parent in path.parents[:2] if (parent / CONFIG).is_file()), None)
+    data = run_config(folder).get("data") if folder else None
+    # A class of another package is one that the user has to name: to look it up executes that package.
+    if folder and isinstance(data, dict) and str(data.get("class_path")).startswith("acnet_pl.data."):
+        from pytorch_lightning.utilities import rank_zero_info
+
+        options = ", ".join(f"{name}={value}" for name, value in (data.get("init_args") or {}).items())
+        rank_zero_info(f"Data of {folder / CONFIG}: {data['class_path'].rpartition('.')[2]}({options})")
+        return [args[0], f"--data={json.dumps(data)}", *args[1:]]
+    from acnet_pl.checkpoint import read_checkpoint
+    from acnet_pl.modules.architecture import check_hyper_parameters
+
+    content = read_checkpoint(path)
+    check_hyper_parameters(content.get("hyper_parameters") or {})
+    found = f"its run's data are {data.get('class_path')}" if isinstance(data, dict) else "no config.yaml lies above it"
+    raise ValueError(
+        f"{args[0]} needs the data of {path} ({found}); give --data and its options, such as --data CIFARDataModule "
+        "--data.root DIR, or the --config that has them"
+    )
+
+
+def _names_data(arguments: Arguments) -> bool:
+    for option in arguments.options:
+        if option.name in ("data", "data.class_path"):
+            return True
+        if option.name == "config" and option.value is not None:
+            data = content_of(option.value).get("data")
+            if isinstance(data, str) or (isinstance(data, dict) and "class_path" in data):
+                return True
+    return False
