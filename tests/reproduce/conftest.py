@@ -44,7 +44,7 @@ def fabricate() -> Fabricate:
         if top1 is not None:
             summary = {
                 "metrics": {"test/top1": top1, "test/top5": (1 + top1) / 2},
-                "rotation": dict(rotation or {}),
+                "rotation": {"original/top1": top1, "original/top5": (1 + top1) / 2, **(rotation or {})},
                 "epochs": planned.epochs,
                 "seconds_per_epoch": 2.5,
                 "training_seconds": seconds,

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from acnet_pl.analysis import RotationAccuracy, RotationMetric, rotation_logits
 from acnet_pl.callbacks.logging import log_table
 from acnet_pl.nn import fuse_model
+from acnet_pl.nn.precision import full_precision
 
 __all__ = ["RotationRobustness"]
 
 
 class RotationRobustness(Callback):
-    """In ``test``, evaluate the folded network on the test images as they are, rotated 90° counter-clockwise and 180°,
-    and flipped up-down (Table 4), in one pass over the data.
+    """In ``test``, evaluate the fused network on the test images as they are, rotated 90° counter-clockwise and 180°,
+    and flipped up-down (Table 4), in one pass over the data and in float32 whatever the Trainer's precision.
 
     Logs ``rotation/original/top1``, ``rotation/rotate_90/top1`` and so on, and a table. ``result`` holds the last
     figures.
@@ -36,7 +37,7 @@ class RotationRobustness(Callback):
         """Fold a copy of the network."""
         if self.enabled:
             assert isinstance(pl_module.net, nn.Module)
-            self._folded = fuse_model(pl_module.net)
+            self._folded = fuse_model(pl_module.net).float()
             self._metric = RotationMetric().to(pl_module.device)
 
     def on_test_batch_end(
@@ -51,7 +52,7 @@ class RotationRobustness(Callback):
         """Count the correct predictions of one batch under each transform."""
         if self._folded is not None and len(batch[1]):
             images, labels = batch
-            with trainer.precision_plugin.forward_context():
+            with full_precision(images.device):
                 self._metric.update(rotation_logits(self._folded, images), labels)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

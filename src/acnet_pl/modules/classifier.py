@@ -23,6 +23,7 @@ from acnet_pl.modules.architecture import INSTANTIATOR, check_hyper_parameters, 
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.nn import ConvBuilder, PlainConv
+from acnet_pl.nn.precision import full_precision
 from acnet_pl.nn.surgery.merge import merge_as_saved
 
 __all__ = ["ImageClassifier", "default_optimizer"]
@@ -36,7 +37,8 @@ class ImageClassifier(LightningModule):
     Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
     ``val/loss``, ``val/top1``, ``val/top5`` and the same under ``test/``. Losses and accuracies are those of all
     processes together; acnet_pl's data modules give every evaluation sample to exactly one process, where Lightning's
-    own sampler repeats some to make the shares equal.
+    own sampler repeats some to make the shares equal. ``test`` computes in float32, so that a network has one accuracy
+    whatever the precision of its training.
 
     Args:
         backbone: Makes the network from a conv builder and a number of classes: a backbone class or a
@@ -165,8 +167,9 @@ class ImageClassifier(LightningModule):
         self._evaluate(batch, "val", self.val_loss, self.val_accuracy)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count loss and accuracies of one test batch."""
-        self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
+        """Count loss and accuracies of one test batch, in float32 whatever the Trainer's mixed precision."""
+        with full_precision(batch[0].device):
+            self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Class probabilities ``(N, num_classes)`` of one batch."""

@@ -15,12 +15,12 @@ from acnet_pl.analysis.pruning import DEFAULT_RATIOS
 from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks.kernels import commonest_kernel_size
 from acnet_pl.deploy import load_fused
+from acnet_pl.nn.precision import full_precision
 from acnet_pl.reproduce.plan import PlannedRun, instantiate_data
 
 __all__ = ["fused_file", "locations", "magnitude", "pruning", "stored_pruning"]
 
 _FILE = "pruning.json"
-_MIXED = {"16": torch.float16, "bf16": torch.bfloat16}
 
 
 def fused_file(folder: Path) -> Path | None:
@@ -66,7 +66,7 @@ def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
 def pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
     """Fig. 5's curves of a run on the test images, curve by curve, going on after an interruption.
 
-    Evaluated in the run's own precision, as its accuracy in the tables is.
+    Evaluated in float32, as the accuracy in the tables is: with nothing removed it is that accuracy.
 
     Args:
         run: The run, whose data are used.
@@ -82,11 +82,11 @@ def pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
     if path is None or not missing:
         return list(done.values())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_fused(path, device).to(memory_format=torch.channels_last)
+    network = load_fused(path, device).float().to(memory_format=torch.channels_last)
     batches = list(_test_batches(run, device))
     for where in missing:
         ratios = possible_ratios(network, where)
-        with _precision(run, device):
+        with full_precision(device):
             done[where] = pruning_curve(network, batches, where, ratios, range(seeds))
         _write(folder / _FILE, {"curves": [curve.as_dict() for curve in done.values()]})
     return list(done.values())
@@ -105,13 +105,6 @@ def possible_ratios(network: nn.Module, where: Location) -> Sequence[float]:
 
 def _is_odd(module: nn.Conv2d) -> bool:
     return module.kernel_size[0] >= 3 and module.kernel_size[0] % 2 == 1
-
-
-def _precision(run: PlannedRun, device: torch.device) -> torch.autocast:
-    """Mixed precision, by one of the names that the Trainer knows it by; otherwise nothing changes."""
-    dtype = _MIXED.get(str(run.config["trainer"].get("precision")).removesuffix("-mixed"))
-    # Without the cache, which would keep a copy of the weights of every pruned network.
-    return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def _test_batches(run: PlannedRun, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -38,15 +38,15 @@ IMAGENET_RECIPES: Mapping[str, Recipe] = {
 PLAIN = Variant("plain", "plain")
 ACNET = Variant("acb", "ACNet")
 
-TOP1 = Measure("metrics/test/top1", "Top-1")
-TOP5 = Measure("metrics/test/top5", "Top-5")
+TOP1 = Measure("rotation/original/top1", "Top-1")
+TOP5 = Measure("rotation/original/top5", "Top-5")
 
 
 def pairs(measure: Measure, rows: Mapping[str, Sequence[float]]) -> dict[tuple[str, str, str], float]:
     """Published figures of a table with a plain and an ACNet column, by model.
 
     Example:
-        >>> pairs(TOP1, {"vgg16": (94.12, 94.47)})[("vgg16", "acb", "metrics/test/top1")]
+        >>> pairs(TOP1, {"vgg16": (94.12, 94.47)})[("vgg16", "acb", "rotation/original/top1")]
         94.47
     """
     return {
