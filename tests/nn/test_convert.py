@@ -133,14 +133,15 @@ def test_new_branches_start_inactive_and_learn(
         F.mse_loss(acnet(images()), target).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         for branch in ("horizontal", "vertical"):
-            kernel, own = getattr(block, branch), getattr(block, f"{branch}_norm")
+            kernel = getattr(block, branch)
+            own = getattr(block, f"{branch}_norm") or getattr(block, f"{branch}_scale")
             if kernel is None:
                 continue
             moved = not torch.equal(kernel.weight, getattr(before, branch).weight)
             if own is None:
                 assert moved  # a zero kernel learns at once
             else:
-                assert own.weight.all()  # γ learns at the first step, the kernel from the second
+                assert own.weight.all()  # γ or the scale learns at the first step, the kernel from the second
                 assert moved == (step == 1)
     acnet.eval()
     assert difference(acnet, fuse_model(acnet), images()) <= 1e-5

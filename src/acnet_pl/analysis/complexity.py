@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.analysis.evaluation import evaluating, placed
-from acnet_pl.nn import ACBlock, explicit_branches
+from acnet_pl.nn import FusibleConv, explicit_branches
 
 __all__ = ["Complexity", "complexity"]
 
@@ -41,10 +41,10 @@ def complexity(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexit
     """Count parameters and multiply-accumulates of a model as it is given, by evaluating one image of zeros.
 
     Counted are convolutions and matrix products (linear layers, attention), as half the FLOPs that
-    ``torch.utils.flop_counter`` reports; not biases, batch norms, activations and pooling. An ACBlock that is not
-    folded counts as what a training step's forward pass computes: three convolutions where each branch has its own
-    batch norm, one of the summed kernel where batch norm follows the sum. Count the folded copy for the cost of
-    deployment. The model, its mode and its buffers stay as they are.
+    ``torch.utils.flop_counter`` reports; not biases, batch norms, activations and pooling. A block counts as what a
+    training step's forward pass computes: every branch where each has its own batch norm, one convolution of the summed
+    kernel where batch norm follows the sum. Count the fused copy for the cost of deployment. The model, its mode and
+    its buffers stay as they are.
 
     Args:
         model: Takes images ``(N, C, H, W)``.
@@ -57,8 +57,8 @@ def complexity(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexit
     """
     image = placed(model, torch.zeros(1, *input_shape))
     counter = FlopCounterMode(display=False)
-    # In eval mode a block would use its folded kernel.
-    trained_apart = nn.ModuleList(m for m in model.modules() if isinstance(m, ACBlock) and m.norm is None)
+    # In eval mode a block would use its fused kernel.
+    trained_apart = nn.ModuleList(m for m in model.modules() if isinstance(m, FusibleConv) and m.trains_apart)
     with evaluating(model), explicit_branches(trained_apart), counter:
         model(image)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from acnet_pl.analysis.evaluation import Batches, count_correct, evaluating, labelled, logits_of, require_samples
-from acnet_pl.nn import ACBlock, FusibleConv
+from acnet_pl.nn import FusibleConv
 
 __all__ = ["TRANSFORMS", "RotationAccuracy", "RotationMetric", "flip_response", "rotation_accuracy", "rotation_logits"]
 
@@ -191,10 +191,11 @@ def flip_response(
 
     Returns:
         Per kernel, max |response to flipped − flipped response| / max |response|: rounding error if it does, of the
-        order of 1 if not. The keys are "square", "horizontal" and "vertical", as far as a block has such branches,
-        and "folded"; for an nn.Conv2d just "folded".
+        order of 1 if not. The keys are the names of the block's branches ("square", "horizontal" and "vertical" of an
+        ACBlock) and "folded"; for a layer of one branch just "folded".
 
     Example:
+        >>> from acnet_pl.nn import ACBlock
         >>> responses = flip_response(ACBlock(2, 4, 3), torch.randn(1, 2, 8, 8))
         >>> {name: difference < 1e-5 for name, difference in responses.items()}
         {'square': False, 'horizontal': True, 'vertical': False, 'folded': False}
@@ -203,9 +204,8 @@ def flip_response(
     if direction not in axes:
         raise ValueError(f"`direction` (={direction!r}) must be 'up-down' or 'left-right'")
     kernels: dict[str, Tensor] = {}
-    if isinstance(layer, ACBlock):
-        branches = {name: getattr(layer, name) for name in ("square", "horizontal", "vertical")}
-        kernels.update({name: conv.weight for name, conv in branches.items() if conv is not None})
+    if isinstance(layer, FusibleConv) and len(layer.branches()) > 1:
+        kernels.update({name: _trimmed(kernel) for name, (kernel, _) in layer.fuse_branches().items()})
     kernels["folded"] = layer.get_equivalent_kernel_bias()[0] if isinstance(layer, FusibleConv) else layer.weight
 
     def difference(kernel: Tensor) -> float:
@@ -214,6 +214,16 @@ def flip_response(
 
         expected = respond(images.to(kernel)).flip(axes[direction])
         actual = respond(images.to(kernel).flip(axes[direction]))
-        return float((actual - expected).abs().max() / expected.abs().max())
+        largest = expected.abs().max()
+        return float((actual - expected).abs().max() / largest) if largest else 0.0
 
     return {name: difference(kernel) for name, kernel in kernels.items()}
+
+
+def _trimmed(kernel: Tensor) -> Tensor:
+    """The kernel ``(O, I/groups, kH, kW)`` without rows and columns of zeros around it."""
+    used = kernel.abs().sum((0, 1)) > 0
+    if not used.any():
+        return kernel
+    rows, columns = (used.any(axis).nonzero().flatten() for axis in (1, 0))
+    return kernel[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

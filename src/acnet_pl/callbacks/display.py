@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from acnet_pl.nn import ACBlock, FusibleConv
+from acnet_pl.nn import FusibleConv
 
 __all__ = ["ConvSummary", "ProgressBar", "conv_table"]
 
@@ -32,7 +32,7 @@ class ProgressBar(RichProgressBar):
 
 
 class ConvSummary(Callback):
-    """Print, when fit starts, which kinds of convolution the network has: how many ACBlocks, and what stayed plain."""
+    """Print, when fit starts, which kinds of convolution the network has: how many blocks, and what stayed plain."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table on rank zero."""
@@ -69,9 +69,7 @@ def _kind(module: nn.Module) -> str:
     assert isinstance(module, (FusibleConv, nn.Conv2d))
     height, width = module.kernel_size
     kind = f"{name} {height}×{width}"
-    if isinstance(module, ACBlock) and module.fused is None:
-        branches = [
-            f"{conv.kernel_size[0]}×{conv.kernel_size[1]}" for conv in (module.horizontal, module.vertical) if conv
-        ]
-        kind += f" ({' + '.join([f'{height}×{width}', *branches])})"
+    branches = module.branches() if isinstance(module, FusibleConv) else []
+    if len(branches) > 1:
+        kind += f" ({' + '.join(branch.title for branch in branches)})"
     return kind

@@ -15,15 +15,14 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from acnet_pl.nn import ACBlock
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
+from acnet_pl.nn.surgery.merge import blocks_of, merge_block, merged_velocity, output_moments
 
 __all__ = ["LateFold"]
 
 
 class LateFold(Callback):
-    """At the start of an epoch, turn every ACBlock into a convolution with one batch norm, and train on as a plain net.
+    """At the start of an epoch, turn every block into a convolution with one batch norm, and train on as a plain net.
 
     In eval mode the network computes the same before and after. The batch norms get the statistics of the first batch
     of the epoch, over all processes, and γ and β that undo them; a block with one batch norm after the sum keeps that.
@@ -69,7 +68,7 @@ class LateFold(Callback):
         self._done = True
         network = pl_module.net
         assert isinstance(network, nn.Module)
-        if any(isinstance(module, ACBlock) for module in network.modules()):
+        if any(True for _ in blocks_of(network)):
             pl_module.net = self._fold(trainer, network, batch[0])
             self._register(trainer, pl_module)
 

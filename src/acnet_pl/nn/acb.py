@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -23,8 +22,7 @@ from acnet_pl.nn.arguments import (
 )
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fold_cache import FoldCache
-from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, is_frozen, kernel_of
-from acnet_pl.nn.fusion import sum_branches
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
@@ -34,7 +32,6 @@ __all__ = ["ACBlock", "BranchNorm", "Position"]
 _BRANCHES = ("square", "horizontal", "vertical")
 BranchNorm = bool | Literal["scale"]
 Position = Literal["skeleton", "border"]
-Branch = tuple[str, nn.Conv2d, nn.Module | None]  # its name, convolution and batch norm or scale
 
 
 class ACBlock(FusibleConv):
@@ -144,7 +141,6 @@ class ACBlock(FusibleConv):
         self.gamma_init = gamma_init
         self.draw: KernelDraw = draw
         self.paired = paired
-        self.explicit = False
         self._cache = FoldCache()
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
@@ -182,7 +178,7 @@ class ACBlock(FusibleConv):
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, those in the branches to γ = ``gamma_init``."""
         main: Tensor | None = None
-        for name, conv, norm in self.branches():
+        for name, conv, norm in self._layers():
             generator = branch_generator(main, name) if self.paired and main is not None else None
             draw_kernel(conv.weight, self.draw, generator)
             main = conv.weight if main is None else main
@@ -197,7 +193,7 @@ class ACBlock(FusibleConv):
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
         if self.explicit or self.fused is not None or is_traced(x) or needs_calls(self._modules.values()):
             return self.forward_branches(x)
-        norms = [self.norm, *(norm for _, _, norm in self.branches())]
+        norms = [self.norm, *(norm for _, _, norm in self._layers())]
         if all(map(is_frozen, norms)):
             return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
         if self.norm is not None:
@@ -211,25 +207,23 @@ class ACBlock(FusibleConv):
         total = self._sum_branches(x)
         return total if self.norm is None else self._call(self.norm, total)
 
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Kernel ``(O, I/groups, k, k)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 6-7)."""
+    def fuse_branches(self) -> dict[str, Fused]:
+        """Return by branch its kernel in the k×k window and its bias, in float64 (Eq. 2 and 3)."""
         if self.fused is not None and self.fused.bias is not None:
-            return exact(self.fused.weight), exact(self.fused.bias)
-        branches = []
-        for name, conv, norm in self.branches():
+            return {"fused": (exact(self.fused.weight), exact(self.fused.bias))}
+        branches = {}
+        for name, conv, norm in self._layers():
             kernel, bias = exact(kernel_of(conv)), exact(conv.weight.new_zeros(self.out_channels))
             if norm is not None:
                 kernel, bias = fold_norm(kernel, bias, norm)
-            branches.append((self.geometry[name].embed(kernel), bias))
-        kernel, bias = sum_branches(branches)
-        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+            branches[name] = self.geometry[name].embed(kernel), bias
+        return branches
 
-    def kernels(self) -> Iterator[Tensor]:
-        """The kernels of the square, horizontal and vertical branch, as far as there are such branches."""
+    def branches(self) -> list[Branch]:
+        """List the square, horizontal and vertical branch, as far as there are such; after in-place fusing, the one."""
         if self.fused is not None:
-            yield self.fused.weight
-        for _, conv, _ in self.branches():
-            yield conv.weight
+            return [Branch("fused", _title(self.fused), (self.fused.weight,), None)]
+        return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm in self._layers()]
 
     def switch_to_deploy(self) -> None:
         """Replace the branches by their fold, in place. Twice is as good as once. Prefer `fuse`, which changes nothing.
@@ -259,8 +253,8 @@ class ACBlock(FusibleConv):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def branches(self) -> list[Branch]:
-        """The branches there are, the square one first."""
+    def _layers(self) -> list[tuple[str, nn.Conv2d, nn.Module | None]]:
+        """Name, convolution and batch norm or scale of each branch, the square one first."""
         layers: dict[str, Any] = self._modules  # read directly: an eval forward costs little more than this look-up
         return [
             (name, layers[name], layers[f"{name}_norm"] or layers[f"{name}_scale"])
@@ -284,7 +278,7 @@ class ACBlock(FusibleConv):
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
         x = self._padded(x)
         total: Tensor | None = None
-        for name, conv, norm in self.branches():
+        for name, conv, norm in self._layers():
             out = self._call(conv, self.geometry[name].pad_or_crop(x))
             out = out if norm is None else self._call(norm, out)
             total = out if total is None else total.add_(out) if in_place else total + out
@@ -296,7 +290,7 @@ class ACBlock(FusibleConv):
             self.geometry[name].embed(
                 scale.scale_kernel(conv.weight) if isinstance(scale, ChannelScale) else conv.weight
             )
-            for name, conv, scale in self.branches()
+            for name, conv, scale in self._layers()
         ]
         total = kernels[0]
         for kernel in kernels[1:]:
@@ -318,3 +312,7 @@ class ACBlock(FusibleConv):
     def _call(module: nn.Module, x: Tensor) -> Tensor:
         out: Tensor = module(x)
         return out
+
+
+def _title(conv: nn.Conv2d) -> str:
+    return "×".join(map(str, conv.kernel_size))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, pair
 from acnet_pl.nn.draw import KernelDraw, draw_kernel, undrawn
-from acnet_pl.nn.fusible import FusibleConv, exact, fold_norm, kernel_of
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, kernel_of
 
 __all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 
@@ -33,6 +32,8 @@ class ConvNorm(FusibleConv):
         norm: Have a batch norm after the convolution.
         draw: How the new kernel is drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
     """
+
+    is_plain = True
 
     def __init__(
         self,
@@ -71,14 +72,18 @@ class ConvNorm(FusibleConv):
         x = self.conv(x)
         return x if self.norm is None else self.norm(x)
 
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias in float64 (Eq. 2); the bias is zero where no batch norm follows."""
-        kernel, bias = exact(kernel_of(self.conv)), exact(self.conv.weight.new_zeros(self.out_channels))
-        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+    def forward_branches(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
+        out: Tensor = self(x)
+        return out
 
-    def kernels(self) -> Iterator[Tensor]:
-        """The one kernel."""
-        yield self.conv.weight
+    def branches(self) -> list[Branch]:
+        """List the one convolution."""
+        return [Branch("conv", "×".join(map(str, self.kernel_size)), (self.conv.weight,), None)]
+
+    def fuse_branches(self) -> dict[str, Fused]:
+        """Return the kernel, and zeros for the bias."""
+        return {"conv": (exact(kernel_of(self.conv)), exact(self.conv.weight.new_zeros(self.out_channels)))}
 
 
 class ConvBuilder(ABC):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.arguments import PaddingMode
-from acnet_pl.nn.fusion import FusionError, fold_batch_norm
+from acnet_pl.nn.branch import Branch, take_over
+from acnet_pl.nn.fusion import FusionError, fold_batch_norm, sum_branches
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen", "kernel_of"]
+__all__ = ["Branch", "Fused", "FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen", "kernel_of"]
+
+Fused = tuple[Tensor, Tensor]
+"""Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``."""
 
 
 def exact(tensor: Tensor) -> Tensor:
@@ -75,9 +80,20 @@ def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
 class FusibleConv(nn.Module, ABC):
     """A training-time module that computes, in eval mode, what one ``nn.Conv2d`` computes.
 
-    Subclasses say how their parameters make one kernel and bias (`fold`); everything else is here. To add another
-    re-parameterisable block, subclass this and give it a `ConvBuilder`. The attributes are those of ``nn.Conv2d``.
+    It is a sum of branches, with one batch norm after the sum if it has a `norm`. To add a re-parameterisable block,
+    say what its branches are (`branches`), compute (`forward_branches`) and fuse to (`fuse_branches`), and give it a
+    `ConvBuilder`. Fusing, display, counting, conversion with ``init="preserve"``, `LateFold` and the comparison with
+    the fused network follow from these. The first branch is the main one: it has a kernel of the block's own shape.
+
+    The attributes are those of ``nn.Conv2d``, and ``explicit``: compute `forward_branches` also where a shortcut gives
+    the same (see `explicit_branches`).
     """
+
+    is_plain: ClassVar[bool] = False
+    """Whether it is a convolution with its batch norm, which every other kind can become."""
+
+    norm: _BatchNorm | None
+    """The batch norm after the sum of the branches. Every block registers it, or None, under this name."""
 
     def __init__(
         self,
@@ -99,20 +115,77 @@ class FusibleConv(nn.Module, ABC):
         self.dilation = dilation
         self.groups = groups
         self.padding_mode = padding_mode
+        self.explicit = False
 
     @abstractmethod
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters."""
+    def branches(self) -> Sequence[Branch]:
+        """List the branches, the main one first."""
 
     @abstractmethod
+    def forward_branches(self, x: Tensor) -> Tensor:
+        """Evaluate the branches one by one, whatever the mode: the definition of the block."""
+
+    @abstractmethod
+    def fuse_branches(self) -> dict[str, Fused]:
+        """Return by branch the kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` that compute the same in eval mode.
+
+        In float64, differentiable in the parameters, in the block's window and without the `norm` after the sum.
+        """
+
+    @property
+    def trains_apart(self) -> bool:
+        """Whether a training step evaluates the branches one by one, and not one convolution of their sum."""
+        return self.norm is None
+
+    def fuse_sum(self) -> Fused:
+        """Return the kernel and bias of the sum of the branches, as `fuse_branches` gives them (Eq. 6-7)."""
+        return sum_branches(self.fuse_branches().values())
+
+    def fold(self) -> Fused:
+        """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 2)."""
+        kernel, bias = self.fuse_sum()
+        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+
     def kernels(self) -> Iterator[Tensor]:
-        """The convolution kernels that are folded, the square one first."""
+        """The trainable kernels, the main branch's first."""
+        return (kernel for branch in self.branches() for kernel in branch.kernels)
 
     def norms(self) -> Iterator[_BatchNorm]:
-        """The batch norms that are folded."""
+        """The batch norms, inside of branches and after."""
         return (module for module in self.modules() if isinstance(module, _BatchNorm))
 
-    def get_equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def begin_as(self, conv: nn.Conv2d, norm: _BatchNorm | None) -> None:
+        """Compute, in eval mode, what a convolution and the batch norm after it compute; the main branch does it all.
+
+        The main branch takes the kernel, the batch norm the statistics; a bias goes into the running mean. Without a
+        batch norm the block's own becomes the identity in eval mode (mean 0, variance 1 - eps, γ = 1, β = the bias).
+        The other branches start inactive, yet learn: at first their γ, which is 0, and with it their kernels, which
+        are random; where they have no γ, their kernels, which are 0.
+
+        Args:
+            conv: Of the block's shape.
+            norm: After it.
+
+        Raises:
+            TypeError: The block has no batch norm to take the statistics over.
+        """
+        main, *others = self.branches()
+        target = main.norm if self.norm is None else self.norm
+        if not isinstance(target, _BatchNorm):
+            raise TypeError(
+                f"init='preserve' needs a batch norm after the main branch or the sum of a {type(self).__name__}; use "
+                "init='scratch'"
+            )
+        main.kernels[0].copy_(conv.weight)
+        if isinstance(main.norm, ChannelScale):
+            main.norm.reset_parameters()
+        take_over(target, conv, norm)
+        trainable = conv.weight.requires_grad or (norm is not None and any(p.requires_grad for p in norm.parameters()))
+        for branch in others:
+            branch.turn_off(conv.weight, trainable)
+
+    def get_equivalent_kernel_bias(self) -> Fused:
         """Kernel and bias of the one equivalent convolution, differentiable, in the block's dtype and on its device.
 
         The name is that of the authors' code. The statistics are the running ones, also in train mode.

@@ -15,7 +15,7 @@ from acnet_pl.nn.surgery.copying import deep_copy
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.inherit import inherit_layer, inherit_values
+from acnet_pl.nn.surgery.inherit import inherit_layer
 from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, conversion_report, reports_in
 from acnet_pl.nn.surgery.trace import Layer, layers, listed
@@ -138,7 +138,7 @@ def convert_with(
         arguments = {name: value[0] for name, value in numbers.items()}
         size = layer.kernel_size[0]
         block = conv(layer.in_channels, layer.out_channels, size, groups=layer.groups, norm=norm, **arguments)
-        if isinstance(block, ConvNorm) or not isinstance(block, FusibleConv):
+        if not isinstance(block, FusibleConv) or block.is_plain:
             return f"stays plain by {conv!r}"
         return block
 
@@ -198,7 +198,7 @@ def _convert(
                 unknown += [name] * (name in flow.unknown)
                 inherit_layer(block, layer, norm)
                 if init == "preserve":
-                    inherit_values(block, layer, norm)
+                    block.begin_as(layer, norm)
                 replacements[layer] = block
                 if norm is not None:
                     replacements[norm] = activation_of(norm)

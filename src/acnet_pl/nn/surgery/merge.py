@@ -9,44 +9,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.acb import ACBlock
 from acnet_pl.nn.conv import ConvNorm
-from acnet_pl.nn.fusible import exact, fold_norm
-from acnet_pl.nn.fusion import FusionError, fold_batch_norm
-from acnet_pl.nn.scale import ChannelScale
+from acnet_pl.nn.fusible import FusibleConv, exact
+from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.fuse import replace_modules
 
-__all__ = ["Moments", "merge_as_saved", "merge_block", "merged_velocity", "output_moments"]
+__all__ = ["Moments", "blocks_of", "merge_as_saved", "merge_block", "merged_velocity", "output_moments"]
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance ``(O,)`` in float64."""
 
 
 @torch.no_grad()
-def merge_block(block: ACBlock, moments: Moments | None = None) -> ConvNorm:
+def merge_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
     """Make a plain convolution and batch norm of a block, which computes the same in eval mode.
 
-    With batch norms in the branches the kernel is the folded one, and the batch norm has the statistics given, γ that
+    With batch norms in the branches the kernel is the fused one, and the batch norm has the statistics given, γ that
     undoes the division by them and β that undoes the subtraction. With one batch norm after the sum, that is kept as it
     is behind the sum of the kernels.
 
     Args:
-        block: It is used up: its square kernel and one of its batch norms live on in the layer, with new values.
-        moments: Of the output of the block's folded convolution without its bias, see `output_moments`; for a block
+        block: It is used up: its main kernel and one of its batch norms live on in the layer, with new values.
+        moments: Of the output of the block's fused convolution without its bias, see `output_moments`; for a block
             with batch norms in the branches.
 
     Raises:
-        FusionError: The block cannot be folded, or its batch norm has no γ and β to undo statistics with.
+        FusionError: The block cannot be fused, or its batch norm has no γ and β to undo statistics with.
     """
-    square, norm = block.square, block.norm or block.square_norm
-    if square is None or not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        raise FusionError("it has no square kernel followed by a batch norm with running statistics")
+    weight, norm = _survivors(block)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    kernel, bias = block.fuse_sum()
     if block.norm is None:
         if norm.weight is None:
             raise FusionError("its batch norms have no γ and β (affine=False), which would have to undo statistics")
         if moments is None:
             raise ValueError("a block with batch norms in its branches needs the `moments` of its output")
-        kernel, bias = block.fold()
         mean, var = moments
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(var)
@@ -55,8 +53,8 @@ def merge_block(block: ACBlock, moments: Moments | None = None) -> ConvNorm:
         norm.weight.copy_((exact(norm.running_var) + norm.eps).sqrt())
         norm.bias.copy_(bias + exact(norm.running_mean))
     else:
-        kernel = _summed(block, exact, {})
-    square.weight.copy_(kernel)
+        norm.running_mean.copy_(exact(norm.running_mean) - bias)
+    weight.copy_(kernel)
 
     with torch.device("meta"):
         layer = ConvNorm(
@@ -69,18 +67,17 @@ def merge_block(block: ACBlock, moments: Moments | None = None) -> ConvNorm:
             block.groups,
             block.padding_mode,
         )
-    layer.conv.weight = square.weight
+    layer.conv.weight = weight
     layer.norm = norm
     layer.training = layer.conv.training = block.training
     return layer
 
 
-@torch.no_grad()
-def merged_velocity(block: ACBlock, velocity: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+def merged_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
     """How fast the parameters of `merge_block`'s layer move, when those of the block move so.
 
     The map from the branches to kernel and β is differentiated at the present parameters and statistics: the kernel
-    moves as the folded kernel does, be it by the branches' kernels or by their γ; β as the sum of theirs; γ, which does
+    moves as the fused kernel does, be it by the branches' kernels or by their γ; β as the sum of theirs; γ, which does
     what the kernel's length does, begins at rest.
 
     Args:
@@ -90,24 +87,49 @@ def merged_velocity(block: ACBlock, velocity: Mapping[Tensor, Tensor]) -> dict[T
     Returns:
         By the parameters that live on.
     """
-    assert block.square is not None
+    weight, norm = _survivors(block)
     moved: dict[Tensor, Tensor] = {}
-    if block.square.weight in velocity:
-        moved[block.square.weight] = _summed(block, lambda kernel: exact(velocity[kernel]), velocity)
+    if weight in velocity:
+        moved[weight] = _moved_kernel(block, velocity)
     if block.norm is not None:
-        moved.update({parameter: velocity[parameter] for parameter in block.norm.parameters() if parameter in velocity})
-    elif block.square_norm is not None and block.square_norm.bias in velocity:
-        biases = [norm.bias for _, _, norm in block.branches() if isinstance(norm, _BatchNorm)]
-        moved[block.square_norm.bias] = torch.stack([exact(velocity[bias]) for bias in biases]).sum(0)
-        moved[block.square_norm.weight] = torch.zeros_like(block.square_norm.weight)
-    return {parameter: value.to(parameter) for parameter, value in moved.items()}
+        moved.update({parameter: velocity[parameter] for parameter in norm.parameters() if parameter in velocity})
+    elif norm.bias in velocity:
+        norms = [branch.norm for branch in block.branches() if isinstance(branch.norm, _BatchNorm)]
+        moved[norm.bias] = torch.stack([exact(velocity[own.bias]) for own in norms if own.bias in velocity]).sum(0)
+        moved[norm.weight] = torch.zeros_like(norm.weight)
+    return {parameter: value.detach().to(parameter) for parameter, value in moved.items()}
+
+
+def _survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
+    """The main kernel and the batch norm of a block that live on in the plain layer."""
+    main = block.branches()[0]
+    weight, norm = main.kernels[0], main.norm if block.norm is None else block.norm
+    if not (
+        isinstance(weight, nn.Parameter)
+        and isinstance(norm, _BatchNorm)
+        and norm.running_mean is not None
+        and norm.running_var is not None
+    ):
+        raise FusionError("it has no main kernel followed by a batch norm with running statistics")
+    return weight, norm
+
+
+@torch.enable_grad()
+def _moved_kernel(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> Tensor:
+    """The fused kernel's derivative along the velocity, as the gradient of its gradient, linear in ``along``."""
+    kernel = block.fuse_sum()[0]
+    moving = [parameter for parameter in block.parameters() if parameter in velocity and parameter.requires_grad]
+    along = torch.zeros_like(kernel, requires_grad=True)
+    gradients = torch.autograd.grad(kernel, moving, along, create_graph=True, materialize_grads=True, allow_unused=True)
+    total = torch.stack([(exact(g) * exact(velocity[p])).sum() for g, p in zip(gradients, moving, strict=True)]).sum()
+    return torch.autograd.grad(total, along)[0]
 
 
 @torch.no_grad()
 def output_moments(
     network: nn.Module, images: Tensor, total: Callable[[Tensor], Tensor] = lambda x: x
-) -> dict[ACBlock, Moments]:
-    """Mean and variance of the outputs of the blocks' folded convolutions without their biases, on some images.
+) -> dict[FusibleConv, Moments]:
+    """Mean and variance of the outputs of the blocks' fused convolutions without their biases, on some images.
 
     Args:
         network: Evaluated in eval mode; its modes are as before when this returns.
@@ -117,17 +139,17 @@ def output_moments(
     Raises:
         FusionError: A block is not reached by the images.
     """
-    sums: dict[ACBlock, Tensor] = {}
+    sums: dict[FusibleConv, Tensor] = {}
 
     def observe(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, ACBlock)
+        assert isinstance(module, FusibleConv)
         values = output.to("cpu", torch.float64) if output.device.type == "mps" else output.double()
         values = values.transpose(0, 1).flatten(1)
         count = values.new_full((len(values),), values.shape[1])
         seen = torch.stack([count, values.sum(1), values.square().sum(1)])
         sums[module] = sums[module] + seen if module in sums else seen
 
-    blocks = [module for module in network.modules() if isinstance(module, ACBlock) and module.fused is None]
+    blocks = list(blocks_of(network))
     handles = [block.register_forward_hook(observe) for block in blocks]
     try:
         with _evaluated(network):
@@ -157,32 +179,21 @@ def merge_as_saved(network: nn.Module, saved: Collection[str]) -> nn.Module:
         The network.
     """
     layers: dict[nn.Module, nn.Module] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, ACBlock) and f"{name}.conv.weight".lstrip(".") in saved:
-            unit = torch.ones(module.out_channels, dtype=torch.float64)
-            layers[module] = merge_block(module, (0 * unit, unit))
+    names = {module: name for name, module in network.named_modules()}
+    for block in blocks_of(network):
+        prefix = f"{names[block]}.".lstrip(".")
+        whole = all(f"{prefix}{name}" in saved for name in block.state_dict())
+        if f"{prefix}conv.weight" in saved and not whole:
+            unit = torch.ones(block.out_channels, dtype=torch.float64)
+            layers[block] = merge_block(block, (0 * unit, unit))
     return replace_modules(network, layers)
 
 
-def _summed(block: ACBlock, moved: Callable[[Tensor], Tensor], velocity: Mapping[Tensor, Tensor]) -> Tensor:
-    """Σ of a tensor per branch, embedded and scaled as its kernel is, and of what γ or scale add when they move."""
-    terms = []
-    for name, conv, norm in block.branches():
-        term = moved(conv.weight)
-        if norm is not None:
-            term = fold_norm(term, None, norm)[0]
-        if isinstance(norm, ChannelScale) and norm.weight in velocity:
-            term = term + exact(conv.weight) * exact(velocity[norm.weight]).reshape(-1, 1, 1, 1)
-        elif isinstance(norm, _BatchNorm) and norm.weight in velocity:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            statistics = exact(norm.running_mean), exact(norm.running_var)
-            term = (
-                term
-                + fold_batch_norm(exact(conv.weight), None, *statistics, exact(velocity[norm.weight]), eps=norm.eps)[0]
-            )
-        terms.append(block.geometry[name].embed(term))
-    return torch.stack(terms).sum(0)
+def blocks_of(network: nn.Module) -> Iterator[FusibleConv]:
+    """The blocks of a network that are more than a convolution with its batch norm."""
+    for module in network.modules():
+        if isinstance(module, FusibleConv) and not module.is_plain:
+            yield module
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""Branch: what others may know of one branch of a block, and how it begins in a network that is trained already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.scale import ChannelScale
+
+__all__ = ["Branch", "take_over"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One summand of a block.
+
+    Attributes:
+        name: Its name, the key of `FusibleConv.fuse_branches`.
+        title: What it computes, for display: "3×3", "identity".
+        kernels: Its trainable kernels, in the order of their use.
+        norm: Its last layer, a batch norm or scale whose γ = 0 turns the branch off; None where it has neither.
+    """
+
+    name: str
+    title: str
+    kernels: tuple[Tensor, ...]
+    norm: nn.Module | None
+
+    @torch.no_grad()
+    def turn_off(self, like: Tensor, trainable: bool) -> None:
+        """Let the branch begin at zero: its γ, or its last kernel where it has none.
+
+        Args:
+            like: A kernel whose dtype and device a batch norm's new γ and β take, where it has had none.
+            trainable: Whether γ and β learn.
+        """
+        if isinstance(self.norm, _BatchNorm) and not self.norm.affine:
+            self.norm.affine = True
+            self.norm.weight, self.norm.bias = (nn.Parameter(torch.zeros_like(like[:, 0, 0, 0])) for _ in range(2))
+        if isinstance(self.norm, (_BatchNorm, ChannelScale)):
+            nn.init.zeros_(self.norm.weight)
+            self.norm.requires_grad_(trainable)
+        else:
+            nn.init.zeros_(self.kernels[-1])
+
+
+@torch.no_grad()
+def take_over(target: _BatchNorm, conv: nn.Conv2d, norm: _BatchNorm | None) -> None:
+    """Give a block's batch norm the values of the one that it replaces, or make it the identity in eval mode.
+
+    Args:
+        target: The block's batch norm, changed in place.
+        conv: The convolution that the block replaces; its bias goes into the running mean.
+        norm: The batch norm after that; None where there is none.
+    """
+    if norm is not None:
+        target.load_state_dict({key: value for key, value in norm.state_dict().items() if key in target.state_dict()})
+        if conv.bias is not None and target.running_mean is not None:
+            target.running_mean -= conv.bias
+        return
+    nn.init.ones_(target.weight)
+    if conv.bias is not None:
+        target.bias.copy_(conv.bias)
+    if target.running_var is not None:
+        target.running_var.fill_(1 - target.eps)
