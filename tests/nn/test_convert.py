@@ -476,7 +476,7 @@ def test_builder_decides_what_convolutions_become(randomise: Randomise, differen
     plain = convert_with(model, PlainConv())
     assert repr(plain) == repr(model)
     assert difference(model, plain, images()) == 0
-    assert conversion_report(plain).reasons() == {"stays plain by PlainConv()": 3}
+    assert conversion_report(plain).reasons() == {f"stays plain by {PlainConv()!r}": 3}
     assert (
         len(conversion_report(convert_with(torchvision.models.resnet18(), ACBConv(), kernel_sizes=3)).converted) == 16
     )
