@@ -69,7 +69,7 @@ def test_the_layer_where_they_part_is_named(tmp_path, monkeypatch):
             folded.stages[1][0].conv2.weight[0, 0, 0, 0] += 5
         return folded
 
-    monkeypatch.setattr("acnet_pl.callbacks.equivalence.fuse_model", broken)
+    monkeypatch.setattr("acnet_pl.callbacks.subject.fuse_model", broken)
     with pytest.raises(EquivalenceError, match=r"part at 'stages\.1\.0\.conv2'"):
         trainer(tmp_path, EquivalenceCheck()).fit(classifier(), datamodule=data())
 

@@ -4,6 +4,7 @@ from acnet_pl.analysis.complexity import Complexity, complexity
 from acnet_pl.analysis.divergence import Divergence, first_divergence
 from acnet_pl.analysis.equivalence import Equivalence, EquivalenceMetric, compare, evaluate_pair
 from acnet_pl.analysis.evaluation import accuracy
+from acnet_pl.analysis.inputs import Inputs, labels_of, network_inputs
 from acnet_pl.analysis.kernels import KernelMagnitude, kernel_magnitude
 from acnet_pl.analysis.locations import LOCATIONS, Location, location_mask
 from acnet_pl.analysis.plots import plot_kernel_magnitude, plot_pruning_curves
@@ -15,6 +16,7 @@ from acnet_pl.analysis.rotation import (
     flip_response,
     rotation_accuracy,
     rotation_logits,
+    rotation_outputs,
 )
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Divergence",
     "Equivalence",
     "EquivalenceMetric",
+    "Inputs",
     "KernelMagnitude",
     "Location",
     "PruningCurve",
@@ -36,11 +39,14 @@ __all__ = [
     "first_divergence",
     "flip_response",
     "kernel_magnitude",
+    "labels_of",
     "location_mask",
+    "network_inputs",
     "plot_kernel_magnitude",
     "plot_pruning_curves",
     "prune_by_location",
     "pruning_curve",
     "rotation_accuracy",
     "rotation_logits",
+    "rotation_outputs",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.analysis.evaluation import evaluating, placed
+from acnet_pl.analysis.inputs import sample_count, tensors_of
 from acnet_pl.nn import FusibleConv, explicit_branches
+from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Complexity", "complexity"]
 
@@ -21,14 +24,14 @@ class Complexity:
     Attributes:
         parameters: Number of parameters, trainable or not; buffers such as running statistics are not counted.
         macs: Multiply-accumulates for one image, in convolutions and matrix products.
-        input_shape: ``(C, H, W)`` of that image.
+        input_shape: ``(C, H, W)`` of that image; of several inputs, the first one's.
     """
 
     parameters: int
     macs: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
 
-    def as_dict(self) -> dict[str, int | tuple[int, int, int]]:
+    def as_dict(self) -> dict[str, int | tuple[int, ...]]:
         """The attributes by name."""
         return asdict(self)
 
@@ -37,8 +40,10 @@ class Complexity:
         return f"{self.parameters / 1e6:.3f} M parameters, {self.macs / 1e6:.2f} M multiply-accumulates for {size}"
 
 
-def complexity(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
-    """Count parameters and multiply-accumulates of a model as it is given, by evaluating one image of zeros.
+def complexity(
+    model: nn.Module, input_shape: tuple[int, ...] | None = None, *, example_input: Any = None
+) -> Complexity:
+    """Count parameters and multiply-accumulates of a model as it is given, by evaluating it once.
 
     Counted are convolutions and matrix products (linear layers, attention), as half the FLOPs that
     ``torch.utils.flop_counter`` reports; not biases, batch norms, activations and pooling. A block counts as what a
@@ -47,19 +52,29 @@ def complexity(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexit
     its buffers stay as they are.
 
     Args:
-        model: Takes images ``(N, C, H, W)``.
-        input_shape: ``(C, H, W)`` of one image.
+        model: Takes images ``(N, C, H, W)``, or the example.
+        input_shape: ``(C, H, W)`` of one image, which is all zeros.
+        example_input: Instead: a tensor, a tuple of positional arguments or a dict of keyword arguments. The count is
+            divided by its number of samples.
+
+    Raises:
+        ValueError: There is neither a shape nor an example.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 4 * 4, 10))
         >>> print(complexity(net, (3, 4, 4)))
         0.002 M parameters, 0.00 M multiply-accumulates for 3×4×4
     """
-    image = placed(model, torch.zeros(1, *input_shape))
+    if example_input is None:
+        if input_shape is None:
+            raise ValueError("complexity needs the `input_shape` of an image or an `example_input`")
+        example_input = torch.zeros(1, *input_shape)
+    inputs = placed(model, example_input)
+    shape = next((tuple(tensor.shape[1:]) for tensor in tensors_of(inputs)), ())
     counter = FlopCounterMode(display=False)
     # In eval mode a block would use its fused kernel.
     trained_apart = nn.ModuleList(m for m in model.modules() if isinstance(m, FusibleConv) and m.trains_apart)
     with evaluating(model), explicit_branches(trained_apart), counter:
-        model(image)
+        call(model, inputs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Complexity(parameters, counter.get_total_flops() // 2, input_shape)
+    return Complexity(parameters, counter.get_total_flops() // 2 // max(1, sample_count(inputs)), shape)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.analysis.evaluation import evaluating, full_precision, placed, unpack
+from acnet_pl.analysis.evaluation import device_of, evaluating, full_precision, placed
 from acnet_pl.nn import explicit_branches
+from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Divergence", "first_divergence"]
 
@@ -49,23 +50,21 @@ class Divergence:
         return "\n".join([f"the models part at {self.layer!r} (relative difference of each layer's output):", *lines])
 
 
-def first_divergence(trained: nn.Module, folded: nn.Module, images: Tensor, tolerance: float = 1e-4) -> Divergence:
+def first_divergence(trained: nn.Module, folded: nn.Module, inputs: Any, tolerance: float = 1e-4) -> Divergence:
     """Find the first layer whose output parts by more than a relative tolerance.
 
     Compared are the outputs of all modules that exist under the same name in both, in eval mode, as `compare`
     evaluates them. A convolution that absorbed the batch norm after it is compared with that batch norm's output.
 
     Args:
-        trained: Takes images ``(N, C, H, W)``.
+        trained: Any network.
         folded: The same function, folded.
-        images: One batch, normalised.
+        inputs: One batch: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         tolerance: The largest relative difference taken for rounding.
 
     Raises:
         ValueError: The models have no executed module in common.
     """
-    images, _ = unpack(images)
-    images = placed(trained, images)
     counterparts = _layers(folded)
     expected: dict[str, Tensor] = {}
     convolved: dict[int, tuple[str, Tensor]] = {}  # by the id of a convolution's output, which is kept alive here
@@ -86,11 +85,11 @@ def first_divergence(trained: nn.Module, folded: nn.Module, images: Tensor, tole
         if call in expected:
             differences[call] = _relative_difference(expected.pop(call), output)
 
-    with evaluating(trained, folded), explicit_branches(trained), full_precision(images.device):
+    with evaluating(trained, folded), explicit_branches(trained), full_precision(device_of(trained)):
         with _hooked(_layers(trained), remember):
-            trained(images)
+            call(trained, placed(trained, inputs))
         with _hooked(counterparts, measure):
-            folded(placed(folded, images))
+            call(folded, placed(folded, inputs))
     if not differences:
         raise ValueError("the two models have no module in common; give a model and its folded copy")
     beyond = [call for call, difference in differences.items() if not difference <= tolerance]  # NaN is beyond

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,35 +13,40 @@ from torchmetrics import Metric
 
 from acnet_pl.analysis.evaluation import (
     count_correct,
+    device_of,
     evaluating,
     full_precision,
-    logits_of,
     placed,
     require_samples,
     unpack,
 )
+from acnet_pl.analysis.inputs import Inputs, labels_of, network_inputs, sample_count, tensors_of
 from acnet_pl.nn import explicit_branches
+from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Equivalence", "EquivalenceMetric", "compare", "evaluate_pair"]
+
+_SLOTS = 64  # output tensors whose ranges are kept apart; a network with more compares the rest together
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """How far a folded model's logits are from the trained model's.
+    """How far a folded model's outputs are from the trained model's.
 
     Attributes:
         samples: Number of images compared.
-        max_abs_difference: max |trained − folded| over all images and classes.
-        max_rel_difference: That divided by max |trained|, also over all images and classes.
-        top1_agreement: Share of the images for which both predict the same class.
-        trained_accuracy: Top-1 accuracy of the trained model, 0 to 1; None without labels.
-        folded_accuracy: Top-1 accuracy of the folded model, 0 to 1; None without labels.
+        max_abs_difference: max |trained − folded| over all images and all numbers of the output.
+        max_rel_difference: That divided by max |trained|; of several output tensors, the largest of theirs.
+        top1_agreement: Share of the images for which both predict the same class; NaN agrees with nothing. None where
+            the output is not logits ``(N, num_classes)``.
+        trained_accuracy: Top-1 accuracy of the trained model, 0 to 1; None without labels or logits.
+        folded_accuracy: Top-1 accuracy of the folded model, 0 to 1; None without labels or logits.
     """
 
     samples: int
     max_abs_difference: float
     max_rel_difference: float
-    top1_agreement: float
+    top1_agreement: float | None = None
     trained_accuracy: float | None = None
     folded_accuracy: float | None = None
 
@@ -50,24 +55,27 @@ class Equivalence:
         return self.max_rel_difference <= tolerance
 
     def as_dict(self) -> dict[str, float]:
-        """The attributes by name, without accuracies that are unknown."""
+        """The attributes by name, without those that are unknown."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
         text = (
             f"trained vs folded on {self.samples} images: max difference {self.max_abs_difference:.3g} "
-            f"(relative {self.max_rel_difference:.3g}), top-1 agreement {self.top1_agreement:.2%}"
+            f"(relative {self.max_rel_difference:.3g})"
         )
+        if self.top1_agreement is not None:
+            text += f", top-1 agreement {self.top1_agreement:.2%}"
         if self.trained_accuracy is None or self.folded_accuracy is None:
             return text
         return f"{text}, accuracy {self.trained_accuracy:.2%} trained, {self.folded_accuracy:.2%} folded"
 
 
 class EquivalenceMetric(Metric):
-    """Accumulates an `Equivalence` batch by batch; as a torchmetrics.Metric it is synchronised between processes.
+    """Accumulate an `Equivalence` batch by batch; as a torchmetrics.Metric it is synchronised between processes.
 
-    Its states are two maxima (reduced by max) and four counts (reduced by sum), so the result over several processes
-    is that of one process that saw all their images. Images that a distributed sampler repeats are counted again.
+    Its states are maxima per output tensor (reduced by max) and counts (reduced by sum), so the result over several
+    processes is that of one process that saw all their images. Images that a distributed sampler repeats are counted
+    again.
 
     Example:
         >>> metric = EquivalenceMetric()
@@ -80,6 +88,7 @@ class EquivalenceMetric(Metric):
     max_difference: Tensor
     max_trained: Tensor
     samples: Tensor
+    classified: Tensor
     labelled: Tensor
     agreed: Tensor
     trained_correct: Tensor
@@ -88,32 +97,47 @@ class EquivalenceMetric(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name in ("max_difference", "max_trained"):
-            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="max")
-        for name in ("samples", "labelled", "agreed", "trained_correct", "folded_correct"):
+            self.add_state(name, torch.zeros(_SLOTS), dist_reduce_fx="max")
+        for name in ("samples", "classified", "labelled", "agreed", "trained_correct", "folded_correct"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, trained: Tensor, folded: Tensor, labels: Tensor | None = None) -> None:
-        """Add a batch: the logits ``(N, num_classes)`` of both models and, if known, the labels ``(N,)``.
+    def update(self, trained: Any, folded: Any, labels: Tensor | None = None, samples: int | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            trained: Output of the trained model: a tensor, or tensors in tuples, lists, mappings and dataclasses.
+            folded: Output of the folded model.
+            labels: Class indices ``(N,)``, if known and if the outputs are logits ``(N, num_classes)``.
+            samples: N; None is the first dimension of the first tensor.
 
         Raises:
-            ValueError: The logits differ in shape.
+            ValueError: The outputs have no tensors, or differ in number or shape.
         """
-        if trained.shape != folded.shape:
+        ours, theirs = ([tensor.detach() for tensor in tensors_of(output)] for output in (trained, folded))
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (ours, theirs)]
+        if shapes[0] != shapes[1] or not ours:
             raise ValueError(
-                f"the logits of the trained {tuple(trained.shape)} and the folded model {tuple(folded.shape)} must "
-                "have the same shape; are they the same architecture?"
+                f"the outputs of the trained {shapes[0]} and the folded model {shapes[1]} must be tensors of the same "
+                "shapes; are they the same architecture?"
             )
-        trained, folded = trained.detach(), folded.detach().to(trained)
-        # torch.maximum, not Python's max, because it keeps NaN.
-        difference = (trained - folded).abs().max().to(self.max_difference)
-        self.max_difference = torch.maximum(self.max_difference, difference)
-        self.max_trained = torch.maximum(self.max_trained, trained.abs().max().to(self.max_trained))
-        self.samples += len(trained)
-        self.agreed += (trained.argmax(1) == folded.argmax(1)).sum()
-        if labels is not None:
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            if not one.numel():
+                continue
+            slot = min(index, _SLOTS - 1)
+            # torch.maximum, not Python's max, because it keeps NaN.
+            for state, value in ((self.max_difference, _distance(one, other)), (self.max_trained, _distance(one))):
+                state[slot] = torch.maximum(state[slot], value.to(state))
+        self.samples += sample_count(ours[0]) if samples is None else samples
+        if len(ours) > 1 or ours[0].dim() != 2 or not ours[0].is_floating_point():
+            return
+        logits, other = ours[0], theirs[0].to(ours[0])
+        finite = ~(logits.isnan() | other.isnan()).any(1)
+        self.classified += len(logits)
+        self.agreed += ((logits.argmax(1) == other.argmax(1)) & finite).sum() if logits.numel() else 0
+        if labels is not None and labels.shape == logits.shape[:1]:
             self.labelled += len(labels)
-            self.trained_correct += count_correct(trained, labels)[0]
-            self.folded_correct += count_correct(folded, labels)[0]
+            self.trained_correct += count_correct(logits, labels)[0]
+            self.folded_correct += count_correct(other, labels)[0]
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers of `Equivalence` by name, as tensors."""
@@ -129,44 +153,68 @@ class EquivalenceMetric(Metric):
             return self._result()
 
     def _result(self) -> Equivalence:
-        samples, labelled = require_samples(int(self.samples)), int(self.labelled)
-        difference, size = float(self.max_difference), float(self.max_trained)
+        samples, labelled, classified = require_samples(int(self.samples)), int(self.labelled), int(self.classified)
+        differences, sizes = self.max_difference.tolist(), self.max_trained.tolist()
+        # Where both models give only zeros they are equal, not 0 / 0.
+        relative = [
+            d / size if size else (0.0 if d == 0 else math.inf) for d, size in zip(differences, sizes, strict=True)
+        ]
         return Equivalence(
             samples=samples,
-            max_abs_difference=difference,
-            # Where both models give only zeros they are equal, not 0 / 0.
-            max_rel_difference=difference / size if size else (0.0 if difference == 0 else math.inf),
-            top1_agreement=int(self.agreed) / samples,
+            max_abs_difference=_largest(differences),
+            max_rel_difference=_largest(relative),
+            top1_agreement=int(self.agreed) / classified if classified else None,
             trained_accuracy=int(self.trained_correct) / labelled if labelled else None,
             folded_accuracy=int(self.folded_correct) / labelled if labelled else None,
         )
 
 
-def evaluate_pair(trained: nn.Module, folded: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of both models for one batch, as `compare` evaluates them."""
-    images = placed(trained, images)
-    with evaluating(trained, folded), explicit_branches(trained), full_precision(images.device):
-        return logits_of(trained, images), logits_of(folded, images)
+def evaluate_pair(trained: nn.Module, folded: nn.Module, inputs: Any) -> tuple[Any, Any]:
+    """Evaluate both models on one batch, as `compare` does.
+
+    Args:
+        trained: Any network.
+        folded: The same function, folded.
+        inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+    """
+    with evaluating(trained, folded), explicit_branches(trained), full_precision(device_of(trained)):
+        return call(trained, placed(trained, inputs)), call(folded, placed(folded, inputs))
 
 
-def compare(trained: nn.Module, folded: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> Equivalence:
-    """Compare the logits of a trained model with those of its folded copy, on real batches.
+def compare(trained: nn.Module, folded: nn.Module, batches: Iterable[Any], inputs: Inputs = None) -> Equivalence:
+    """Compare the outputs of a trained model with those of its folded copy, on real batches.
 
     Both are evaluated in eval mode, the trained one with `explicit_branches` (otherwise its folded shortcut would be
     compared with the folded model), without autocast and with TF32 switched off, so that what is measured is the
     folding and not the rounding of reduced-precision arithmetic. Modes and settings are restored.
 
     Args:
-        trained: From images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+        trained: Any network, with tensors or nested tensors as output.
         folded: The same function, folded.
-        batches: Normalised images, or pairs of images and labels ``(N,)``; moved to the models' devices.
+        batches: Normalised images ``(N, C, H, W)``, or pairs of images and labels ``(N,)``; or batches of any form,
+            with ``inputs``. Moved to the models' devices. Empty ones are passed over.
+        inputs: The name of the network's input in a batch, or a function from a batch to it (a tensor, a tuple of
+            positional arguments, a dict of keyword arguments).
 
     Raises:
-        ValueError: There are no images, or the logits of the two differ in shape.
+        ValueError: There are no images, or the outputs of the two differ in shape.
     """
     metric = EquivalenceMetric(sync_on_compute=False)
     for batch in batches:
-        images, labels = unpack(batch)
-        outputs = evaluate_pair(trained, folded, images)
-        metric.to(outputs[0].device).update(*outputs, labels)
+        taken, labels = unpack(batch) if inputs is None else (network_inputs(trained, batch, inputs), labels_of(batch))
+        if not (samples := sample_count(taken)):
+            continue
+        outputs = evaluate_pair(trained, folded, taken)
+        metric.to(device_of(trained)).update(*outputs, labels, samples)
     return metric.result()
+
+
+def _distance(one: Tensor, other: Tensor | None = None) -> Tensor:
+    """Largest absolute value of a tensor, or of its difference from another one."""
+    if not (one.is_floating_point() or one.is_complex()):
+        one, other = one.double(), None if other is None else other.double()
+    return one.abs().max() if other is None else (one - other.to(one)).abs().max()
+
+
+def _largest(values: list[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from acnet_pl.nn.precision import full_precision
@@ -14,11 +16,13 @@ __all__ = [
     "Batches",
     "accuracy",
     "count_correct",
+    "device_of",
     "evaluating",
     "full_precision",
     "labelled",
     "logits_of",
     "placed",
+    "require_logits",
     "require_samples",
     "unpack",
 ]
@@ -78,12 +82,28 @@ def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def placed(model: nn.Module, images: Tensor) -> Tensor:
-    """The images on the device and in the dtype of the model's first floating-point parameter or buffer, if any."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            return images.to(tensor.device, tensor.dtype)
-    return images
+Nested = TypeVar("Nested")
+
+
+def placed(model: nn.Module, inputs: Nested) -> Nested:
+    """Move inputs, nested or not, to the device of the model's first floating-point parameter or buffer, if any.
+
+    Floating-point tensors get its dtype as well.
+    """
+    like = next((tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point()), None)
+
+    def move(tensor: Tensor) -> Tensor:
+        assert like is not None
+        return tensor.to(like if tensor.is_floating_point() else like.device)
+
+    moved: Nested = inputs if like is None else apply_to_collection(inputs, Tensor, move)
+    return moved
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter or buffer; the CPU where it has none."""
+    first = next(iter([*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
@@ -92,14 +112,22 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: The model gives something else, such as a tuple or a feature map.
     """
-    logits = model(placed(model, images))
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    return require_logits(model(placed(model, images)), len(images))
+
+
+def require_logits(output: Any, samples: int) -> Tensor:
+    """Return a model's output if it is logits ``(N, num_classes)`` for N samples.
+
+    Raises:
+        ValueError: It is something else, such as a tuple or a feature map.
+    """
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != samples:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the model must give logits (N, num_classes) for N = {len(images)} images, got {got}; wrap it in a module "
+            f"the model must give logits (N, num_classes) for N = {samples} images, got {got}; wrap it in a module "
             "that returns the logits alone"
         )
-    return logits
+    return output
 
 
 def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
@@ -119,6 +147,7 @@ def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) ->
     """
     largest = min(max(topk), logits.shape[1])
     hits = logits.topk(largest, dim=1).indices == labels.to(logits.device)[:, None]
+    hits &= ~logits.isnan().any(1, keepdim=True)  # what NaN predicts is nothing
     return torch.stack([hits[:, :k].sum() for k in topk])
 
 
@@ -138,6 +167,8 @@ def accuracy(model: nn.Module, batches: Batches, topk: int = 1) -> float:
     with evaluating(model):
         for batch in batches:
             images, labels = labelled(batch)
+            if not len(images):
+                continue
             counts.append(count_correct(logits_of(model, images), labels, (topk,)))
             samples += len(images)
     return sum(int(count) for count in counts) / require_samples(samples)

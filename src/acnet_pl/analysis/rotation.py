@@ -9,13 +9,32 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from acnet_pl.analysis.evaluation import Batches, count_correct, evaluating, labelled, logits_of, require_samples
+from acnet_pl.analysis.evaluation import (
+    Batches,
+    count_correct,
+    evaluating,
+    labelled,
+    placed,
+    require_logits,
+    require_samples,
+)
+from acnet_pl.analysis.inputs import tensors_of
 from acnet_pl.nn import FusibleConv
+from acnet_pl.nn.surgery.running import call
 
-__all__ = ["TRANSFORMS", "RotationAccuracy", "RotationMetric", "flip_response", "rotation_accuracy", "rotation_logits"]
+__all__ = [
+    "TRANSFORMS",
+    "RotationAccuracy",
+    "RotationMetric",
+    "flip_response",
+    "rotation_accuracy",
+    "rotation_logits",
+    "rotation_outputs",
+]
 
 
 def _rotate_90(images: Tensor) -> Tensor:
@@ -39,6 +58,11 @@ TRANSFORMS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     }
 )
 """The columns of Table 4: from images ``(N, C, H, W)`` to images; ``rotate_90`` is counter-clockwise."""
+
+_INVERSES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "original": lambda maps: maps,
+    "rotate_90": lambda maps: torch.rot90(maps, -1, (-2, -1)),
+}  # the others are their own
 
 _TITLES = {
     "original": "Original input",
@@ -131,26 +155,47 @@ class RotationMetric(Metric):
         return RotationAccuracy(samples, accuracy)
 
 
-def rotation_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The model's logits ``(N, num_classes)`` for images ``(N, C, H, W)`` under each of `TRANSFORMS`, in eval mode.
+def rotation_outputs(model: nn.Module, inputs: Any) -> dict[str, Any]:
+    """Evaluate a network, in eval mode, on its input under each of `TRANSFORMS`.
+
+    Args:
+        model: Any network.
+        inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments; all floating-point tensors
+            ``(N, C, H, W)`` in it are transformed.
+
+    Returns:
+        The outputs by transform. Maps ``(N, C, H, W)`` among them, of a segmentation network say, are turned back, to
+        be compared with the original targets.
 
     Raises:
         ValueError: The images are not square and the model cannot take them rotated by 90°, as ``(N, C, W, H)``.
     """
-    height, width = images.shape[-2:]
-    logits = {}
+    shapes = [tuple(tensor.shape[-2:]) for tensor in tensors_of(inputs) if _is_map(tensor)]
+    outputs = {}
     with evaluating(model):
         for name, transform in TRANSFORMS.items():
             try:
-                logits[name] = logits_of(model, transform(images))
+                output = call(model, placed(model, _on_maps(transform, inputs)))
             except RuntimeError as error:
-                if name == "rotate_90" and height != width:
+                wide = [(height, width) for height, width in shapes if height != width]
+                if name == "rotate_90" and wide:
+                    height, width = wide[0]
                     raise ValueError(
                         f"the model takes images of {height}×{width} and fails on {width}×{height}, rotated by 90°: "
                         "use square images, or a model that ends in global pooling"
                     ) from error
                 raise
-    return logits
+            outputs[name] = _on_maps(_INVERSES.get(name, transform), output)
+    return outputs
+
+
+def rotation_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The model's logits ``(N, num_classes)`` for images ``(N, C, H, W)`` under each of `TRANSFORMS`, in eval mode.
+
+    Raises:
+        ValueError: As `rotation_outputs`, or the outputs are no logits.
+    """
+    return {name: require_logits(output, len(images)) for name, output in rotation_outputs(model, images).items()}
 
 
 def rotation_accuracy(model: nn.Module, batches: Batches, topk: Sequence[int] = (1, 5)) -> RotationAccuracy:
@@ -169,6 +214,8 @@ def rotation_accuracy(model: nn.Module, batches: Batches, topk: Sequence[int] = 
     metric = RotationMetric(topk, sync_on_compute=False)
     for batch in batches:
         images, labels = labelled(batch)
+        if not len(images):
+            continue
         logits = rotation_logits(model, images)
         metric.to(logits["original"].device).update(logits, labels)
     return metric.result()
@@ -227,3 +274,11 @@ def _trimmed(kernel: Tensor) -> Tensor:
         return kernel
     rows, columns = (used.any(axis).nonzero().flatten() for axis in (1, 0))
     return kernel[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _is_map(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_floating_point()
+
+
+def _on_maps(transform: Callable[[Tensor], Tensor], value: Any) -> Any:
+    return apply_to_collection(value, Tensor, lambda tensor: transform(tensor) if _is_map(tensor) else tensor)

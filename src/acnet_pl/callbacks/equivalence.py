@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
-from acnet_pl.analysis import Equivalence, EquivalenceMetric, evaluate_pair, first_divergence
-from acnet_pl.nn import fuse_model
+from acnet_pl.analysis import Equivalence, EquivalenceMetric, Inputs, evaluate_pair, first_divergence, labels_of
+from acnet_pl.analysis.inputs import sample_count, tensors_of
+from acnet_pl.callbacks.subject import Subject
 
 __all__ = ["EquivalenceCheck", "EquivalenceError"]
 
@@ -25,85 +28,132 @@ class EquivalenceError(ValueError):
 class EquivalenceCheck(Callback):
     """Compare the trained network, branch by branch, with its fold on the validation batches.
 
-    Logs ``equivalence/max_abs_difference``, ``max_rel_difference`` (of max |trained logits|), ``top1_agreement``,
-    ``trained_accuracy`` and ``folded_accuracy``. Both networks are evaluated outside of autocast. ``result`` holds the
-    last figures.
+    Logs ``equivalence/max_abs_difference`` and ``max_rel_difference`` (of max |trained output|), for classifiers
+    ``top1_agreement``, ``trained_accuracy`` and ``folded_accuracy``, and with ``metric`` ``trained_metric`` and
+    ``folded_metric``. Any outputs are compared: tensors, and tensors nested in tuples, lists, mappings and dataclasses.
+    Both networks are evaluated outside of autocast. ``result`` holds the last figures. Where the weights are swapped
+    for averages during validation (EMA), these are what is compared, wherever in the list of callbacks this one stands.
 
     Args:
         tolerance: Largest relative difference allowed; None is 1e-4 for float32 networks, 1e-10 for float64.
         fit_batches: Batches compared in each validation during ``fit``; ``validate`` compares all.
         enabled: False switches the check off.
+        network: Name of the submodule to compare, such as "generator". None is the one submodule that holds all
+            parameters, or else the LightningModule itself. With a name, what is logged is under
+            ``equivalence/<network>/``.
+        inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it.
+        metric: A function ``metric(outputs, batch)`` that gives a number, or one per sample, for tasks other than
+            classification.
 
     Raises:
+        ValueError: Before the first step, if the network cannot be found, called or told what to take of a batch.
+        FusionError: Before the first step, if a layer cannot be folded.
         EquivalenceError: While validating, above the tolerance.
     """
 
-    def __init__(self, tolerance: float | None = None, fit_batches: int = 4, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        tolerance: float | None = None,
+        fit_batches: int = 4,
+        enabled: bool = True,
+        network: str | None = None,
+        inputs: Inputs = None,
+        metric: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
         self.tolerance = tolerance
         self.fit_batches = fit_batches
         self.enabled = enabled
+        self.subject = Subject(network, inputs)
+        self.metric = metric
         self.result: Equivalence | None = None
+        self._prefix = f"equivalence/{network}" if network else "equivalence"
+        self._tried = False
         self._folded: nn.Module | None = None
-        self._metric: EquivalenceMetric | None = None
+        self._equivalence = EquivalenceMetric()
+        self._scores = {"trained": MeanMetric(), "folded": MeanMetric()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that there is a network to call."""
+        if self.enabled and stage in ("fit", "validate"):
+            self.subject.check(trainer, pl_module, self)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._tried = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Try on the first batch, before anything is trained, what validation will do."""
+        if self.enabled and not self._tried:
+            self._tried = True
+            inputs = self.subject.inputs_of(pl_module, batch)
+            if sample_count(inputs):
+                with torch.compiler.set_stance("force_eager"):
+                    self._compare(pl_module, self.subject.fused(pl_module, inputs), inputs, batch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fold a copy of the network."""
-        if self.enabled and not trainer.sanity_checking:
-            self._folded = fuse_model(_network(pl_module))
-            self._metric = EquivalenceMetric().to(pl_module.device)
+        """Begin to count. The network is folded at the first batch, when every callback has had its turn at it."""
+        self._folded = None
+        self._equivalence = EquivalenceMetric().to(pl_module.device)
+        self._scores = {name: MeanMetric().to(pl_module.device) for name in self._scores}
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: tuple[Tensor, Tensor],
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compare the logits of one batch."""
+        """Compare the outputs for one batch."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if self._folded is None or self._metric is None or (fitting and batch_idx >= self.fit_batches):
+        if not self.enabled or trainer.sanity_checking or (fitting and batch_idx >= self.fit_batches):
             return
-        images, labels = batch
-        if not len(labels):
+        inputs = self.subject.inputs_of(pl_module, batch)
+        if not (samples := sample_count(inputs)):
             return
-        images = images.to(_dtype(self._folded))
-        trained, folded = evaluate_pair(_network(pl_module), self._folded, images)
-        tolerance = self._allowed()
-        # Any process that sees a difference stops at once, and names the layer while it has the images at hand.
-        if not ((trained - folded).abs().max() <= tolerance * trained.abs().max()):
-            divergence = first_divergence(_network(pl_module), self._folded, images, tolerance)
-            raise EquivalenceError(
-                f"the folded network differs from the trained one by more than {tolerance:g} (relative) on validation "
-                f"batch {batch_idx}; {divergence}"
-            )
-        self._metric.update(trained, folded, labels)
+        if self._folded is None:
+            self._folded = self.subject.fused(pl_module, inputs)
+        trained, folded = self._compare(pl_module, self._folded, inputs, batch, f"validation batch {batch_idx}")
+        self._equivalence.update(trained, folded, labels_of(batch), samples)
+        if self.metric is not None:
+            for mean, output in zip(self._scores.values(), (trained, folded), strict=True):
+                mean.update(torch.as_tensor(self.metric(output, batch)).float().mean(), samples)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the figures over all batches and processes."""
-        if self._folded is None or self._metric is None:
+        if not self.enabled or trainer.sanity_checking:
             return
-        self.result = self._metric.result()
-        self._folded = self._metric = None
-        for name, value in self.result.as_dict().items():
-            if name != "samples":
-                pl_module.log(f"equivalence/{name}", value, rank_zero_only=False)
+        self._folded = None
+        self.result = self._equivalence.result()
+        figures = {name: value for name, value in self.result.as_dict().items() if name != "samples"}
+        if self.metric is not None:
+            figures.update({f"{name}_metric": float(mean.compute()) for name, mean in self._scores.items()})
+        for name, value in figures.items():
+            pl_module.log(f"{self._prefix}/{name}", value, rank_zero_only=False)
         if trainer.state.fn != TrainerFn.FITTING:
             rank_zero_info(f"{self.result}")
 
-    def _allowed(self) -> float:
+    def _compare(
+        self, pl_module: LightningModule, folded: nn.Module, inputs: Any, batch: Any, where: str = "the first batch"
+    ) -> tuple[Any, Any]:
+        """Evaluate both; any process that sees a difference stops at once, with the batch at hand to name the layer."""
+        network = self.subject.of(pl_module)
+        outputs = evaluate_pair(network, folded, inputs)
+        metric = EquivalenceMetric(sync_on_compute=False).to(pl_module.device)
+        metric.update(*outputs, samples=sample_count(inputs))
+        tolerance = self._allowed(outputs[0])
+        if not metric.result().within(tolerance):
+            raise EquivalenceError(
+                f"the folded network differs from the trained one by more than {tolerance:g} (relative) on {where}; "
+                f"{first_divergence(network, folded, inputs, tolerance)}"
+            )
+        if self.metric is not None:
+            self.metric(outputs[0], batch)
+        return outputs
+
+    def _allowed(self, outputs: Any) -> float:
         if self.tolerance is not None:
             return self.tolerance
-        assert self._folded is not None
-        return _TOLERANCES[_dtype(self._folded)]
-
-
-def _network(pl_module: LightningModule) -> nn.Module:
-    network = pl_module.net
-    assert isinstance(network, nn.Module)
-    return network
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
+        kinds: set[torch.dtype] = {tensor.dtype for tensor in tensors_of(outputs) if isinstance(tensor, Tensor)}
+        return max((_TOLERANCES[kind] for kind in kinds if kind in _TOLERANCES), default=_TOLERANCES[torch.float32])

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from acnet_pl import analysis
+from acnet_pl.callbacks.subject import Subject
 from acnet_pl.nn import FusibleConv
 
 __all__ = ["KernelMagnitude", "commonest_kernel_size"]
@@ -26,14 +27,23 @@ class KernelMagnitude(Callback):
         every_n_epochs: How often; 0 switches it off.
         kernel_size: k of the k×k kernels, odd. None is the commonest of the network's; a network without odd square
             kernels of 3×3 or more has nothing to log.
+        network: Name of the submodule to look at, such as "generator". None is the one submodule that holds all
+            parameters, or else the LightningModule itself. With a name, what is logged is under ``kernels/<network>/``.
     """
 
-    def __init__(self, every_n_epochs: int = 10, kernel_size: int | None = None) -> None:
+    def __init__(self, every_n_epochs: int = 10, kernel_size: int | None = None, network: str | None = None) -> None:
         if every_n_epochs < 0:
             raise ValueError(f"`every_n_epochs` (={every_n_epochs}) must be at least 0; 0 switches it off")
         self.every_n_epochs = every_n_epochs
         self.kernel_size = kernel_size
+        self.subject = Subject(network)
+        self._prefix = f"kernels/{network}" if network else "kernels"
         self.result: analysis.KernelMagnitude | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that there is such a network."""
+        if self.every_n_epochs and stage == "fit":
+            self.subject.of(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log, on rank zero, after the first epoch too: it shows what training started from."""
@@ -42,8 +52,7 @@ class KernelMagnitude(Callback):
             return
         if epoch != 1 and epoch % self.every_n_epochs and epoch != trainer.max_epochs:
             return
-        network = pl_module.net
-        assert isinstance(network, nn.Module)
+        network = self.subject.of(pl_module)
         size = self.kernel_size or commonest_kernel_size(network)
         if size is None:
             return
@@ -52,13 +61,13 @@ class KernelMagnitude(Callback):
         except ValueError as error:  # a monitor is not to end a training, whatever its weights have become
             rank_zero_warn(f"kernel magnitude is not logged: {error}")
             return
-        shares = {f"kernels/{where}": self.result.share(where) for where in ("skeleton", "corner")}
-        layers = {f"kernels/skeleton/{name}": self.result.share("skeleton", name) for name in self.result.layers}
+        shares = {f"{self._prefix}/{where}": self.result.share(where) for where in ("skeleton", "corner")}
+        layers = {f"{self._prefix}/skeleton/{name}": self.result.share("skeleton", name) for name in self.result.layers}
         pl_module.log_dict({**shares, **layers}, rank_zero_only=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 figure = analysis.plot_kernel_magnitude(self.result, titles=[f"epoch {epoch}"])
-                logger.log_image("kernels/magnitude", [figure], step=trainer.global_step)
+                logger.log_image(f"{self._prefix}/magnitude", [figure], step=trainer.global_step)
 
 
 def commonest_kernel_size(network: nn.Module) -> int | None:

@@ -13,7 +13,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from acnet_pl.analysis.inputs import Inputs, network_inputs, tensors_of
 from acnet_pl.callbacks.logging import log_scalars
+from acnet_pl.callbacks.subject import Subject
+from acnet_pl.nn.surgery.running import call
 
 __all__ = ["NonFiniteCheck", "NonFiniteLossError", "first_nonfinite"]
 
@@ -34,16 +37,20 @@ class NonFiniteCheck(Callback):
     Args:
         skip: Batches that may be left out in a run, for training in half precision.
         enabled: False switches the check off.
+        network: Name of the submodule in which to look for the layer. None is the one submodule that holds all
+            parameters, or else the LightningModule itself.
+        inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it.
 
     Raises:
         NonFiniteLossError: At the batch after the last that may be left out, with the weights as they were before it.
     """
 
-    def __init__(self, skip: int = 0, enabled: bool = True) -> None:
+    def __init__(self, skip: int = 0, enabled: bool = True, network: str | None = None, inputs: Inputs = None) -> None:
         if skip < 0:
             raise ValueError(f"`skip` (={skip}) must be at least 0")
         self.skip = skip
         self.enabled = enabled
+        self.subject = Subject(network, inputs)
         self.skipped = 0
         self._batch: Any = None
         self._finite: list[Tensor] = []  # in all processes, of each batch since the last step
@@ -52,6 +59,11 @@ class NonFiniteCheck(Callback):
         self._event: torch.cuda.Event | None = None
         self._buffers: list[Tensor] = []
         self._saved: list[Tensor] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that there is such a network."""
+        if self.enabled and stage == "fit":
+            self.subject.of(pl_module)
 
     def state_dict(self) -> dict[str, int]:
         """How many batches were left out."""
@@ -108,8 +120,8 @@ class NonFiniteCheck(Callback):
         if self.skipped >= self.skip:
             raise NonFiniteLossError(
                 f"the loss is not finite at step {trainer.global_step} {where}. The weights are those of the step "
-                f"before. Lower model.optimizer.init_args.lr, add warm-up epochs, or pass over such batches with "
-                f"--nonfinite.skip N (={self.skip}; passed over so far: {self.skipped})"
+                f"before. Lower the learning rate, add warm-up epochs, or pass over such batches with "
+                f"NonFiniteCheck(skip=N), --nonfinite.skip N (={self.skip}; passed over so far: {self.skipped})"
             )
         self.skipped += 1
         for group in optimizer.param_groups:
@@ -138,20 +150,22 @@ class NonFiniteCheck(Callback):
             text += f", images {indices.tolist()}"
         if not at_hand:
             return f"{text}; set trainer.accumulate_grad_batches=1 to be told the layer)"
-        network = pl_module.net
-        images = self._batch[0] if isinstance(self._batch, (tuple, list)) else self._batch
-        if not isinstance(network, nn.Module) or not isinstance(images, Tensor):
-            return f"{text})"
-        with trainer.precision_plugin.forward_context():
-            return f"{text}): {first_nonfinite(network, images)}"
+        try:
+            network = self.subject.of(pl_module)
+            inputs = network_inputs(network, self._batch, self.subject.inputs)
+            with trainer.precision_plugin.forward_context():
+                return f"{text}): {first_nonfinite(network, inputs)}"
+        except Exception as error:  # whatever a network may raise; the loss is what there is to be told of
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return f"{text}; which layer it is cannot be told: {reason})"
 
 
-def first_nonfinite(network: nn.Module, images: Tensor) -> str:
+def first_nonfinite(network: nn.Module, inputs: Any) -> str:
     """Say which layer is the first, in the order of the forward pass, to have non-finite values.
 
     Args:
         network: Left as it is, running statistics included.
-        images: A batch that it takes.
+        inputs: A batch that it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
@@ -163,7 +177,7 @@ def first_nonfinite(network: nn.Module, images: Tensor) -> str:
 
     def look(name: str, layer: nn.Module) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if found or not isinstance(output, Tensor) or output.isfinite().all():
+            if found or all(tensor.isfinite().all() for tensor in tensors_of(output)):
                 return
             spoilt = any(not parameter.isfinite().all() for parameter in layer.parameters())
             found.append(
@@ -177,11 +191,13 @@ def first_nonfinite(network: nn.Module, images: Tensor) -> str:
     hooks = [look(name, layer) for name, layer in leaves]
     try:
         with torch.no_grad(), _buffers_kept(network), torch.compiler.set_stance("force_eager"):
-            network(images)
+            call(network, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    if not images.isfinite().all():  # asked last: of several processes each has to do the forward pass
+    if not all(
+        tensor.isfinite().all() for tensor in tensors_of(inputs)
+    ):  # asked last: of several processes each has to do the forward pass
         return "the images themselves are not finite"
     return found[0] if found else "the output of every layer is finite, so the loss itself is out of range"
 

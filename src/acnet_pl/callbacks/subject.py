@@ -1,0 +1,138 @@
+"""The network of a LightningModule that a callback looks at, whoever wrote the module."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from acnet_pl.analysis.evaluation import evaluating, placed
+from acnet_pl.analysis.inputs import Inputs, describe_batch, network_inputs, sample_count
+from acnet_pl.nn import FusibleConv, fuse_model
+
+__all__ = ["Subject", "few", "require_whole_parameters"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which network a callback looks at and what that is called with.
+
+    Args:
+        network: Name of a submodule, such as "generator" or "model.encoder". None is the one submodule that holds all
+            parameters, as in ``self.model = Net()``, or else the LightningModule itself.
+        inputs: What the network takes of a batch, see `acnet_pl.analysis.network_inputs`.
+    """
+
+    network: str | None = None
+    inputs: Inputs = None
+
+    def of(self, pl_module: LightningModule) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ValueError: There is no submodule of this name.
+        """
+        if self.network is not None:
+            try:
+                return pl_module.get_submodule(self.network)
+            except AttributeError as error:
+                raise ValueError(
+                    f"`network` is {self.network!r}, which {type(pl_module).__name__} has not; its submodules: "
+                    f"{', '.join(name for name, _ in pl_module.named_children()) or 'none'}"
+                ) from error
+        children = _children_with_parameters(pl_module)
+        own = any(True for _ in pl_module.parameters(recurse=False))
+        if len(children) == 1 and not own:
+            (only,) = children.values()
+            if not isinstance(only, (FusibleConv, nn.Conv2d, nn.Linear, nn.ModuleList, nn.ModuleDict)):
+                return only
+        return pl_module
+
+    def prefix(self, pl_module: LightningModule) -> str:
+        """Return what the names of the network's tensors begin with in the LightningModule's: "model.", say, or ""."""
+        network = self.of(pl_module)
+        return next(f"{name}." if name else "" for name, module in pl_module.named_modules() if module is network)
+
+    def check(self, trainer: Trainer, pl_module: LightningModule, callback: object) -> None:
+        """Say before the first step if the network cannot be called.
+
+        Raises:
+            ValueError: There is no such submodule, or no one network and no ``forward``, or processes share parameters.
+        """
+        require_whole_parameters(trainer, callback)
+        if self.of(pl_module) is pl_module and not is_overridden("forward", pl_module):
+            names = list(_children_with_parameters(pl_module))
+            raise ValueError(
+                f"{type(callback).__name__} calls the network, but {type(pl_module).__name__} has no forward and not "
+                f"one network ({', '.join(names) or 'no submodules with parameters'}); name it: "
+                f"{type(callback).__name__}(network={names[0] if names else 'model'!r})"
+            )
+
+    def inputs_of(self, pl_module: LightningModule, batch: Any) -> Any:
+        """Take the network's input out of a batch, on its device and in its precision.
+
+        Raises:
+            ValueError: It cannot be told, or the batch has no such part.
+        """
+        network = self.of(pl_module)
+        return placed(network, network_inputs(network, batch, self.inputs))
+
+    def fused(self, pl_module: LightningModule, inputs: Any) -> nn.Module:
+        """Return a fused copy of the network, in eval mode.
+
+        Args:
+            pl_module: Left as it is.
+            inputs: An input of the network, for what its code alone does not tell.
+
+        Raises:
+            FusionError: A layer cannot be fused.
+            ValueError: The network does not take the input.
+        """
+        network = self.of(pl_module)
+        with evaluating(network), warnings.catch_warnings():
+            # A LightningModule warns of attributes that need a trainer, which a copy has not.
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            try:
+                return fuse_model(network, few(inputs)).eval()
+            except ValueError as error:
+                if "example_input" not in str(error):
+                    raise
+                raise ValueError(
+                    f"the network cannot be evaluated on what was taken out of a batch, {describe_batch(inputs)} "
+                    f"({error.__cause__}); say what it takes with `inputs`, by name or by a function"
+                ) from error
+
+
+def require_whole_parameters(trainer: Trainer, callback: object) -> None:
+    """Raise ValueError for strategies under which a process has but a part of the parameters."""
+    whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+    if not whole or isinstance(trainer.strategy, DeepSpeedStrategy):
+        raise ValueError(
+            f"{type(callback).__name__} needs all parameters in one process, which {type(trainer.strategy).__name__} "
+            "does not promise; use one device or trainer.strategy=ddp"
+        )
+
+
+def few(inputs: Any, samples: int = 2) -> Any:
+    """Return the first samples of a network's input: enough to see which layers are called."""
+    count = sample_count(inputs)
+
+    def head(tensor: Tensor) -> Tensor:
+        return tensor[:samples] if tensor.dim() and len(tensor) == count else tensor
+
+    return apply_to_collection(inputs, Tensor, head)
+
+
+def _children_with_parameters(pl_module: LightningModule) -> dict[str, nn.Module]:
+    return {
+        name: child
+        for name, child in pl_module.named_children()
+        if not isinstance(child, Metric) and any(True for _ in child.parameters())
+    }
