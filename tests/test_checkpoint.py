@@ -28,7 +28,7 @@ from acnet_pl.backbones import CifarQuick, Timm, Torchvision
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, load_network, read_checkpoint
 from acnet_pl.cli import main
 from acnet_pl.deploy import fused_info, load_fused
-from acnet_pl.modules.architecture import check_hyper_parameters
+from acnet_pl.modules.untrusted import check_hyper_parameters
 
 PARTS = {
     "backbone": "backbones.CifarQuick",
@@ -268,8 +268,8 @@ class TestNothingIsExecuted:
         options["hyper_parameters"][key] = value
         torch.save(options, "last.ckpt")
         refused = (
-            r"is not acnet_pl's own|expected a (class_path|Module|ConvBuilder|Optimizer|Schedule)|would be imported"
-            r"|is not the name of a hyper-parameter|asks to be built by|there is no backbone"
+            r"is not of a package that files may name|expected a (class_path|Module|ConvBuilder|Optimizer|Schedule)"
+            r"|would be imported|is not the name of a hyper-parameter|asks to be built by|there is no backbone"
         )
         with pytest.raises(ValueError, match=refused):
             ImageClassifier.load_from_checkpoint("last.ckpt")

@@ -123,7 +123,7 @@ class TestBadFiles:
         ("changes", "message"),
         [
             ({"backbone": {"class_path": "os.spawnv", "init_args": {}}}, "is not a backbone"),
-            ({"backbone": {"class_path": "trojan_horse.Net"}}, "is not acnet_pl's own"),
+            ({"backbone": {"class_path": "trojan_horse.Net"}}, "is not of a package that files may name"),
             (
                 {"backbone": {"class_path": "acnet_pl.backbones.CifarQuick", "init_args": {"depth": 3}}},
                 "cannot be built",

@@ -18,14 +18,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "backbones": {"nn"},
     "analysis": {"nn"},
-    "modules": {"nn", "backbones"},
+    "modules": {"nn", "backbones", "trust"},
     "atomic": set(),
+    "trust": set(),
     "provenance": set(),
     "checkpoint": {"nn", "backbones", "modules", "atomic"},  # networks out of checkpoints and files
     "deploy": {"nn", "backbones", "modules", "atomic"},
     "export": {"nn", "analysis", "deploy", "atomic"},
     # what a command line says, and the parser that knows the options of callbacks
-    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations"},
+    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "trust"},
     "callbacks": {"nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
 }
 MAY_IMPORT["reproduce"] = {*MAY_IMPORT, "config", "integrations"}  # everything but the command line above it

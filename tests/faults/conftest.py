@@ -45,7 +45,8 @@ COMMAND = [
 
 def environment(folder: Path) -> dict[str, str]:
     (folder / "dropnet.py").write_text(NETWORK)
-    return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
 
 @dataclass

@@ -95,15 +95,17 @@ def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, tmp_path: Path) -> 
     runs = set((tmp_path / "runs" / "mortal").iterdir())
     assert len(runs) == 2
     assert "No unfinished run" in output
-    # The first is gone on with by its folder, with no other option.
-    mortal.run(tmp_path, command=["fit", "--resume", str(run)])
+    # The first is gone on with by its folder, with no other option but for the package that its network is of.
+    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run)], code=1)
+    assert "add --trust dropnet" in output
+    mortal.run(tmp_path, command=["fit", "--resume", str(run), "--trust", "dropnet"])
     assert set((tmp_path / "runs" / "mortal").iterdir()) == runs
     expected, _ = undisturbed
     type(expected)(run).assert_same_as(expected)
     # Both have ended now: the same command makes a new one, and the folder of one that has ended is refused.
     mortal.run(tmp_path, death=FIRST)
     assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 3
-    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run)], code=1)
+    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run), "--trust", "dropnet"], code=1)
     assert "has ended" in output
 
 

@@ -43,6 +43,8 @@ examples:
   python -m acnet_pl fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
   python -m acnet_pl fuse runs/NAME/TIME/checkpoints/last.ckpt
 
+Runs, checkpoints and folded files may name classes of acnet_pl, torch, torchvision, timm and pytorch_lightning alone;
+`--trust PACKAGE` (any command, again for each package) allows those of another.
 `python -m acnet_pl COMMAND --help` lists a command's options. ACNET_PL_DEBUG=1 shows the traceback of an error.
 """
 
@@ -64,8 +66,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     # Imported here so that the overview above appears at once.
     from acnet_pl.cli.errors import readable_errors
+    from acnet_pl.config.trusted import take_trusted
+    from acnet_pl.trust import trusting
 
     command = importlib.import_module(_OWN.get(args[0], "acnet_pl.cli.lightning"))
     with readable_errors(args[0]) as outcome:
-        command.run(args)
+        args, packages = take_trusted(args)
+        with trusting(packages):
+            command.run(args)
     return outcome.code

@@ -32,7 +32,7 @@ from acnet_pl.config.parser import Parser
 from acnet_pl.config.run_options import RunOptions
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync
-from acnet_pl.modules.architecture import check_hyper_parameters
+from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
 
 __all__ = ["CLI", "run"]
 
@@ -54,12 +54,13 @@ class CLI(RunOptions):
     claim: Claim | None = None
 
     def before_instantiate_classes(self) -> None:
-        """See that there is a trained network where one is to be evaluated."""
+        """Raise an error if a class is of the wrong kind, or if `test` or `predict` has no checkpoint."""
         if self.subcommand != "fit" and not self.config[self.subcommand].ckpt_path:
             raise ValueError(
                 f"{self.subcommand} needs a trained network; give its file with --ckpt_path, for example "
                 "runs/NAME/TIME/checkpoints/last.ckpt"
             )
+        check_classes(self.config[self.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's options from the checkpoint; refuse to where the user asked for another network.

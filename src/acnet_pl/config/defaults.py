@@ -8,6 +8,7 @@ from pathlib import Path
 
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.files import CONFIG, content_of, run_config
+from acnet_pl.trust import is_trusted
 
 __all__ = ["default_configs", "with_config_of_resumed", "with_data_of_checkpoint"]
 
@@ -30,9 +31,16 @@ def default_configs(args: Sequence[str]) -> list[str]:
 
 
 def with_config_of_resumed(args: Sequence[str]) -> list[str]:
-    """Put the configuration of the run that is resumed before the options, which override it."""
+    """Put the configuration of the run that is resumed before the options, which override it.
+
+    Raises:
+        ValueError: It names what files that travel with runs may not; see `acnet_pl.modules.untrusted`.
+    """
     resumed = Arguments(args).last("resume")
     if resumed is not None and (file := Path(resumed, CONFIG)).is_file():
+        from acnet_pl.modules.untrusted import check_configuration
+
+        check_configuration(file)
         return [args[0], "--config", str(file), *args[1:]]
     return list(args)
 
@@ -54,21 +62,24 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
     folder = next((parent for parent in path.parents[:2] if (parent / CONFIG).is_file()), None)
     data = run_config(folder).get("data") if folder else None
     # A class of another package is one that the user has to name: to look it up executes that package.
-    if folder and isinstance(data, dict) and str(data.get("class_path")).startswith("acnet_pl.data."):
+    if folder and isinstance(data, dict) and is_trusted(str(data.get("class_path"))):
         from pytorch_lightning.utilities import rank_zero_info
 
+        from acnet_pl.modules.untrusted import check_parts
+
+        check_parts({"data": data})
         options = ", ".join(f"{name}={value}" for name, value in (data.get("init_args") or {}).items())
         rank_zero_info(f"Data of {folder / CONFIG}: {data['class_path'].rpartition('.')[2]}({options})")
         return [args[0], f"--data={json.dumps(data)}", *args[1:]]
     from acnet_pl.checkpoint import read_checkpoint
-    from acnet_pl.modules.architecture import check_hyper_parameters
+    from acnet_pl.modules.untrusted import check_hyper_parameters
 
     content = read_checkpoint(path)
     check_hyper_parameters(content.get("hyper_parameters") or {})
     found = f"its run's data are {data.get('class_path')}" if isinstance(data, dict) else "no config.yaml lies above it"
     raise ValueError(
         f"{args[0]} needs the data of {path} ({found}); give --data and its options, such as --data CIFARDataModule "
-        "--data.root DIR, or the --config that has them"
+        "--data.root DIR, or the --config that has them, or --trust the package of that class"
     )
 
 

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import json
-import re
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from acnet_pl.modules.schedules import Schedule
+from acnet_pl.modules.untrusted import check_parts
 from acnet_pl.nn import ConvBuilder
 
-__all__ = ["Factory", "build_conv", "build_network", "check_hyper_parameters", "check_parts", "describe"]
+__all__ = ["Factory", "build_conv", "build_network", "describe"]
 
 Factory = Callable[[ConvBuilder, int], nn.Module]
-
-INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
-"""What Lightning is to build a model with that a checkpoint describes."""
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "backbone": (nn.Module,),
-    "conv": (ConvBuilder,),
-    "optimizer": (Optimizer,),
-    "schedule": (Schedule, LRScheduler),
-}
-_ANY_KIND = tuple(kind for kinds in _KINDS.values() for kind in kinds)
 
 
 def describe(thing: Any) -> dict[str, Any]:
@@ -80,7 +64,7 @@ def build_network(backbone: Mapping[str, Any], conv: Mapping[str, Any], num_clas
         num_classes: Classes of the head.
 
     Raises:
-        ValueError: A class is unknown, in a package that is neither acnet_pl nor imported by the caller, or cannot be
+        ValueError: A class is unknown, of a package that is not trusted (see `acnet_pl.trust`), or cannot be
             built with these options.
     """
     make = _resolve(backbone, "backbone")
@@ -100,85 +84,6 @@ def build_conv(conv: Mapping[str, Any]) -> ConvBuilder:
     builder = _build(make, conv)
     assert isinstance(builder, ConvBuilder)
     return builder
-
-
-def check_hyper_parameters(options: Any) -> None:
-    """See that an `ImageClassifier`'s hyper-parameters out of a file can have nothing executed.
-
-    Raises:
-        ValueError: They might, or are no hyper-parameters.
-    """
-    if not isinstance(options, Mapping):
-        raise ValueError(f"the hyper-parameters are a {type(options).__name__}, expected names and values")
-    for name, value in options.items():
-        if name == "_instantiator":
-            if value != INSTANTIATOR:
-                raise ValueError(f"it asks to be built by {value!r}, expected {INSTANTIATOR}")
-        elif not str(name).isidentifier() or str(name).startswith("_"):
-            raise ValueError(f"{name!r} is not the name of a hyper-parameter")
-        elif name in _KINDS:
-            check_parts({name: value})
-        else:
-            _check_value(f"hyper-parameter {name}", value)
-
-
-def check_parts(parts: Mapping[str, Any]) -> None:
-    """See that descriptions out of a file are of networks, conv builders, optimizers and schedules.
-
-    A file must not be able to make us import, and so run, whatever module it names, nor call whatever a module holds.
-
-    Args:
-        parts: Descriptions, by what they describe.
-
-    Raises:
-        ValueError: One is not, is of a module that is neither acnet_pl's nor imported already, or has options that name
-            something to be imported.
-    """
-    for what, description in parts.items():
-        if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
-            raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
-        path = description["class_path"]
-        module, _, name = path.rpartition(".")
-        if module.split(".")[0] != "acnet_pl" and module not in sys.modules:
-            raise ValueError(f"the {what} {path} is not acnet_pl's own; if you trust it, run `import {module}` first")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"there is no {what} {path} in this version of its package") from error
-        kinds = _KINDS.get(what, _ANY_KIND)
-        if not _makes(found, kinds):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"{path} is not a {what}: expected a {names}, or a function annotated to return one")
-        options = description.get("init_args", {})
-        if not isinstance(options, Mapping):
-            raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
-        texts = {name for name, x in inspect.signature(found).parameters.items() if _is_text(x.annotation)}
-        for name, value in options.items():
-            if name not in texts:
-                _check_value(f"option {name} of the {what}", value)
-
-
-def _check_value(what: str, value: Any) -> None:
-    """See that a value which may be of any type does not name something to be imported."""
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            check_parts({what: value})
-        else:
-            for name, item in value.items():
-                _check_value(what, name)
-                _check_value(what, item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_value(what, item)
-    elif isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
-        package = value.partition(".")[0]
-        if package in sys.modules or importlib.util.find_spec(package) is not None:
-            raise ValueError(f"the {what} is {value!r}, which would be imported; expected plain data")
-
-
-def _is_text(annotation: Any) -> bool:
-    words = set(re.findall(r"\w+", annotation if isinstance(annotation, str) else str(annotation)))
-    return "str" in words and words <= {"str", "None", "NoneType", "class", "typing", "Optional", "Union"}
 
 
 def _build(make: Callable[..., Any], description: Mapping[str, Any], *args: Any) -> Any:
@@ -203,10 +108,3 @@ def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
     module, _, name = str(description["class_path"]).rpartition(".")
     made: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return made
-
-
-def _makes(thing: object, kinds: tuple[type, ...]) -> bool:
-    """Whether something is made for making one of these kinds, and not just any callable of some module."""
-    if inspect.isfunction(thing):
-        thing = get_type_hints(thing).get("return")
-    return inspect.isclass(thing) and issubclass(thing, kinds)

@@ -19,9 +19,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
-from acnet_pl.modules.architecture import INSTANTIATOR, check_hyper_parameters, describe
+from acnet_pl.modules.architecture import describe
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
+from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
 from acnet_pl.nn import ConvBuilder, PlainConv
 from acnet_pl.nn.precision import full_precision
 from acnet_pl.nn.surgery.merge import merge_as_saved

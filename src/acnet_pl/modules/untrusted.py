@@ -1,0 +1,241 @@
+"""Check what files that travel with runs and checkpoints name: classes of trusted packages, of the expected kind.
+
+A file must not be able to make us import, and so run, whatever module it names, nor call whatever a module holds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from pydoc import locate
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import Namespace
+from lightning_fabric.plugins import ClusterEnvironment
+from pytorch_lightning import Callback, LightningDataModule
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import CheckpointIO, LayerSync, Precision
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from acnet_pl.modules.schedules import Schedule
+from acnet_pl.nn import ConvBuilder
+from acnet_pl.trust import TRUSTED, is_trusted
+
+__all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
+
+INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
+"""What Lightning is to build a model with that a checkpoint describes."""
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "backbone": (nn.Module,),
+    "conv": (ConvBuilder,),
+    "optimizer": (Optimizer,),
+    "schedule": (Schedule, LRScheduler),
+    "data": (LightningDataModule,),
+    "callbacks": (Callback,),
+    "logger": (Logger,),
+}
+_PLUGINS = (Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision, Profiler, Strategy)
+_ANY_KIND = (*(kind for kinds in KINDS.values() for kind in kinds), *_PLUGINS)
+
+
+def check_hyper_parameters(options: Any) -> None:
+    """Raise ValueError unless an `ImageClassifier`'s hyper-parameters out of a file can have nothing executed."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"the hyper-parameters are a {type(options).__name__}, expected names and values")
+    for name, value in options.items():
+        if name == "_instantiator":
+            if value != INSTANTIATOR:
+                raise ValueError(f"it asks to be built by {value!r}, expected {INSTANTIATOR}")
+        elif not str(name).isidentifier() or str(name).startswith("_"):
+            raise ValueError(f"{name!r} is not the name of a hyper-parameter")
+        elif name in KINDS:
+            check_parts({name: value})
+        else:
+            _check_value(f"hyper-parameter {name}", value)
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Check descriptions out of a file: each of a trusted package, of its kind, with options that import nothing.
+
+    Args:
+        parts: Descriptions (``class_path`` and ``init_args``), by what they describe: a key of `KINDS`, or any name.
+
+    Raises:
+        ValueError: One is not; the message says how to trust a package.
+    """
+    for what, description in parts.items():
+        if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
+            raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
+        path = description["class_path"]
+        module, _, name = path.rpartition(".")
+        if not is_trusted(module):
+            raise ValueError(
+                f"the {what} {path} is not of a package that files may name ({', '.join(TRUSTED)}); if you trust it, "
+                f"add --trust {module.partition('.')[0]} to the command, or run `import {module}` first in Python"
+            )
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"there is no {what} {path} in this version of its package") from error
+        check_kind(what, found, path)
+        options = description.get("init_args") or {}
+        if not isinstance(options, Mapping):
+            raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
+        _check_options(what, found, options)
+
+
+def check_kind(what: str, thing: object, path: str) -> None:
+    """Raise ValueError unless something is a class of the expected kind, or a function annotated to return one.
+
+    Args:
+        what: A key of `KINDS`, or any name for any of these kinds.
+        thing: The class or function.
+        path: Where it was found, for the message.
+    """
+    kinds = KINDS.get(what, _ANY_KIND)
+    made = thing
+    if inspect.isfunction(thing):
+        try:
+            made = get_type_hints(thing).get("return")
+        except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved promise nothing
+            made = None
+    if not (inspect.isclass(made) and issubclass(made, kinds)):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{path} is not a {what}: expected a {names}, or a function annotated to return one")
+
+
+def check_classes(config: Any) -> None:
+    """Check what a parsed configuration names as backbone, conv builder, optimizer and so on, before it is called.
+
+    The parser sees to the kind of a class; of a function it knows only that it can be called.
+
+    Args:
+        config: Names and values, or a list of values.
+
+    Raises:
+        ValueError: A class or function makes something of another kind.
+    """
+    if isinstance(config, list):
+        for item in config:
+            check_classes(item)
+    if not isinstance(config, (dict, Namespace)):
+        return
+    for name, value in config.items() if isinstance(config, dict) else vars(config).items():
+        for each in value if isinstance(value, list) else [value]:
+            path = each.get("class_path") if isinstance(each, (dict, Namespace)) else None
+            if name in KINDS and isinstance(path, str):
+                check_kind(name, locate(path), path)
+            elif name in KINDS and inspect.isroutine(each):
+                check_kind(name, each, f"{each.__module__}.{each.__qualname__}")
+        check_classes(value)
+
+
+def check_configuration(path: Path) -> None:
+    """Check a run's ``config.yaml``, of which the command line's parser would import and call whatever it names.
+
+    Raises:
+        ValueError: It is no configuration, names a class that is not trusted or of another kind, or another file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as a configuration ({error})") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected the options of a run")
+    try:
+        _check_groups(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not gone on with: {error}") from error
+
+
+def _check_groups(content: Mapping[Any, Any]) -> None:
+    from pytorch_lightning import Trainer
+
+    for name, value in content.items():
+        if name == "config" and value is not None:
+            raise ValueError(f"`config` is {value!r}, expected the options themselves")
+        if name in ("fit", "validate", "test", "predict"):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"`{name}` is {value!r}, expected names and values")
+            _check_groups(value)
+        elif name in ("model", "data", "trainer") and value is not None:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"`{name}` is {value!r}, expected names and values")
+            if "class_path" in value:
+                check_parts({name: value})
+            else:
+                _check_options(name, Trainer if name == "trainer" else None, value)
+        elif isinstance(value, (Mapping, list)):
+            _check_value(str(name), value)
+
+
+def _check_options(what: str, made: Any, options: Mapping[Any, Any]) -> None:
+    """Check the options of a class or function; those that are annotated as text may say anything."""
+    parameters = inspect.signature(made).parameters if made is not None else {}
+    texts = {name for name, parameter in parameters.items() if _is_text(parameter.annotation)}
+    for name, value in options.items():
+        if name in texts:
+            continue
+        if what in ("model", "trainer") and name in KINDS and isinstance(value, Mapping) and "class_path" in value:
+            check_parts({name: value})
+        else:
+            _check_value(f"option {name} of the {what}", value)
+
+
+def _check_value(what: str, value: Any) -> None:
+    """Raise ValueError if a value that may be of any type names something to be imported, or a file to be read."""
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            check_parts({what: value})
+        else:
+            for name, item in value.items():
+                _check_value(what, name)
+                _check_value(what, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_value(what, item)
+    elif isinstance(value, str):
+        _check_text(what, value)
+
+
+def _check_text(what: str, text: str) -> None:
+    if "." in text and all(part.isidentifier() for part in text.split(".")):
+        package = text.partition(".")[0]
+        if package in sys.modules or importlib.util.find_spec(package) is not None:
+            raise ValueError(f"the {what} is {text!r}, which would be imported; expected plain data")
+    if any(mark in text for mark in "{[:"):  # the parser reads YAML inside strings
+        try:
+            inside = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return
+        if isinstance(inside, (Mapping, list)):
+            _check_value(what, inside)
+    if _is_file(text):
+        raise ValueError(f"the {what} is {text!r}, a file that would be read; expected plain data")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def _is_text(annotation: Any) -> bool:
+    words = set(re.findall(r"\w+", annotation if isinstance(annotation, str) else str(annotation)))
+    others = {"str", "None", "NoneType", "class", "typing", "Optional", "Union", "Path", "pathlib"}
+    return "str" in words and words <= others

@@ -1,0 +1,41 @@
+"""The packages whose classes may be named by files that travel with runs and checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["TRUSTED", "is_trusted", "trusting"]
+
+TRUSTED = ("acnet_pl", "torch", "torchvision", "timm", "pytorch_lightning")
+"""The packages that such files may always name."""
+
+# The packages that the user's command line names; None in library use, where what the caller has imported is trusted.
+_NAMED: ContextVar[frozenset[str] | None] = ContextVar("acnet_pl_trusted_packages", default=None)
+
+
+@contextmanager
+def trusting(packages: Iterable[str]) -> Iterator[None]:
+    """Within this context files may name classes of `TRUSTED` and of these packages, and of no other.
+
+    Args:
+        packages: Names of top-level packages.
+    """
+    token = _NAMED.set(frozenset(packages))
+    try:
+        yield
+    finally:
+        _NAMED.reset(token)
+
+
+def is_trusted(module: str) -> bool:
+    """Return True for modules of `TRUSTED` packages and of those that the user has named or the caller imported.
+
+    Example:
+        >>> is_trusted("torch.optim"), is_trusted("antigravity")
+        (True, False)
+    """
+    package, named = module.partition(".")[0], _NAMED.get()
+    return package in TRUSTED or (module in sys.modules if named is None else package in named)

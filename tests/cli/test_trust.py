@@ -1,0 +1,184 @@
+"""What a stranger's run may have executed: nothing; and what the user's own command line may: classes of their kind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from acnet_pl.cli import main
+from acnet_pl.config.trusted import take_trusted
+from acnet_pl.modules.untrusted import check_classes
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NET = """
+from pathlib import Path
+from torch import nn
+from acnet_pl.data import DigitsDataModule
+
+Path("proof").touch()
+
+class Net(nn.Sequential):
+    def __init__(self, conv, num_classes):
+        super().__init__(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+class Data(DigitsDataModule):
+    pass
+
+def make_net(conv, num_classes) -> nn.Module:
+    return Net(conv, num_classes)
+
+def make_anything(conv, num_classes):
+    Path("called").touch()
+    return Net(conv, num_classes)
+"""
+PLAIN: dict[str, Any] = {
+    "model": {
+        "backbone": {"class_path": "acnet_pl.backbones.CifarQuick", "init_args": {}},
+        "conv": {"class_path": "acnet_pl.nn.ACBConv", "init_args": {"gamma_init": 0.5}},
+    },
+    "data": {"class_path": "acnet_pl.data.DigitsDataModule", "init_args": {"batch_size": 64}},
+    "trainer": {"max_epochs": 1, "callbacks": None},
+    "name": "torch.run",  # plain text may look like anything
+    "fuse": {"filename": "fused.safetensors"},
+}
+COMMAND = {"args": ["touch", "proof"]}
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``stranger(**changes)``: the folder of an unfinished run of which the configuration says something else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("trojan_horse.py").write_text(NET)
+    Path("more.yaml").write_text("{class_path: trojan_horse.Net}")
+
+    def make(changes: dict[str, Any]) -> Path:
+        config = yaml.safe_load(yaml.safe_dump(PLAIN))
+        for key, value in changes.items():
+            *parents, last = key.split("/")
+            place = config
+            for parent in parents:
+                place = place[parent]
+            place[last] = value
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        (run / "UNFINISHED").touch()
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        return run
+
+    yield make
+    sys.modules.pop("trojan_horse", None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model/backbone": {"class_path": "trojan_horse.Net"}},
+        {"model/backbone": "trojan_horse.Net"},
+        {"model/backbone": "{class_path: trojan_horse.Net}"},
+        {"model/backbone": "more.yaml"},
+        {"model/backbone": {"class_path": "os.system", "init_args": {"command": "touch proof"}}},
+        {"model/backbone": {"class_path": "acnet_pl.cli.resume.os.system", "init_args": {"command": "touch proof"}}},
+        {"model/backbone": {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": ".", "model": "Net"}}},
+        {
+            "model/backbone": {
+                "class_path": "acnet_pl.backbones.Timm",
+                "init_args": {"options": {"x": {"class_path": "subprocess.Popen", "init_args": COMMAND}}},
+            }
+        },
+        {"model/optimizer": {"class_path": "subprocess.Popen", "init_args": COMMAND}},
+        {"model/schedule": {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os._exit"}}},
+        {"model": "more.yaml"},
+        {"data": {"class_path": "trojan_horse.Data"}},
+        {"data": "trojan_horse.Data"},
+        {
+            "trainer/callbacks": [
+                {
+                    "class_path": "pytorch_lightning.callbacks.LambdaCallback",
+                    "init_args": {"setup": "trojan_horse.make_anything"},
+                }
+            ]
+        },
+        {"trainer/callbacks": ["trojan_horse.Net"]},
+        {"trainer/logger": {"class_path": "subprocess.Popen", "init_args": COMMAND}},
+        {"fit": {"model": {"backbone": {"class_path": "trojan_horse.Net"}}}},
+        {"config": "more.yaml"},
+        {"wandb": {"group": {"class_path": "trojan_horse.Net"}}},
+    ],
+    ids=str,
+)
+def test_a_run_of_someone_else_has_nothing_executed(
+    changes: dict[str, Any], stranger: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stranger(changes)
+    assert main(["fit", "--resume", str(run), "--print_config"]) == 1
+    message = capsys.readouterr().err
+    assert f"{run / 'config.yaml'} is not gone on with: " in message
+    assert "Traceback" not in message
+    assert not Path("proof").exists()
+    assert "trojan_horse" not in sys.modules
+
+
+def test_a_run_of_ones_own_is_gone_on_with(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--resume", str(stranger({})), "--print_config"]) == 0
+    assert "gamma_init: 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trust", [["--trust", "trojan_horse"], ["--trust=trojan_horse"]])
+def test_a_package_is_trusted_by_its_name(trust: list[str], stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stranger({"model/backbone": {"class_path": "trojan_horse.Net"}, "data": {"class_path": "trojan_horse.Data"}})
+    assert main(["fit", "--resume", str(run), "--print_config"]) == 1
+    assert "add --trust trojan_horse" in capsys.readouterr().err
+    assert main(["fit", "--resume", str(run), *trust, "--print_config"]) == 0
+    assert "trojan_horse.Net" in capsys.readouterr().out
+    assert Path("proof").exists()
+
+
+def test_what_names_a_package(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("{model: {backbone: {class_path: a.Net}, conv: b.Conv}, data: {init_args: {root: c/d.e}}}")
+    args = ["fit", "--config", str(config), "--data=f.Data", '--trainer.callbacks+={"class_path": "g.h.Callback"}',
+            "--trust", "i", "--trust=j", "--resume", "k/l.m", "--model.conv", "n"]  # fmt: skip
+    others, packages = take_trusted(args)
+    assert packages == {"a", "b", "f", "g", "i", "j"}
+    assert others == [arg for arg in args if arg not in ("--trust", "i", "--trust=j")]
+    with pytest.raises(ValueError, match="--trust takes the name of a package, got None"):
+        take_trusted(["fit", "--trust", "-x"])
+
+
+def test_the_users_own_configuration_names_whatever_is_of_the_right_kind(
+    stranger: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger({})
+    options = ["--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu", "--wandb.mode", "disabled"]
+    described = [{"class_path": "trojan_horse.make_anything"}, {"class_path": "os.system"}]
+    for backbone, code in (*((each, 1) for each in described), ("trojan_horse.make_net", 0)):
+        Path("mine.yaml").write_text(yaml.safe_dump({"model": {"backbone": backbone}}))
+        outcome = main(["fit", "--config", "mine.yaml", *options, "--runs_dir", str(tmp_path / "runs")])
+        message = capsys.readouterr().err
+        assert (outcome > 0) == code, message
+        assert "Traceback" not in message
+    assert not Path("called").exists()
+
+
+def test_the_kind_of_what_is_called() -> None:
+    def config(**parts: str) -> dict[str, Any]:
+        return {"model": {name: {"class_path": path} for name, path in parts.items()}}
+
+    check_classes(config(backbone="torch.nn.Sequential", optimizer="torch.optim.SGD", conv="acnet_pl.nn.PlainConv"))
+    for wrong in (
+        config(backbone="torch.optim.SGD"),
+        config(optimizer="os.kill"),
+        config(conv="torch.nn.Conv2d"),
+        config(schedule="torch.load"),
+        {"data": {"class_path": "subprocess.Popen"}},
+        {"trainer": {"callbacks": [{"class_path": "subprocess.Popen"}]}},
+        {"trainer": {"logger": [{"class_path": "subprocess.Popen"}]}},
+    ):
+        with pytest.raises(ValueError, match="or a function annotated to return one"):
+            check_classes(wrong)
