@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from acnet_pl.nn import ACBlock, convert_with, explicit_branches, fuse_model, stock_state_dict
+from acnet_pl.nn import ACBlock, convert, explicit_branches, fuse_model, stock_state_dict
 from acnet_pl.nn.conv import ACBConv
 from acnet_pl.nn.scale import ChannelScale
 
@@ -145,7 +145,7 @@ def test_scales_are_like_the_scales_of_norms() -> None:
 def test_a_stock_network_becomes_scaled_and_stock_again(init: Any) -> None:
     stock = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
     stock[1].load_state_dict({name: torch.rand_like(t.double()) + 0.5 for name, t in stock[1].state_dict().items()})
-    acnet = convert_with(stock, ACBConv(branch_norm="scale", gamma_init=0.5), init=init).eval()
+    acnet = convert(stock, ACBConv(branch_norm="scale", gamma_init=0.5), init=init).eval()
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     if init == "preserve":
         torch.testing.assert_close(acnet(x), stock.eval()(x), rtol=1e-12, atol=1e-12)

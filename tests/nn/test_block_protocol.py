@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import acnet_pl
 from acnet_pl.analysis import complexity, flip_response
 from acnet_pl.callbacks.display import conv_table
-from acnet_pl.nn import ACBConv, ConvBuilder, ConvNorm, FusibleConv, convert_with, explicit_branches, fuse_model
+from acnet_pl.nn import ACBConv, BlockConv, ConvBuilder, ConvNorm, FusibleConv, convert, explicit_branches, fuse_model
 from acnet_pl.nn.fusible import Branch, Fused, exact, fold_norm
 from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.merge import merge_as_saved, merge_block, merged_velocity, output_moments
@@ -26,9 +26,12 @@ SOURCES = Path(acnet_pl.__file__).parent
 class Twice(FusibleConv):
     """The smallest block there is: two convolutions of one shape, each with its batch norm."""
 
-    def __init__(self, i: int, o: int, k: int, stride: int, padding: int, dilation: int, groups: int) -> None:
-        super().__init__(i, o, (k, k), (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups, "zeros")
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, k, stride, padding, dilation, groups, bias=False) for _ in range(2))
+    def __init__(self, i: int, o: int, k: int, *geometry: Any) -> None:
+        convs = [nn.Conv2d(i, o, k, *geometry[:4], bias=False, padding_mode=geometry[4]) for _ in range(2)]
+        like: Any = convs[0]
+        shape = (like.kernel_size, like.stride, like.padding, like.dilation, like.groups, like.padding_mode)
+        super().__init__(i, o, *shape)
+        self.convs = nn.ModuleList(convs)
         self.bns = nn.ModuleList(nn.BatchNorm2d(o) for _ in range(2))
         self.register_module("norm", None)
 
@@ -48,20 +51,9 @@ class Twice(FusibleConv):
         return {str(n): fold_norm(exact(b.kernels[0]), None, self.bns[n]) for n, b in enumerate(self.branches())}
 
 
-class TwiceConv(ConvBuilder):
-    def __call__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-    ) -> Twice:
-        return Twice(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+class TwiceConv(BlockConv):
+    def block(self, *shape: Any) -> Twice:
+        return Twice(*shape)
 
 
 BUILDERS: list[ConvBuilder] = [
@@ -150,7 +142,7 @@ def test_trains_as_its_branches_do(builder: ConvBuilder, randomise: Any) -> None
 def test_begins_as_a_convolution_and_its_norm(builder: ConvBuilder, norm: bool, bias: bool, randomise: Any) -> None:
     layers = [nn.Conv2d(4, 6, 3, padding=1, bias=bias), *[nn.BatchNorm2d(6)] * norm]
     model = randomise(nn.Sequential(*layers)).double().eval()
-    network = convert_with(model, builder, init="preserve")
+    network = convert(model, builder, init="preserve")
     x = images()
     with torch.no_grad(), explicit_branches(network):
         torch.testing.assert_close(network(x), model(x), rtol=1e-12, atol=1e-12)

@@ -20,12 +20,14 @@ from torch.nn.utils import prune
 from acnet_pl.nn import (
     ACBConv,
     ACBlock,
+    ConvBuilder,
     PlainConv,
     conversion_report,
+    convert,
     convert_to_acnet,
     fuse_model,
+    surgery,
 )
-from acnet_pl.nn.surgery import convert_with
 
 Randomise = Callable[[nn.Module], nn.Module]
 Difference = Callable[[nn.Module, nn.Module, Tensor], float]
@@ -401,7 +403,7 @@ def test_choice_of_convolutions(selection: dict[str, Any], converted: list[str])
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (nn.Linear(2, 2), {}, "Linear has nothing to convert to an ACNet: no convolution"),
+        (nn.Linear(2, 2), {}, "Linear has nothing to convert with ACBConv\\(.*\\): no convolution"),
         (nn.Conv2d(2, 2, 1), {}, "of its 1 convolutions none is eligible \\(1 × 1×1 kernel\\)"),
         (small(), {"exclude": "*"}, "none is eligible \\(3 × excluded\\)"),
         (small(), {"include": "layer4"}, "`include`: 'layer4' matches no Conv2d of the model"),
@@ -470,19 +472,36 @@ def test_conversion_of_a_network_on_the_meta_device() -> None:
 def test_builder_decides_what_convolutions_become(randomise: Randomise, difference: Difference) -> None:
     model = randomise(small(padding="same")).eval()
     for builder in (ACBConv(gamma_init=0.5), ACBConv(branch_norm=False)):
-        acnet = convert_with(model, builder, init="preserve")
+        acnet = convert(model, builder, init="preserve")
         assert len(conversion_report(acnet).converted) == 3
         assert difference(model, acnet, images()) <= 1e-5
-    plain = convert_with(model, PlainConv())
+    plain = convert(model, PlainConv())
     assert repr(plain) == repr(model)
     assert difference(model, plain, images()) == 0
     assert conversion_report(plain).reasons() == {f"stays plain by {PlainConv()!r}": 3}
-    assert (
-        len(conversion_report(convert_with(torchvision.models.resnet18(), ACBConv(), kernel_sizes=3)).converted) == 16
-    )
-    reasons = conversion_report(convert_with(small(stride=(2, 1), padding_mode="reflect"), ACBConv())).reasons()
-    assert len(reasons) == 1
-    assert "padding mode 'reflect'" in next(iter(reasons))
+    assert len(conversion_report(convert(torchvision.models.resnet18(), ACBConv(), kernel_sizes=3)).converted) == 16
+    odd = randomise(small(stride=(2, 1), padding_mode="reflect")).eval()
+    assert difference(odd, convert(odd, ACBConv(), init="preserve"), images()) <= 1e-5
+
+
+def test_a_builder_must_build_blocks() -> None:
+    class Bare(ConvBuilder):
+        def __call__(self, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> nn.Module:
+            return nn.Conv2d(in_channels, out_channels, kernel_size)
+
+    class Shy(PlainConv):
+        builds_blocks = True
+
+    with pytest.raises(TypeError, match=r"Bare\(\) builds a Conv2d; convert needs a builder of FusibleConv blocks"):
+        convert(small(), Bare())
+    with pytest.raises(ValueError, match=r"nothing to convert with Shy\(.*3 × stays plain by Shy"):
+        convert(small(), Shy())
+
+
+def test_the_former_name_of_convert_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="convert_with is now convert"):
+        converted = surgery.convert_with(small(), ACBConv(), init="preserve")  # type: ignore[deprecated]
+    assert len(conversion_report(converted).converted) == 3
 
 
 def test_norms_of_one_network_do_not_depend_on_the_order_of_registration(randomise: Randomise) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from acnet_pl.backbones._checks import check_at_least
 from acnet_pl.backbones._weights import load_weights
-from acnet_pl.nn import ConvBuilder, convert_with
+from acnet_pl.nn import ConvBuilder, convert
 
 __all__ = ["Timm"]
 
@@ -72,7 +72,7 @@ class Timm(nn.Module):
         model = timm.create_model(name, pretrained=False, num_classes=num_classes, **(options or {}))
         if weights_file is not None:
             load_weights(model, weights_file, num_classes)
-        self.model = convert_with(
+        self.model = convert(
             model,
             conv,
             init="scratch" if weights_file is None else "preserve",

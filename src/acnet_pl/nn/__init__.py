@@ -1,16 +1,17 @@
 """The method: the block, its algebra, its builders, and surgery on whole networks. Imports torch alone."""
 
 from acnet_pl.nn.acb import ACBlock
-from acnet_pl.nn.conv import ACBConv, ConvBuilder, ConvNorm, PlainConv
+from acnet_pl.nn.conv import ACBConv, BlockConv, ConvBuilder, ConvNorm, PlainConv
 from acnet_pl.nn.draw import KernelDraw, draw_kernel
 from acnet_pl.nn.explicit import explicit_branches
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery import conversion_report, convert_to_acnet, convert_with, fuse_model, stock_state_dict
+from acnet_pl.nn.surgery import conversion_report, convert, convert_to_acnet, convert_with, fuse_model, stock_state_dict
 
 __all__ = [
     "ACBConv",
     "ACBlock",
+    "BlockConv",
     "ConvBuilder",
     "ConvNorm",
     "FusibleConv",
@@ -18,6 +19,7 @@ __all__ = [
     "KernelDraw",
     "PlainConv",
     "conversion_report",
+    "convert",
     "convert_to_acnet",
     "convert_with",
     "draw_kernel",

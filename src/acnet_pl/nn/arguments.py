@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 __all__ = ["IntPair", "Padding", "PaddingMode"]
-__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair", "square_size"]
+__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair", "square_size", "why_no_centre"]
 
 IntPair = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -34,6 +34,13 @@ def square_size(kernel_size: IntPair) -> int:
             "column of its own to strengthen; keep a plain nn.Conv2d for this layer"
         )
     return height
+
+
+def why_no_centre(kernel_size: int) -> str:
+    """Say why a k×k kernel has no central row and column of its own, "" where it has."""
+    if kernel_size == 1:
+        return "1×1 kernel"
+    return f"even kernel {kernel_size}×{kernel_size}" if kernel_size % 2 == 0 else ""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, pair
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
 from acnet_pl.nn.draw import KernelDraw, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, kernel_of
 
-__all__ = ["ACBConv", "ConvBuilder", "ConvNorm", "PlainConv"]
+__all__ = ["ACBConv", "BlockConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 
 
 class ConvNorm(FusibleConv):
@@ -89,13 +90,15 @@ class ConvNorm(FusibleConv):
 class ConvBuilder(ABC):
     """Builds a backbone's convolutions. A backbone calls it and never asks which kind it was given.
 
-    To add a re-parameterisable block, subclass this beside the block and have `__call__` return that block.
+    A re-parameterisable block has a builder beside it, a `BlockConv`.
 
     Attributes:
         draw: How the weights of a new network are drawn, its fully connected layers' included.
+        builds_blocks: Whether it builds blocks at all; `convert` takes finding nothing to convert for a mistake if so.
     """
 
     draw: KernelDraw = "pytorch"
+    builds_blocks: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(
@@ -104,10 +107,11 @@ class ConvBuilder(ABC):
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
         groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
         norm: bool = True,
     ) -> nn.Module:
         """Build a convolution together with the batch norm that follows it in the plain network.
@@ -120,12 +124,17 @@ class ConvBuilder(ABC):
             padding: As nn.Conv2d's.
             dilation: As nn.Conv2d's.
             groups: As nn.Conv2d's.
+            padding_mode: As nn.Conv2d's.
             norm: Whether a batch norm directly follows in the plain network. False in pre-activation networks, where
                 the plain layer then has none; a block may have its own all the same ("if any", Sect. 3.3).
 
         Returns:
             A module from ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, no activation.
         """
+
+    def why_plain(self, kernel_size: int) -> str:
+        """Say why a k×k convolution stays plain, "" where it becomes a block."""
+        return "" if self.builds_blocks else f"stays plain by {self!r}"
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -139,6 +148,8 @@ class PlainConv(ConvBuilder):
         draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
     """
 
+    builds_blocks = False
+
     def __init__(self, draw: KernelDraw = "pytorch") -> None:
         check_choice("draw", draw, KernelDraw)
         self.draw: KernelDraw = draw
@@ -149,18 +160,59 @@ class PlainConv(ConvBuilder):
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
         groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
         norm: bool = True,
     ) -> ConvNorm:
-        return ConvNorm(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm, draw=self.draw
-        )
+        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        return ConvNorm(*shape, norm=norm, draw=self.draw)
 
 
-class ACBConv(ConvBuilder):
+class BlockConv(ConvBuilder):
+    """Builds a block for every convolution that can become one, and a plain layer for the others.
+
+    To add a re-parameterisable block, subclass this beside the block: `block` builds it, `why_plain` says what it
+    leaves plain (1×1 and even kernels, unless overridden), and the attributes are the options of its ``__init__``.
+    """
+
+    def __call__(  # noqa: D102
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
+        norm: bool = True,
+    ) -> FusibleConv:
+        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        return ConvNorm(*shape, norm=norm, draw=self.draw) if self.why_plain(kernel_size) else self.block(*shape)
+
+    @abstractmethod
+    def block(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: IntPair,
+        padding: Padding,
+        dilation: IntPair,
+        groups: int,
+        padding_mode: PaddingMode,
+    ) -> FusibleConv:
+        """Build the block; the arguments are those of `ConvBuilder`."""
+
+    def why_plain(self, kernel_size: int) -> str:  # noqa: D102
+        return why_no_centre(kernel_size)
+
+
+class ACBConv(BlockConv):
     """An ACBlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain. Options as `ACBlock`'s.
 
     Args:
@@ -196,22 +248,17 @@ class ACBConv(ConvBuilder):
         self.draw: KernelDraw = draw
         self.paired = paired
 
-    def __call__(  # noqa: D102
+    def block(  # noqa: D102
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-    ) -> ACBlock | ConvNorm:
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            return ConvNorm(
-                in_channels, out_channels, kernel_size, stride, padding, dilation, groups, norm=norm, draw=self.draw
-            )
+        stride: IntPair,
+        padding: Padding,
+        dilation: IntPair,
+        groups: int,
+        padding_mode: PaddingMode,
+    ) -> ACBlock:
         return ACBlock(
             in_channels,
             out_channels,
@@ -220,6 +267,7 @@ class ACBConv(ConvBuilder):
             padding,
             dilation,
             groups,
+            padding_mode,
             horizontal=self.horizontal,
             vertical=self.vertical,
             branch_norm=self.branch_norm,

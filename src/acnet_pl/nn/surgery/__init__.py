@@ -2,7 +2,7 @@
 
 | file | holds |
 | --- | --- |
-| convert.py | `convert_to_acnet`, and `convert_with` for blocks of any kind |
+| convert.py | `convert` with a builder of blocks, and `convert_to_acnet` |
 | eligibility.py, plain.py | which layers may be replaced |
 | inherit.py | what a block takes over from the layers it replaces |
 | report.py | `conversion_report` |
@@ -14,7 +14,7 @@
 | tracing.py, running.py, trace.py | torch.fx and an example input |
 """
 
-from acnet_pl.nn.surgery.convert import convert_to_acnet, convert_with
+from acnet_pl.nn.surgery.convert import convert, convert_to_acnet, convert_with
 from acnet_pl.nn.surgery.fuse import fuse_model
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, conversion_report
 from acnet_pl.nn.surgery.stock import stock_state_dict
@@ -23,6 +23,7 @@ __all__ = [
     "ConversionReport",
     "LayerReport",
     "conversion_report",
+    "convert",
     "convert_to_acnet",
     "convert_with",
     "fuse_model",

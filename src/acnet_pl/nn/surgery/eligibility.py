@@ -27,11 +27,17 @@ class Eligibility:
             all.
         exclude: Likewise; None is none.
         kernel_sizes: Sizes to convert; None is all.
+        why_plain: Says why a square kernel of a size stays plain, "" where it need not.
     """
 
     def __init__(
-        self, include: Selection | None, exclude: Selection | None, kernel_sizes: int | Collection[int] | None
+        self,
+        include: Selection | None,
+        exclude: Selection | None,
+        kernel_sizes: int | Collection[int] | None,
+        why_plain: Callable[[int], str],
     ) -> None:
+        self.why_plain = why_plain
         self.include = _as_selection(include)
         self.exclude = _as_selection(exclude)
         self.kernel_sizes = {kernel_sizes} if isinstance(kernel_sizes, int) else kernel_sizes
@@ -57,11 +63,7 @@ class Eligibility:
         height, width = layer.kernel_size
         if height != width:
             return f"rectangular kernel {height}×{width}"
-        if height == 1:
-            return "1×1 kernel"
-        if height % 2 == 0:
-            return f"even kernel {height}×{height}"
-        if reason := why_not_plain(layer):
+        if reason := self.why_plain(height) or why_not_plain(layer):
             return reason
         if self.include is not None and not _selects(self.include, name, layer):
             return "not included"
