@@ -7,9 +7,9 @@ __all__ = ["GRID"]
 
 GRID = Grid(
     name="cheaper",
-    title="Cheaper training: Cifar-quick on CIFAR-10",
+    title="Cheaper training: Cifar-quick and ResNet-20 on CIFAR-10",
     data=CIFAR10,
-    models=(Model("cifar_quick", "Cifar-quick"),),
+    models=(Model("cifar_quick", "Cifar-quick"), Model("resnet20", "ResNet-20")),
     variants=(
         PLAIN,
         ACNET,
