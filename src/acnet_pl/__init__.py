@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acnet_pl.deploy import fused_info, load_fused
+    from acnet_pl.deploy import fused_info, load_fused, save_fused
     from acnet_pl.export import export_model
     from acnet_pl.modules import ImageClassifier
     from acnet_pl.nn import (
@@ -39,7 +39,7 @@ _HOMES = {
         "stock_state_dict",
     ),
     "acnet_pl.modules": ("ImageClassifier",),
-    "acnet_pl.deploy": ("fused_info", "load_fused"),
+    "acnet_pl.deploy": ("fused_info", "load_fused", "save_fused"),
     "acnet_pl.export": ("export_model",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -59,6 +59,7 @@ __all__ = [
     "fuse_model",
     "fused_info",
     "load_fused",
+    "save_fused",
     "stock_state_dict",
 ]
 

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network
-from acnet_pl.nn.surgery.merge import merge_as_saved
 
-__all__ = ["AtomicCheckpointIO", "CheckpointError", "load_network", "read_checkpoint"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointError",
+    "check_readable",
+    "install_io",
+    "load_network",
+    "read_checkpoint",
+]
 
 
 class CheckpointError(ValueError):
@@ -69,7 +76,6 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     network = build_network(**info)
     state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
     try:
-        network = merge_as_saved(network, state)
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
@@ -141,6 +147,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Remove what is no longer wanted."""
         while self._unwanted:
             self._unwanted.pop().unlink(missing_ok=True)
+
+
+def install_io(trainer: Trainer) -> None:
+    """Let a trainer write with `AtomicCheckpointIO` instead of Lightning's own.
+
+    Raises:
+        ValueError: The user has given it another plugin.
+    """
+    found = trainer.strategy.checkpoint_io
+    if isinstance(found, AtomicCheckpointIO):
+        return
+    if type(found) is not TorchCheckpointIO:
+        raise ValueError(
+            f"RunCheckpoint writes with AtomicCheckpointIO, but the trainer has a {type(found).__name__} among its "
+            "plugins; leave that out, or use ModelCheckpoint instead of RunCheckpoint"
+        )
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+
+def check_readable(pl_module: LightningModule) -> None:
+    """Check that what `save_hyperparameters` puts into checkpoints can be read back from them without executing code.
+
+    Raises:
+        ValueError: A hyper-parameter cannot.
+    """
+    for name, value in pl_module.hparams.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(value, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # whatever a value's own pickling raises
+            raise ValueError(
+                f"hyper-parameter `{name}` ({type(value).__name__}) of {type(pl_module).__name__} could not be read "
+                f"back from a checkpoint without executing code; leave it out: save_hyperparameters(ignore=[{name!r}])"
+            ) from error
 
 
 def _verify(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Files of folded networks: weights in safetensors together with what is needed to build the network again."""
+"""Files of fused networks: weights in safetensors together with what is needed to build the network again."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,33 +14,74 @@ from safetensors.torch import save_file
 from torch import nn
 
 from acnet_pl.atomic import atomic_path
-from acnet_pl.modules.architecture import build_network
+from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.nn import fuse_model
 
-__all__ = ["fused_info", "load_fused", "save_fused"]
+__all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
 
 FORMAT = "acnet_pl.fused/1"
+_ARCHITECTURE = {"backbone", "conv", "num_classes"}
 
 
-def save_fused(network: nn.Module, path: str | Path, info: Mapping[str, Any]) -> Path:
-    """Write a folded network, atomically.
+def save_fused(
+    network: nn.Module,
+    path: str | Path,
+    info: Mapping[str, Any] | None = None,
+    *,
+    backbone: Any = None,
+    conv: Any = None,
+    num_classes: int | None = None,
+    inputs: Any = None,
+) -> Path:
+    """Write a fused network as safetensors, atomically.
+
+    With ``backbone``, ``conv`` and ``num_classes`` the file also says how the network is built, and `load_fused` builds
+    it; without them it holds the weights of any network, and `load_fused` is given the network to load them into.
 
     Args:
-        network: Folded, as `fuse_model` returns it.
+        network: Fused, as `fuse_model` returns it.
         path: File to write, by convention ``*.safetensors``.
-        info: Plain data with at least ``backbone`` and ``conv`` (as `modules.architecture.describe` gives them) and
-            ``num_classes``; kept as JSON in the file's metadata and readable with `fused_info`.
+        info: Plain data of your own (preprocessing, class names, accuracy); kept as JSON in the file's metadata and
+            readable with `fused_info`.
+        backbone: What built the network: a class, a function of a module, or a ``functools.partial`` of one, called
+            with the conv builder and the number of classes.
+        conv: The conv builder.
+        num_classes: Number of classes.
+        inputs: An example of what the network takes, of which shapes and types are written.
 
     Returns:
         The path.
+
+    Raises:
+        TypeError: Backbone or conv builder cannot be described in plain data.
+        ValueError: Only some of ``backbone``, ``conv`` and ``num_classes`` are given.
+
+    Example:
+        >>> import tempfile
+        >>> from acnet_pl import ACBConv
+        >>> from acnet_pl.backbones import CifarQuick
+        >>> acnet = CifarQuick(ACBConv(), 10).eval()
+        >>> path = Path(tempfile.mkdtemp()) / "fused.safetensors"
+        >>> _ = save_fused(fuse_model(acnet), path, backbone=CifarQuick, conv=ACBConv(), num_classes=10)
+        >>> type(load_fused(path)).__name__
+        'CifarQuick'
     """
     path = Path(path)
+    about = dict(info or {})
+    given = {"backbone": backbone, "conv": conv, "num_classes": num_classes}
+    if any(value is not None for value in given.values()):
+        missing = [name for name, value in given.items() if value is None]
+        if missing:
+            raise ValueError(f"a network is built from backbone, conv and num_classes; {', '.join(missing)} not given")
+        about.update(backbone=describe(backbone), conv=describe(conv), num_classes=num_classes)
+    if inputs is not None:
+        about["inputs"] = describe_inputs(inputs)
     # Cloned, because safetensors takes no two names of one tensor.
     state = network.state_dict().items()
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state}
     with atomic_path(path) as unfinished:
         # A single entry: safetensors writes several in an order that differs from file to file.
-        save_file(tensors, unfinished, metadata={"acnet_pl": json.dumps({"format": FORMAT, **info})})
+        save_file(tensors, unfinished, metadata={"acnet_pl": json.dumps({"format": FORMAT, **about})})
     return path
 
 
@@ -60,30 +102,41 @@ def fused_info(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: what it says of its network is not JSON ({error})") from error
     found = info.pop("format", metadata.get("format")) if isinstance(info, dict) else None
-    if found != FORMAT or not isinstance(info, dict) or not {"backbone", "conv", "num_classes"} <= info.keys():
+    if found != FORMAT or not isinstance(info, dict):
         raise ValueError(
-            f"{path} does not say how its network is built (format {found!r}, expected {FORMAT!r}); "
-            "load it with safetensors.torch.load_file into a network of your own"
+            f"{path} is not a file of acnet_pl (format {found!r}, expected {FORMAT!r}); load it with "
+            "safetensors.torch.load_file into a network of your own"
         )
     return info
 
 
-def load_fused(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Build the folded network of a ``fused.safetensors`` and load its weights; ready for inference.
+def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Module | None = None) -> nn.Module:
+    """Build the fused network of a ``fused.safetensors`` and load its weights; ready for inference.
 
     Args:
-        path: File that a run or ``python -m acnet_pl fuse`` wrote.
+        path: File that `save_fused`, a run or ``python -m acnet_pl fuse`` wrote.
         device: Where to put the network.
+        into: For files of networks of your own: the network as it was trained or as it was before conversion, with any
+            weights. It stays as it is.
 
     Returns:
-        The network in eval mode, from normalised images ``(N, 3, H, W)`` to logits ``(N, num_classes)``. How to
-        normalise is under ``preprocessing`` in `fused_info`.
+        The network in eval mode; of an `ImageClassifier` from normalised images ``(N, 3, H, W)`` to logits
+        ``(N, num_classes)``. How to normalise is under ``preprocessing`` in `fused_info`.
 
     Raises:
-        ValueError: The file is damaged, or was made with a backbone of a package that you have not imported.
+        ValueError: The file is damaged, was made with a backbone of a package that you have not imported, does not say
+            how its network is built, or is of another network than ``into``.
     """
     info = fused_info(path)
-    network = fuse_model(build_network(info["backbone"], info["conv"], info["num_classes"]).eval())
+    if into is None and not info.keys() >= _ARCHITECTURE:
+        raise ValueError(
+            f"{path} does not say how its network is built; give the network as it was trained, with any weights: "
+            f"load_fused({str(path)!r}, into={str(info.get('network', 'MyNet')).rpartition('.')[2]}(...))"
+        )
+    if into is None:
+        network = fuse_model(build_network(info["backbone"], info["conv"], info["num_classes"]).eval())
+    else:
+        network = fuse_model(copy.deepcopy(into).cpu().eval(), example_inputs(info.get("inputs")))
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -92,6 +145,48 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ValueError(f"{path} does not fit the network it describes: {error}") from error
     return network.to(device).eval()
+
+
+def describe_inputs(inputs: Any) -> Any:
+    """Describe the shapes and types of a network's input in plain data, from which `example_inputs` makes an example.
+
+    Args:
+        inputs: Tensors, nested in tuples, lists and dicts.
+
+    Example:
+        >>> describe_inputs((torch.zeros(2, 3, 8, 8),))
+        {'tuple': [{'tensor': 'float32', 'shape': [2, 3, 8, 8]}]}
+    """
+    if isinstance(inputs, torch.Tensor):
+        return {"tensor": str(inputs.dtype).removeprefix("torch."), "shape": list(inputs.shape)}
+    if isinstance(inputs, Mapping):
+        return {"dict": {str(name): describe_inputs(value) for name, value in inputs.items()}}
+    if isinstance(inputs, (tuple, list)):
+        return {type(inputs).__name__: [describe_inputs(value) for value in inputs]}
+    return None
+
+
+def example_inputs(described: Any) -> Any:
+    """Make an example of what `describe_inputs` described: random where floating-point, else zeros; None of None.
+
+    Raises:
+        ValueError: It is no such description.
+    """
+    if described is None:
+        return None
+    match described:
+        case {"tensor": str(name), "shape": list(shape)}:
+            dtype = getattr(torch, name, None)
+            if not isinstance(dtype, torch.dtype) or not all(isinstance(n, int) and 0 <= n < 2**16 for n in shape):
+                raise ValueError(f"the inputs are described by {described!r}, expected a torch dtype and a shape")
+            return torch.randn(shape, dtype=dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+        case {"dict": dict(items)}:
+            return {name: example_inputs(value) for name, value in items.items()}
+        case {"tuple": list(values)}:
+            return tuple(example_inputs(value) for value in values)
+        case {"list": list(values)}:
+            return [example_inputs(value) for value in values]
+    raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
 
 
 def _check_types(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -9,20 +9,24 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.plugins.io import AsyncCheckpointIO
 from tests import people
 from tests.people import EVERYONE, Own, OwnDicts, OwnPairs, OwnSegmentation, OwnTwoNetworks, loader, trainer
 from torch import Tensor, nn
 
-from acnet_pl import ACBlock, explicit_branches, fuse_model
-from acnet_pl.analysis import kernel_magnitude
+from acnet_pl import ACBlock, explicit_branches, fuse_model, fused_info, load_fused
+from acnet_pl.analysis import compare, kernel_magnitude
 from acnet_pl.callbacks import (
     EquivalenceCheck,
     EquivalenceError,
+    FuseOnFitEnd,
     KernelMagnitude,
+    LateFold,
     NonFiniteCheck,
     NonFiniteLossError,
     RotationRobustness,
+    RunCheckpoint,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -190,3 +194,202 @@ def test_a_wrong_fold_of_nested_outputs_is_found(tmp_path: Path, monkeypatch: py
         trainer(tmp_path, EquivalenceCheck()).fit(
             seeded(OwnSegmentation), loader(OwnSegmentation), loader(OwnSegmentation)
         )
+
+
+def network_of(model: Own) -> nn.Module:
+    return model.model if hasattr(model, "model") else model
+
+
+@pytest.mark.parametrize("kind", EVERYONE)
+def test_the_file_is_the_network_fused(kind: type[Own], tmp_path: Path) -> None:
+    told: dict[str, Any] = {"network": "discriminator"} if kind is OwnTwoNetworks else {}
+    model, fuse = seeded(kind), FuseOnFitEnd(**told)
+    trainer(tmp_path, fuse).fit(model, loader(kind), loader(kind))
+    network = model.get_submodule("discriminator") if told else network_of(model)
+    fresh = seeded(kind)
+    fused = load_fused(
+        tmp_path / "fused.safetensors", into=fresh.get_submodule("discriminator") if told else network_of(fresh)
+    )
+    assert not any(isinstance(module, (ACBlock, nn.BatchNorm2d)) for module in fused.modules())
+    figures = compare(network.eval(), fused, loader(kind), inputs=taken[kind])
+    assert 0 < figures.max_rel_difference < 1e-5
+    assert fuse.result is not None
+    assert fuse.result.macs_folded is not None
+    assert fuse.result.macs_trained is not None
+    assert 0 < fuse.result.macs_folded < fuse.result.macs_trained
+    about = fused_info(tmp_path / "fused.safetensors")
+    assert about["network"].endswith(type(network).__name__)
+
+
+taken: dict[type[Own], Any] = {
+    Own: lambda batch: batch[0],
+    OwnDicts: "image",
+    people.OwnDataclasses: "image",
+    OwnSegmentation: "image",
+    OwnPairs: lambda batch: tuple(batch[0]),
+    people.OwnLayers: lambda batch: batch[0],
+    OwnTwoNetworks: lambda batch: batch[0],
+}
+
+
+def test_the_networks_of_one_module_are_fused_together_or_each(tmp_path: Path) -> None:
+    model = seeded(OwnTwoNetworks)
+    each = [FuseOnFitEnd(f"{name}.safetensors", network=name) for name in ("generator", "discriminator")]
+    trainer(tmp_path, FuseOnFitEnd("both.safetensors"), *each, max_epochs=1).fit(
+        model, loader(OwnTwoNetworks), loader(OwnTwoNetworks)
+    )
+    both = load_fused(tmp_path / "both.safetensors", into=seeded(OwnTwoNetworks)).state_dict()
+    for name in ("generator", "discriminator"):
+        one = load_fused(tmp_path / f"{name}.safetensors", into=seeded(OwnTwoNetworks).get_submodule(name))
+        for key, tensor in one.state_dict().items():
+            torch.testing.assert_close(tensor, both[f"{name}.{key}"])
+
+
+def plain(model: nn.Module) -> bool:
+    return not any(isinstance(module, ACBlock) for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+@pytest.mark.parametrize("kind", [Own, OwnSegmentation, OwnPairs, people.OwnLayers])
+def test_a_checkpoint_after_the_late_fold_loads_into_the_module(kind: type[Own], tmp_path: Path) -> None:
+    model = seeded(kind)
+    trainer(tmp_path, LateFold(1), RunCheckpoint()).fit(model, loader(kind), loader(kind))
+    assert plain(model)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    again = kind.load_from_checkpoint(last, weights_only=True)
+    assert plain(again)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    resumed = seeded(kind)
+    run = trainer(tmp_path / "on", LateFold(1), RunCheckpoint(), max_epochs=3)
+    run.fit(resumed, loader(kind), loader(kind), ckpt_path=last)
+    assert plain(resumed)
+    assert run.global_step == 6
+
+
+@pytest.mark.parametrize("first", ["average", "fold"])
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+def test_averages_go_on_across_the_late_fold(first: str, tmp_path: Path) -> None:
+    class Watch(pl.Callback):
+        """Holds the average to its function at the fold, and to a second average from there on."""
+
+        def __init__(self, averaging: Any) -> None:
+            self.averaging, self.before = averaging, torch.empty(0)
+            self.image = torch.randn(4, 3, people.SIZE, people.SIZE)
+            self.expected: dict[str, Tensor] = {}
+
+        def average(self) -> Any:
+            return self.averaging._average_model.module
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 0:
+                with torch.no_grad(), explicit_branches(self.average()):
+                    self.before = self.average().model.eval()(self.image)
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 0):
+                with torch.no_grad():
+                    torch.testing.assert_close(self.average().model.eval()(self.image), self.before)
+                self.expected = {name: tensor.clone() for name, tensor in self.average().state_dict().items()}
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            for name, tensor in pl_module.state_dict().items():
+                if name in self.expected and tensor.is_floating_point():
+                    self.expected[name].lerp_(tensor, 0.5)
+
+    averaging = EMAWeightAveraging(decay=0.5)
+    watch = Watch(averaging)
+    order = [averaging, LateFold(1)] if first == "average" else [LateFold(1), averaging]
+    model = seeded(Own)
+    trainer(tmp_path, *order, watch, EquivalenceCheck(), RunCheckpoint(), max_epochs=3).fit(
+        model, loader(Own), loader(Own)
+    )
+    assert plain(model)
+    assert watch.expected
+    for name, tensor in model.state_dict().items():  # which has the average when training has ended
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, watch.expected[name])
+    resumed = seeded(Own)
+    again = [EMAWeightAveraging(decay=0.5), LateFold(1), RunCheckpoint()]
+    run = trainer(tmp_path / "on", *again, max_epochs=4)
+    run.fit(resumed, loader(Own), loader(Own), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert run.global_step == 8
+    assert plain(resumed)
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_stochastic_weight_averaging_across_the_late_fold(tmp_path: Path) -> None:
+    for late in (1, 2):  # before and after the averaging begins
+        model = seeded(Own)
+        averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+        run = trainer(tmp_path, averaging, LateFold(late), EquivalenceCheck(), max_epochs=4)
+        run.fit(model, loader(Own), loader(Own))
+        assert plain(model)
+        assert isinstance(averaging._average_model, Own)
+        for mine, theirs in zip(model.parameters(), averaging._average_model.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+class TestALateFoldThatCannotWork:
+    def test_a_block_that_the_network_does_not_use(self, tmp_path: Path) -> None:
+        model = seeded(Own)
+        model.model.unused = ACBlock(3, 3, 3)
+        with pytest.raises(ValueError, match="`unused` takes no part in the evaluation"):
+            trainer(tmp_path, LateFold(1)).fit(model, loader(Own), loader(Own))
+
+    def test_two_networks_are_fused_one_by_one(self, tmp_path: Path) -> None:
+        model = seeded(OwnTwoNetworks)
+        with pytest.raises(ValueError, match=r"LateFold calls the network.*network='generator'"):
+            trainer(tmp_path, LateFold(1)).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
+        trainer(tmp_path, LateFold(1, "generator")).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
+        assert plain(model.get_submodule("generator"))
+        assert not plain(model.get_submodule("discriminator"))
+
+
+class Keeping(Own):
+    def __init__(self, thing: Any = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class TestRunCheckpointOnAnyModule:
+    @pytest.mark.parametrize("kind", [OwnDicts, OwnTwoNetworks])
+    def test_a_killed_run_ends_with_the_same_bits(self, kind: type[Own], tmp_path: Path) -> None:
+        class Die(pl.Callback):
+            def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+                if (trainer.current_epoch, batch_idx) == (1, 1):
+                    raise InterruptedError
+
+        undisturbed = seeded(kind)
+        trainer(tmp_path / "a", RunCheckpoint(every_n_steps=1)).fit(undisturbed, loader(kind), loader(kind))
+        with pytest.raises(InterruptedError):
+            trainer(tmp_path / "b", Die(), RunCheckpoint(every_n_steps=1)).fit(seeded(kind), loader(kind), loader(kind))
+        resumed, last = seeded(kind), tmp_path / "b" / "checkpoints" / "last.ckpt"
+        run = trainer(tmp_path / "b", RunCheckpoint(every_n_steps=1))
+        run.fit(resumed, loader(kind), loader(kind), ckpt_path=last)
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+
+    def test_hyper_parameters_that_cannot_be_read_back(self, tmp_path: Path) -> None:
+        message = r"`thing` \(type\) of Keeping could not be read back .*save_hyperparameters\(ignore=\['thing'\]\)"
+        best = [FuseOnFitEnd(), ModelCheckpoint(tmp_path, monitor="val_loss")]
+        for callbacks in ([RunCheckpoint()], best):
+            with pytest.raises(ValueError, match=message):
+                trainer(tmp_path, *callbacks, enable_checkpointing=True).fit(Keeping(nn.ReLU), loader(Own), loader(Own))
+        trainer(tmp_path, RunCheckpoint(), max_epochs=1).fit(Keeping([1, {"a": 2}]), loader(Own), loader(Own))
+
+    def test_another_plugin(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="has a AsyncCheckpointIO among its plugins"):
+            trainer(tmp_path, RunCheckpoint(), plugins=[AsyncCheckpointIO()]).fit(seeded(Own), loader(Own), loader(Own))
+
+
+def test_the_best_weights_of_an_own_module(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="val_loss", mode="max", filename="best")
+    model, fuse = seeded(Own), FuseOnFitEnd()
+    trainer(tmp_path, fuse, best, enable_checkpointing=True, max_epochs=3).fit(model, loader(Own), loader(Own))
+    assert fuse.result is not None
+    assert (fuse.result.folded, fuse.result.checkpoint) == ("best", best.best_model_path)
+    twin = Own.load_from_checkpoint(best.best_model_path, weights_only=True)
+    fused = load_fused(fuse.result.path, into=seeded(Own).model)
+    assert compare(twin.model, fused, loader(Own)).within(1e-5)
+    assert not compare(model.model, fused, loader(Own)).within(1e-3)

@@ -115,21 +115,6 @@ def test_the_trained_model_stays_trainable(tmp_path):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_another_module_is_refused_by_name(tmp_path):
-    class Foreign(ImageClassifier.__base__):
-        def training_step(self, batch, batch_idx):
-            return None
-
-        def configure_optimizers(self):
-            return None
-
-    run = pl.Trainer(fast_dev_run=True, accelerator="cpu", callbacks=[FuseOnFitEnd()], logger=False,
-                     enable_checkpointing=False, default_root_dir=tmp_path, enable_progress_bar=False,
-                     enable_model_summary=False)  # fmt: skip
-    with pytest.raises(TypeError, match="got a Foreign"):
-        FuseOnFitEnd().on_fit_end(run, Foreign())
-
-
 def test_a_file_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
     def load(path):
         network = acnet_pl.load_fused(path)

@@ -114,7 +114,7 @@ def test_rank_zero_alone_writes_and_every_result_once(two: Any) -> None:
 
 def test_rank_zero_alone_reports(two: Any) -> None:
     first, second = two.outputs
-    for text in ("parameters in training", "Folded the best weights", "trained vs folded", "Rotate 90°", "Files in"):
+    for text in ("parameters in training", "Fused the best weights", "trained vs folded", "Rotate 90°", "Files in"):
         assert first.count(text) == 1, text
         assert text not in second
     assert "It is recommended" not in first + second

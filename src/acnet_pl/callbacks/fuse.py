@@ -11,13 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
-from acnet_pl.analysis import complexity
+from acnet_pl.analysis import Inputs, complexity
+from acnet_pl.analysis.evaluation import placed
 from acnet_pl.callbacks.logging import log_file, log_scalars
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
-from acnet_pl.checkpoint import read_checkpoint
-from acnet_pl.deploy import load_fused, save_fused
+from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
+from acnet_pl.checkpoint import check_readable, read_checkpoint
+from acnet_pl.deploy import describe_inputs, example_inputs, load_fused, save_fused
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
 
@@ -44,8 +46,8 @@ class FusedNetwork:
         checkpoint: File of those weights; None where they were in memory only.
         parameters_trained: Parameters before folding.
         parameters_folded: Parameters after folding.
-        macs_trained: Multiply-accumulates for one image before folding.
-        macs_folded: Multiply-accumulates for one image after folding.
+        macs_trained: Multiply-accumulates for one image before folding; None where the network's input is not known.
+        macs_folded: Multiply-accumulates for one image after folding; likewise.
     """
 
     path: str
@@ -53,99 +55,138 @@ class FusedNetwork:
     checkpoint: str | None
     parameters_trained: int
     parameters_folded: int
-    macs_trained: int
-    macs_folded: int
+    macs_trained: int | None
+    macs_folded: int | None
 
 
 class FuseOnFitEnd(Callback):
-    """Fold a copy of the trained network when ``fit`` ends and write it, with its architecture, as one file.
+    """Fuse a copy of the trained network when ``fit`` ends and write it as one file.
 
-    The best checkpoint is folded where the ModelCheckpoint monitors a metric, else the last weights. Rank zero writes;
-    the trained model is left as it is. The file is read back and compared before it counts as written. ``result``
-    holds a `FusedNetwork`.
+    The best checkpoint is fused where the ModelCheckpoint monitors a metric, else the last weights. Rank zero writes;
+    the trained model is left as it is. The file is read back and compared before it counts as written. Of an
+    `ImageClassifier` it also holds the architecture, and ``load_fused(path)`` builds the network; of any other
+    LightningModule, ``load_fused(path, into=network)`` loads it into the network as it was trained. ``result`` holds a
+    `FusedNetwork`.
 
     Args:
         filename: Name of the file in the run's folder; `acnet_pl.load_fused` reads it.
-        enabled: False switches folding off.
+        enabled: False switches fusing off.
+        network: Name of the submodule to fuse, such as "generator". None is the one submodule that holds all
+            parameters, or else the LightningModule itself.
+        inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it, or
+            else does without: batch norms whose place the code alone does not tell are then left, with a warning.
 
     Raises:
-        FusionError: A layer cannot be folded, or the file does not give the folded network back.
+        FusionError: A layer cannot be fused, which is tried before the first step; or the file does not give the fused
+            network back.
+        ValueError: Before the first step: there is no such network, or the best checkpoint could not be read.
     """
 
-    def __init__(self, filename: str = "fused.safetensors", enabled: bool = True) -> None:
+    def __init__(
+        self,
+        filename: str = "fused.safetensors",
+        enabled: bool = True,
+        network: str | None = None,
+        inputs: Inputs = None,
+    ) -> None:
         self.filename = filename
         self.enabled = enabled
+        self.subject = Subject(network, inputs)
         self.result: FusedNetwork | None = None
         self._folder = Path()
-        self._image_shape: tuple[int, int, int] | None = None
+        self._inputs: Any = None  # described
+        self._tried = False
+
+    @property
+    def state_key(self) -> str:
+        """Several may fuse the networks of one LightningModule."""
+        return self._generate_state_key(network=self.subject.network, filename=self.filename)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember the run's folder: asking for it is a collective operation, and too late when fit has ended."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if self.enabled and stage == "fit":
+            require_whole_parameters(trainer, self)
+            self.subject.of(pl_module)
+            if _monitors(trainer):
+                check_readable(pl_module)
+            self._tried = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The size of the images, for a run that goes on where it is only to be folded."""
-        return {"image_shape": self._image_shape and list(self._image_shape)}
+        """The form of the network's input, for a run that goes on where it is only to be fused."""
+        return {"inputs": self._inputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the size of the images."""
-        if state_dict["image_shape"]:
-            channels, height, width = state_dict["image_shape"]
-            self._image_shape = (channels, height, width)
+        """Take over the form of the input."""
+        self._inputs = state_dict["inputs"]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
-    ) -> None:
-        """Look at the size of the images, which not every data module tells."""
-        if self.enabled and self._image_shape is None:
-            _, channels, height, width = batch[0].shape
-            self._image_shape = (channels, height, width)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at what the network is given, and try before anything is trained what will be done at the end."""
+        if not self.enabled or self._tried:
+            return
+        self._tried = True
+        inputs: Any = None
+        try:
+            inputs = few(self.subject.inputs_of(pl_module, batch)) if self.subject.has_forward(pl_module) else None
+        except ValueError:
+            if self.subject.inputs is not None:
+                raise
+        self._inputs = describe_inputs(inputs)
+        self.subject.fused(pl_module, inputs)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fold, write, read back, log."""
+        """Fuse, write, read back, log."""
         if not self.enabled or not trainer.is_global_zero or trainer.interrupted:
             return
-        if not isinstance(pl_module, ImageClassifier):
-            raise TypeError(f"FuseOnFitEnd writes what an ImageClassifier trained, got a {type(pl_module).__name__}")
-        network, folded, checkpoint = self._weights(trainer, pl_module)
+        network, which, checkpoint = self._weights(trainer, pl_module)
         about = image_info(trainer)
-        channels, height, width = about.get("image_shape", self._image_shape or (3, 32, 32))
-        shape = (channels, height, width)
-        example = torch.randn(2, *shape, dtype=next(network.parameters()).dtype)
+        example = example_inputs(self._inputs)
+        if example is None and "image_shape" in about:
+            example = torch.randn(2, *about["image_shape"])
+        example = placed(network, example)
         fused = fuse_model(network, example)
-        info = {
-            "backbone": pl_module.hparams["backbone"],
-            "conv": pl_module.hparams["conv"],
-            "num_classes": pl_module.hparams["num_classes"],
-            "preprocessing": about,
-            "folded": folded,
-        }
+        info = {"preprocessing": about, "folded": which}
+        known = isinstance(pl_module, ImageClassifier) and self.subject.of(pl_module) is pl_module.net
+        if known:
+            info.update({name: pl_module.hparams[name] for name in ("backbone", "conv", "num_classes")})
+        else:
+            info["network"] = f"{type(network).__module__}.{type(network).__qualname__}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = save_fused(fused, self._folder / self.filename, info)
-        written, meant = load_fused(path).state_dict(), fused.state_dict()
+        path = save_fused(fused, self._folder / self.filename, info, inputs=example)
+        again = load_fused(path) if known else load_fused(path, into=network)
+        written, meant = again.state_dict(), fused.state_dict()
         if written.keys() != meant.keys() or not all(torch.equal(written[name], meant[name]) for name in meant):
-            raise FusionError(f"{path} does not give back the folded network; is the disk sound?")
-        before, after = complexity(network, shape), complexity(fused, shape)
-        self.result = FusedNetwork(
-            str(path), folded, checkpoint, before.parameters, after.parameters, before.macs, after.macs
-        )
-        rank_zero_info(f"Folded the {folded} weights into {path}: {before} -> {after}")
+            raise FusionError(f"{path} does not give back the fused network; is the disk sound?")
+        before, after = _cost(network, example), _cost(fused, example)
+        self.result = FusedNetwork(str(path), which, checkpoint, before[0], after[0], before[1], after[1])
+        rank_zero_info(f"Fused the {which} weights into {path}: {before[0]:,} -> {after[0]:,} parameters")
         numbers = {f"fused/{k}": v for k, v in asdict(self.result).items() if isinstance(v, int)}
         log_scalars(trainer, numbers)
         log_file(trainer, path, "fused", "model", {**info, **asdict(self.result)})
 
-    @staticmethod
-    def _weights(trainer: Trainer, pl_module: ImageClassifier) -> tuple[nn.Module, str, str | None]:
+    def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None]:
         """A copy of the network in eval mode on the CPU, which weights it has, and their checkpoint."""
-        network = copy.deepcopy(pl_module.net).cpu().eval()
-        callback = trainer.checkpoint_callback
-        best = getattr(callback, "best_model_path", "") if getattr(callback, "monitor", None) else ""
+        network = copy.deepcopy(self.subject.of(pl_module)).cpu().eval()
+        best: str = getattr(trainer.checkpoint_callback, "best_model_path", "") if _monitors(trainer) else ""
         if not best:
             saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]
             return network, "last", saved[0] if saved else None
+        prefix = self.subject.prefix(pl_module)
         state = read_checkpoint(best)["state_dict"]
-        network.load_state_dict({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")})
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         return network, "best", best
+
+
+def _monitors(trainer: Trainer) -> bool:
+    return getattr(trainer.checkpoint_callback, "monitor", None) is not None
+
+
+def _cost(network: nn.Module, example: Any) -> tuple[int, int | None]:
+    """Parameters, and multiply-accumulates per sample where an input is known."""
+    if example is None:
+        return sum(parameter.numel() for parameter in network.parameters()), None
+    cost = complexity(network, example_input=example)
+    return cost.parameters, cost.macs
 
 
 def image_info(trainer: Trainer) -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
+from acnet_pl.analysis import Inputs
+from acnet_pl.callbacks.subject import Subject, few
 from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.merge import blocks_of, merge_block, merged_velocity, output_moments
 
@@ -28,33 +31,43 @@ class LateFold(Callback):
     of the epoch, over all processes, and γ and β that undo them; a block with one batch norm after the sum keeps that.
     Momentum is carried over: the new kernel moves as the folded one did, at fixed statistics, β as the sum of the
     branches' β did, and γ begins at rest. Optimizers with other state than momentum begin anew for the new layers. The
-    schedule goes on. Checkpoints from then on hold the plain network; they resume and load like others. A
-    ModelCheckpoint that keeps the best weights begins anew.
+    schedule goes on. Checkpoints from then on hold the plain network; they resume and load like others, into the module
+    as it was built. A ModelCheckpoint that keeps the best weights begins anew. Lightning's averages of the weights
+    (``EMAWeightAveraging``, ``WeightAveraging``, ``StochasticWeightAveraging``) are fused at the same time, with
+    statistics of their own, and go on as averages of the plain network.
 
     Args:
         epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``.
+        network: Name of the submodule whose blocks are fused, such as "generator"; others stay. None is the one
+            submodule that holds all parameters, or else the LightningModule itself.
+        inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it.
 
     Raises:
-        ValueError: The epoch is out of its range, or the strategy is neither one device nor DDP.
-        FusionError: A block cannot be folded.
+        ValueError: Before the first step: the epoch is out of its range, the strategy is neither one device nor DDP, or
+            the network cannot be found, called or told what to take of a batch.
+        FusionError: Before the first step: a block is not used by the network.
     """
 
-    def __init__(self, epoch: int | float = 0.5) -> None:
+    def __init__(self, epoch: int | float = 0.5, network: str | None = None, inputs: Inputs = None) -> None:
         if epoch < 0 or (isinstance(epoch, float) and epoch >= 1):
             raise ValueError(
                 f"`epoch` (={epoch!r}) must be a whole number from 0 on, or a part in [0, 1) of all epochs"
             )
         self.epoch = epoch
-        self._done = False
+        self.subject = Subject(network, inputs)
+        self._tried = self._done = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go before the other callbacks, which then all see the plain network, and see that there is one to fuse."""
+        if stage == "fit":
+            self.subject.check(trainer, pl_module, self)
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.remove(self)
+            callbacks.insert(0, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the epoch will come and that the strategy allows it."""
-        self._done = False
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ValueError(
-                f"LateFold replaces parameters, which {type(trainer.strategy).__name__} does not allow; use one device "
-                "or trainer.strategy=ddp"
-            )
+        """See that the epoch will come."""
+        self._tried = self._done = False
         endless = trainer.max_epochs in (None, -1)
         if endless and isinstance(self.epoch, float):
             raise ValueError(f"`epoch` (={self.epoch}) is a part of trainer.max_epochs, which is not set; set it")
@@ -62,22 +75,28 @@ class LateFold(Callback):
             rank_zero_warn(f"LateFold never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Fold, once, before the first batch of the epoch."""
-        if self._done or trainer.current_epoch < self.first_epoch(trainer.max_epochs):
+        """Fuse, once, before the first batch of the epoch; before the very first one, see that this will work."""
+        due = trainer.current_epoch >= self.first_epoch(trainer.max_epochs)
+        network = self.subject.of(pl_module)
+        if self._done or (self._tried and not due) or not any(True for _ in blocks_of(network)):
+            return
+        inputs = self.subject.inputs_of(pl_module, batch)
+        if not due:
+            self._tried = True
+            output_moments(network, few(inputs))
             return
         self._done = True
-        network = pl_module.net
-        assert isinstance(network, nn.Module)
-        if any(True for _ in blocks_of(network)):
-            pl_module.net = self._fold(trainer, network, batch[0])
-            self._register(trainer, pl_module)
+        self._fold(trainer, pl_module, network, inputs)
+        for average in _averages(trainer):
+            _fold_average(average, self.subject, batch)
+        self._register(trainer, pl_module)
 
     def first_epoch(self, max_epochs: int | None) -> int:
         """The first epoch of the plain network, counted from 0, in a training of so many epochs."""
         return int(self.epoch * (max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
 
     @staticmethod
-    def _fold(trainer: Trainer, network: nn.Module, images: Tensor) -> nn.Module:
+    def _fold(trainer: Trainer, pl_module: LightningModule, network: nn.Module, inputs: Any) -> None:
         if trainer.world_size > 1:
             for buffer in network.buffers():  # every process has batch-norm statistics of its own images
                 dist.broadcast(buffer, src=0)
@@ -87,8 +106,8 @@ class LateFold(Callback):
             assert isinstance(summed, Tensor)
             return summed
 
-        moments = output_moments(network, images, total)
-        before = set(network.parameters())
+        moments = output_moments(network, inputs, total)
+        before = set(pl_module.parameters())
         velocity: dict[Tensor, Tensor] = {
             p: v for optimizer in trainer.optimizers for p, v in _momentum(optimizer).items()
         }
@@ -96,12 +115,11 @@ class LateFold(Callback):
         for block in moments:
             carried |= merged_velocity(block, velocity)
         layers: dict[nn.Module, nn.Module] = {block: merge_block(block, moments[block]) for block in moments}
-        network = replace_modules(network, layers)
+        replace_modules(pl_module, layers)
         new = {parameter for layer in layers.values() for parameter in layer.parameters()}
         for optimizer in trainer.optimizers:
-            _carry_over(optimizer, before - set(network.parameters()), new, carried)
+            _carry_over(optimizer, before - set(pl_module.parameters()), new, carried)
         rank_zero_info(f"Folded {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
-        return network
 
     @staticmethod
     def _register(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,6 +138,22 @@ class LateFold(Callback):
                 callback.best_k_models = {}
                 callback.best_model_path = callback.kth_best_model_path = ""
                 callback.best_model_score = None
+
+
+def _averages(trainer: Trainer) -> Iterator[LightningModule]:
+    """The copies of the LightningModule in which Lightning's callbacks average the weights."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_average_model", None)
+        average = average.module if isinstance(average, AveragedModel) else average
+        if isinstance(average, LightningModule):
+            yield average
+
+
+def _fold_average(average: LightningModule, subject: Subject, batch: Any) -> None:
+    """Fuse an average as the network is: the same function in eval mode, by its own statistics of the batch."""
+    network = subject.of(average)
+    moments = output_moments(network, subject.inputs_of(average, batch))
+    replace_modules(average, {block: merge_block(block, found) for block, found in moments.items()})
 
 
 def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from acnet_pl.callbacks.metrics_csv import MetricsCSV
 from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, check_readable, install_io, read_checkpoint
 
 __all__ = ["RunCheckpoint", "newest_checkpoint"]
 
@@ -41,7 +41,9 @@ class RunCheckpoint(Callback):
     ends with exit code 143. Values that are logged by ``self.log(..., on_epoch=True)`` as plain numbers instead of
     torchmetrics are averaged over the resumed part of an epoch only.
 
-    Place it before the other callbacks. ModelCheckpoint may be used beside it for the best weights.
+    Files are written by `AtomicCheckpointIO`, which takes the place of Lightning's own. ``fit(ckpt_path=...)`` with a
+    file of the same ``default_root_dir`` goes on with that run. ModelCheckpoint may be used beside it for the best
+    weights.
 
     Args:
         every_n_epochs: Write after every so many epochs.
@@ -52,6 +54,10 @@ class RunCheckpoint(Callback):
     Attributes:
         last_path: The file that was written last.
         resume_from: Checkpoint of this same run from which it goes on; None where it is new.
+
+    Raises:
+        ValueError: Before the first step: the trainer has a checkpoint plugin of its own, or the LightningModule has
+            hyper-parameters that could not be read back without executing code.
     """
 
     def __init__(
@@ -81,9 +87,15 @@ class RunCheckpoint(Callback):
         self._written_at = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that all processes go on from the same checkpoint."""
+        """See that checkpoints can be written and read, and that all processes go on from the same one."""
         self._folder = Path(str(trainer.strategy.broadcast(str(trainer.default_root_dir)))) / "checkpoints"
         self.enabled &= not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.enabled and stage == "fit":
+            install_io(trainer)
+            check_readable(pl_module)
+            if self.resume_from is None and trainer.ckpt_path:
+                given = Path(trainer.ckpt_path).resolve()
+                self.resume_from = str(given) if given.parent == self._folder.resolve() else None
         first = trainer.strategy.broadcast(self.resume_from)
         if not trainer.strategy.reduce_boolean_decision(first == self.resume_from):
             raise ValueError(

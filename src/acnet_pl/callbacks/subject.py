@@ -52,8 +52,13 @@ class Subject:
         if len(children) == 1 and not own:
             (only,) = children.values()
             if not isinstance(only, (FusibleConv, nn.Conv2d, nn.Linear, nn.ModuleList, nn.ModuleDict)):
-                return only
+                orig: nn.Module = getattr(only, "_orig_mod", only)  # of what torch.compile returned
+                return orig
         return pl_module
+
+    def has_forward(self, pl_module: LightningModule) -> bool:
+        """Return whether the network can be called: not a LightningModule of several networks without ``forward``."""
+        return self.of(pl_module) is not pl_module or is_overridden("forward", pl_module)
 
     def prefix(self, pl_module: LightningModule) -> str:
         """Return what the names of the network's tensors begin with in the LightningModule's: "model.", say, or ""."""
@@ -67,7 +72,7 @@ class Subject:
             ValueError: There is no such submodule, or no one network and no ``forward``, or processes share parameters.
         """
         require_whole_parameters(trainer, callback)
-        if self.of(pl_module) is pl_module and not is_overridden("forward", pl_module):
+        if not self.has_forward(pl_module):
             names = list(_children_with_parameters(pl_module))
             raise ValueError(
                 f"{type(callback).__name__} calls the network, but {type(pl_module).__name__} has no forward and not "

@@ -25,7 +25,6 @@ from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
 from acnet_pl.nn import ConvBuilder, PlainConv
 from acnet_pl.nn.precision import full_precision
-from acnet_pl.nn.surgery.merge import merge_as_saved
 
 __all__ = ["ImageClassifier", "default_optimizer"]
 
@@ -135,11 +134,6 @@ class ImageClassifier(LightningModule):
         """Raise an error if synchronising batch norms would change the network."""
         if stage == "fit":
             refuse_lossy_sync(self.trainer, self.net)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Be what a checkpoint is of, where blocks were folded during training (`LateFold`)."""
-        names = {str(name).removeprefix("net.") for name in checkpoint["state_dict"]}
-        self.net = merge_as_saved(self.net, names)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -236,6 +236,18 @@ class FusibleConv(nn.Module, ABC):
         conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Load tensors, of a block or of the plain layer that a block was fused to during training.
+
+        For the latter the block becomes that layer first, so that a checkpoint loads into the module as it was built.
+        """
+        plain = not self.is_plain and f"{prefix}conv.weight" in state_dict
+        if plain and any(f"{prefix}{name}" not in state_dict for name in self.state_dict()):
+            from acnet_pl.nn.surgery.merge import become_plain  # which imports this module
+
+            become_plain(self)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_finite(self) -> None:
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.conv import ConvNorm
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.fuse import replace_modules
+from acnet_pl.nn.surgery.plain import inherit_hooks
+from acnet_pl.nn.surgery.running import call
 
-__all__ = ["Moments", "blocks_of", "merge_as_saved", "merge_block", "merged_velocity", "output_moments"]
+__all__ = ["Moments", "become_plain", "blocks_of", "merge_block", "merged_velocity", "output_moments"]
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance ``(O,)`` in float64."""
@@ -127,17 +129,17 @@ def _moved_kernel(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> Tens
 
 @torch.no_grad()
 def output_moments(
-    network: nn.Module, images: Tensor, total: Callable[[Tensor], Tensor] = lambda x: x
+    network: nn.Module, inputs: Any, total: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[FusibleConv, Moments]:
-    """Mean and variance of the outputs of the blocks' fused convolutions without their biases, on some images.
+    """Mean and variance of the outputs of the blocks' fused convolutions without their biases, on one batch.
 
     Args:
         network: Evaluated in eval mode; its modes are as before when this returns.
-        images: ``(N, C, H, W)``.
+        inputs: Images ``(N, C, H, W)``, a tuple of positional arguments or a dict of keyword arguments.
         total: Sums a tensor over all processes.
 
     Raises:
-        FusionError: A block is not reached by the images.
+        FusionError: A block is not reached by the batch.
     """
     sums: dict[FusibleConv, Tensor] = {}
 
@@ -153,14 +155,19 @@ def output_moments(
     handles = [block.register_forward_hook(observe) for block in blocks]
     try:
         with _evaluated(network):
-            network.forward(images)  # not the compiled call: there is one evaluation, which is not worth compiling
+            call(
+                network.forward, inputs
+            )  # not the compiled call: there is one evaluation, which is not worth compiling
     finally:
         for handle in handles:
             handle.remove()
     moments = {}
+    names = {module: name for name, module in network.named_modules()}
     for block in blocks:
         if block not in sums:
-            raise FusionError("a block takes no part in the evaluation of the network, so there are no statistics")
+            raise FusionError(
+                f"`{names[block]}` takes no part in the evaluation of the network, so there are no statistics of it"
+            )
         count, first, second = total(sums[block])
         mean = first / count
         var = (second / count - mean.square()).clamp_min(0) * (count / (count - 1).clamp_min(1))
@@ -168,25 +175,13 @@ def output_moments(
     return moments
 
 
-def merge_as_saved(network: nn.Module, saved: Collection[str]) -> nn.Module:
-    """Give a network the structure that a checkpoint has: blocks become plain layers where they were when it was saved.
-
-    Args:
-        network: As it was built; changed in place.
-        saved: Names of the tensors that are to be loaded into it.
-
-    Returns:
-        The network.
-    """
-    layers: dict[nn.Module, nn.Module] = {}
-    names = {module: name for name, module in network.named_modules()}
-    for block in blocks_of(network):
-        prefix = f"{names[block]}.".lstrip(".")
-        whole = all(f"{prefix}{name}" in saved for name in block.state_dict())
-        if f"{prefix}conv.weight" in saved and not whole:
-            unit = torch.ones(block.out_channels, dtype=torch.float64)
-            layers[block] = merge_block(block, (0 * unit, unit))
-    return replace_modules(network, layers)
+def become_plain(block: FusibleConv) -> None:
+    """Turn a block, in place, into a plain convolution with its batch norm, whose weights are then to be loaded."""
+    unit = torch.ones(block.out_channels, dtype=torch.float64)
+    layer = merge_block(block, (0 * unit, unit))
+    inherit_hooks(layer, block)
+    block.__class__ = type(layer)  # as torch's own lazy modules do when they are loaded
+    block.__dict__ = layer.__dict__
 
 
 def blocks_of(network: nn.Module) -> Iterator[FusibleConv]:

@@ -37,7 +37,7 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
     return traces
 
 
-def call(model: nn.Module, example_input: Any) -> Any:
+def call(model: Callable[..., Any], example_input: Any) -> Any:
     """Call a model with a tensor, a tuple of positional arguments or a mapping of keyword arguments."""
     if isinstance(example_input, Mapping):
         return model(**example_input)
