@@ -15,8 +15,23 @@ from torch import Tensor, nn
 import acnet_pl
 from acnet_pl.analysis import complexity, flip_response
 from acnet_pl.callbacks.display import conv_table
-from acnet_pl.nn import ACBConv, BlockConv, ConvBuilder, ConvNorm, FusibleConv, convert, explicit_branches, fuse_model
+from acnet_pl.nn import (
+    ACBConv,
+    ACBPlusConv,
+    BlockConv,
+    ConvBuilder,
+    ConvNorm,
+    DBBConv,
+    FusibleConv,
+    MobileOneConv,
+    OREPAConv,
+    RepVGGConv,
+    convert,
+    explicit_branches,
+    fuse_model,
+)
 from acnet_pl.nn.fusible import Branch, Fused, exact, fold_norm
+from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
 
@@ -27,8 +42,9 @@ class Twice(FusibleConv):
     """The smallest block there is: two convolutions of one shape, each with its batch norm."""
 
     def __init__(self, i: int, o: int, k: int, *geometry: Any) -> None:
-        convs = [nn.Conv2d(i, o, k, *geometry[:4], bias=False, padding_mode=geometry[4]) for _ in range(2)]
-        like: Any = convs[0]
+        make: Any = nn.Conv2d
+        convs = [make(i, o, k, *geometry[:4], bias=False, padding_mode=geometry[4]) for _ in range(2)]
+        like = convs[0]
         shape = (like.kernel_size, like.stride, like.padding, like.dilation, like.groups, like.padding_mode)
         super().__init__(i, o, *shape)
         self.convs = nn.ModuleList(convs)
@@ -63,6 +79,11 @@ BUILDERS: list[ConvBuilder] = [
     ACBConv(branch_norm="scale", gamma_init=0.5),
     ACBConv(position="border"),
     ACBConv(asymmetric_size=3),
+    ACBPlusConv(gamma_init=0.2),
+    DBBConv(),
+    MobileOneConv(copies=2),
+    OREPAConv(),
+    RepVGGConv(),
 ]
 every_builder = pytest.mark.parametrize("builder", BUILDERS, ids=repr)
 LAYERS: list[dict[str, Any]] = [
@@ -81,6 +102,9 @@ def builder(request: pytest.FixtureRequest) -> ConvBuilder:
 def block_of(builder: ConvBuilder, randomise: Callable[..., nn.Module], **options: Any) -> FusibleConv:
     block = randomise(builder(4, 4, **(options or {"kernel_size": 3, "padding": 1})))
     assert isinstance(block, FusibleConv)
+    for scale in block.modules():
+        if isinstance(scale, ChannelScale):
+            nn.init.uniform_(scale.weight, 0.5, 1.5)
     return block.double()
 
 

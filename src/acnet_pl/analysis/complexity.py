@@ -73,8 +73,11 @@ def complexity(
     shape = next((tuple(tensor.shape[1:]) for tensor in tensors_of(inputs)), ())
     counter = FlopCounterMode(display=False)
     # In eval mode a block would use its fused kernel.
-    trained_apart = nn.ModuleList(m for m in model.modules() if isinstance(m, FusibleConv) and m.trains_apart)
-    with evaluating(model), explicit_branches(trained_apart), counter:
-        call(model, inputs)
+    blocks = [module for module in model.modules() if isinstance(module, FusibleConv)]
+    with evaluating(model), explicit_branches(nn.ModuleList(block for block in blocks if block.trains_apart)):
+        if not all(block.trains_apart or block.is_plain for block in blocks):
+            call(model, inputs)  # after which they keep the kernel, whose making does not depend on the input
+        with counter:
+            call(model, inputs)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Complexity(parameters, counter.get_total_flops() // 2 // max(1, sample_count(inputs)), shape)

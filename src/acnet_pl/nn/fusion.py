@@ -1,4 +1,4 @@
-"""The algebra of folding, one function per equation of the article (Sect. 3.2-3.3). Pure tensor functions."""
+"""The algebra of fusing, one function per equation of the article (Sect. 3.2-3.3). Pure tensor functions."""
 
 from __future__ import annotations
 
