@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?=
 
-.PHONY: demo test test-slow test-faults lint install clean
+.PHONY: demo test test-slow test-faults lint docs docs-serve install clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,13 @@ test-slow: install
 
 test-faults: install
 	$(BIN)/pytest -m faults $(TESTS)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+	@echo "build/site/index.html is the site's first page"
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,106 @@
+"""What the README and the pages of docs/ tell to type works: commands, Python, YAML; and the site builds."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from acnet_pl.cli import COMMANDS, main
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language, page=None):
+    texts = [one.read_text() for one in PAGES if page in (None, one)]
+    return [
+        block for text in texts for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def commands():
+    text = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    found = [line.removeprefix("python -m acnet_pl ") for line in lines if line.startswith("python -m acnet_pl ")]
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch):
+    """A working folder from which experiments/ is found, as in a checkout."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_are_found():
+    assert {command.split()[0] for command in commands()} >= {"fit", "test", "fuse", "export", "reproduce"}
+    assert {command.split()[0] for command in commands()} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.split()[0] == "fit"])
+def test_a_fit_command_is_understood(command, somewhere, capsys):
+    assert main([*shlex.split(command), "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["backbone"]["class_path"].startswith("acnet_pl.backbones.")
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.split()[0] in ("test", "validate", "predict", "fuse")])
+def test_a_command_on_a_checkpoint_runs(command, somewhere, finished, capsys):
+    words = [word.replace("runs/NAME/TIME", str(finished)) for word in shlex.split(command)]
+    if words[0] == "fuse":
+        words += ["--image_size", "8", "--output", "fused.safetensors"]
+    else:
+        words += ["--data.image_size", "8"]
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks("python", p)], ids=lambda p: p.stem)
+def test_the_python_blocks_of_a_page_run_one_after_another(page, somewhere, finished):
+    network = """
+from torchvision.models import squeezenet1_0
+model = squeezenet1_0(num_classes=4)
+"""
+    names = {}
+    for block in [network, *blocks("python", page)]:
+        exec(compile(block.replace("runs/NAME/TIME", str(finished)), page.name, "exec"), names)
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ACBlock" in (tmp_path / "reference/nn.html").read_text()
+
+
+def test_the_bolts_example_is_understood(somewhere, capsys):
+    (example,) = blocks("yaml", ROOT / "docs/how-to/bolts.md")
+    Path("bolts.yaml").write_text(example)
+    assert main(["fit", "--config", "bolts.yaml", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["class_path"].startswith("pl_bolts.datamodules")
+    assert "pl_bolts" in str(config["trainer"]["callbacks"])
+    assert config["model"]["schedule"]["init_args"]["warmup_epochs"] == 5
+
+
+def test_the_readmes_headline_is_what_the_record_says():
+    from acnet_pl.reproduce.statistics import Sample, paired_difference
+
+    record = json.loads((ROOT / "results/cifar10-jpeg/h200_pairs.json").read_text())
+    runs = record["top1_test_last_epoch"]["resnet20, 10 epochs, seeds 0-5"]
+    plain, acnet = (Sample(dict(enumerate(runs[f"{name}_torchinit"]))) for name in ("plain", "acnet"))
+    gain = paired_difference(plain, acnet)
+    low, high = gain.interval()
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"gains {gain.mean:+.2f} points" in text
+    assert f"interval {low:+.2f} to {high:+.2f}, {gain.n} pairs" in text
