@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import stat
 import struct
 import sys
 import threading
@@ -166,6 +167,8 @@ def test_a_pickle_under_a_harmless_name_is_not_executed(own_shards: Path, tmp_pa
         (lambda index: index["chunks"].clear(), "lists no shards"),
         (lambda index: index["chunks"][0].update(filename="../../escaped.bin"), "names a shard"),
         (lambda index: index["chunks"][0].update(chunk_size=0), "names a shard"),
+        (lambda index: index["chunks"][0].update(chunk_size=2**62), r"chunk-0-0\.bin has \d+ samples, which \d+ bytes"),
+        (lambda index: index["chunks"][0].update(chunk_size=float("inf")), "not the index of a LitData folder"),
         (lambda index: index["config"].update(compression="zstd"), "neither compressed nor encrypted"),
         (lambda index: index["config"].update(item_loader="TokensLoader"), "neither compressed nor encrypted"),
     ],
@@ -369,6 +372,45 @@ def test_the_default_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
         folders.add(ShardStore("local:elsewhere").folder)
     assert len({folder.parent for folder in folders}) == 2
+
+
+def test_nobody_else_can_have_planted_the_default_cache(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    store = ShardStore(f"local:{shards}")
+    folder = store.folder.parent
+    store.fetch("classes.json")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)  # readable only: by an earlier version, say
+    store.fetch("classes.json")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(DataError, match=r"may hold what another user put there.*drwxrwxrwx.*set `cache_dir`"):
+        store.fetch("classes.json")  # although it is there already
+    folder.chmod(0o700)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="may hold what another user put there"):
+        store.fetch("classes.json")
+    if os.getuid() == 0:
+        folder.unlink()
+        (tmp_path / "elsewhere").rename(folder)
+        os.chown(folder, 1234, -1)
+        with pytest.raises(DataError, match="of user 1234"):
+            store.fetch("classes.json")
+
+
+def test_a_remote_index_may_not_list_more_images_than_a_shard_can_hold(shards: Path, tmp_path: Path) -> None:
+    import shutil
+
+    forged = shutil.copytree(shards, tmp_path / "forged")
+    index = json.loads((forged / "train" / "index.json").read_text())
+    for items, message in ((2**28, r"which 4294967296 bytes cannot hold"), (2**27, "lists more than 2,147,483,648")):
+        index["chunks"] = [{**index["chunks"][0], "filename": f"{n}.bin", "chunk_size": items} for n in range(17)]
+        (forged / "train" / "index.json").write_text(json.dumps(index))
+        with pytest.raises(DataError, match=message):
+            ShardedImages(f"local:{forged}", tmp_path / str(items)).split("train")
 
 
 def test_an_address_may_end_in_a_slash(shards: Path) -> None:

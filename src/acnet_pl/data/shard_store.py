@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,8 @@ class ShardStore:
     Args:
         root: The folder: a path, or an address that LitData knows (``s3://``, ``gs://``, ``azure://``, ``hf://``,
             ``r2://``; ``local:`` for a mounted folder that is to be cached).
-        cache_dir: Where fetched files are kept; the default is this user's in the machine's temporary folder.
+        cache_dir: Where fetched files are kept; the default is a folder in the machine's temporary folder that belongs to
+            this user and that nobody else can read or write.
         cache_gb: How much is kept, in 10^9 bytes, before files are removed.
     """
 
@@ -29,6 +31,7 @@ class ShardStore:
         self.root = root
         self.remote = "://" in root or root.startswith("local:")
         name = hashlib.sha256(root.encode()).hexdigest()[:16]
+        self._private = cache_dir is None and self.remote
         self.folder = Path(cache_dir or _default_cache(), name) if self.remote else Path(root)
         self._cache_bytes = int(cache_gb * 10**9)
         self._downloaders: dict[int, Any] = {}  # by process: connections belong to the one that made them
@@ -43,6 +46,8 @@ class ShardStore:
             DataError: It cannot be had.
         """
         path = self.folder / name
+        if self._private:
+            _make_private(self.folder.parent)
         if path.is_file():
             if self.remote:
                 with suppress(OSError):  # gone by now, or another user's
@@ -70,6 +75,13 @@ class ShardStore:
             raise DataError(f"{self.root}/{name} cannot be fetched")
         return path
 
+    def size(self, name: str, default: int) -> int:
+        """Return the size of a file that is here, in bytes, or ``default`` for one that is still to be fetched."""
+        try:
+            return (self.folder / name).stat().st_size
+        except OSError:
+            return default
+
     def discard(self, first: Sequence[str], last: Sequence[str]) -> None:
         """Remove fetched files until the cache is within its limit; of a local folder, nothing.
 
@@ -83,8 +95,8 @@ class ShardStore:
         for path in list(self.folder.iterdir()):
             with suppress(FileNotFoundError):  # another process or thread removes files, too
                 if path.is_file():
-                    stat = path.stat()
-                    sizes[path.name], used[path.name] = stat.st_size, stat.st_mtime_ns
+                    status = path.stat()
+                    sizes[path.name], used[path.name] = status.st_size, status.st_mtime_ns
         excess = sum(sizes.values()) - self._cache_bytes
         for name in (*first, *sorted(last, key=lambda name: used.get(name, 0))):
             if excess <= 0:
@@ -107,5 +119,23 @@ class ShardStore:
 
 
 def _default_cache() -> Path:
-    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""  # whose folder another user could not write to
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir(), f"acnet_pl-shards{user}")
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder for this user alone, or raise DataError where another user owns it or could have written to it."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    if not hasattr(os, "getuid"):
+        return
+    status = folder.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & others:
+        raise DataError(
+            f"the cache {folder} may hold what another user put there: expected a folder of user {os.getuid()} with mode "
+            f"700, got {stat.filemode(status.st_mode)} of user {status.st_uid}; remove it, or set `cache_dir` to a folder "
+            "of your own"
+        )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        folder.chmod(0o700)

@@ -24,6 +24,9 @@ INDEX_FILE = "index.json"
 _IMAGE_LEAVES = ("bytes", "jpeg")
 _MOST_OPEN = 512
 _WORD = 4  # bytes of a uint32
+_SMALLEST = 5 * _WORD  # bytes of a sample without content: its offset, two sizes and the label
+_MOST_BYTES = 2**32  # of a shard, whose offsets are uint32
+_MOST_IMAGES = 2**31
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class ShardSplit:
             self.shards = [Shard(str(entry["filename"]), int(entry["chunk_size"])) for entry in index["chunks"]]
             leaves = list(config["data_format"])
             odd = {key: config[key] for key in ("compression", "encryption") if config.get(key)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{store.root}/{INDEX_FILE} is not the index of a LitData folder ({error!r})") from None
         if len(leaves) != 2 or leaves[1] != "int" or leaves[0] not in _IMAGE_LEAVES:
             raise DataError(
@@ -115,6 +118,13 @@ class ShardSplit:
         for shard in self.shards:
             if Path(shard.name).name != shard.name or shard.items < 1:
                 raise DataError(f"{store.root}/{INDEX_FILE} names a shard {shard.name!r} of {shard.items} samples")
+            if shard.items * _SMALLEST > (most := store.size(shard.name, _MOST_BYTES)):
+                raise DataError(
+                    f"{store.root}/{INDEX_FILE} says that {shard.name} has {shard.items} samples, which {most} bytes "
+                    "cannot hold; make the shards anew by `python -m acnet_pl data optimize`"
+                )
+        if sum(shard.items for shard in self.shards) > _MOST_IMAGES:
+            raise DataError(f"{store.root}/{INDEX_FILE} lists more than {_MOST_IMAGES:,} images")
         self.firsts = torch.tensor([0, *(shard.items for shard in self.shards)]).cumsum(0)
         if not self.shards:
             raise DataError(f"{store.root}/{INDEX_FILE} lists no shards")
