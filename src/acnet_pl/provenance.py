@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -23,13 +23,19 @@ def device_name() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of what a result depends on, of further ``packages``, and the hardware.
+    """Return the versions of what a result depends on, of further ``packages``, and the hardware.
 
-    Raises:
-        importlib.metadata.PackageNotFoundError: One of them is not installed.
+    A package that was not installed by a package manager has the version "unknown".
     """
     names = ("acnet-pl", "torch", "torchvision", "pytorch-lightning", *packages)
-    return {"python": platform.python_version(), **{name: version(name) for name in names}, "device": device_name()}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}, "device": device_name()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def processor() -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.progress import track
 from torch import nn
 
@@ -150,7 +151,7 @@ def pruning_curve(
 
     runs = [(ratio, seed) for ratio in ratios for seed in (seeds if ratio > 0 else seeds[:1])]
     results: dict[float, list[float]] = {ratio: [] for ratio in ratios}
-    for ratio, seed in track(runs, f"Pruning ({where})", disable=not progress):
+    for ratio, seed in track(runs, escape(f"Pruning ({where})"), disable=not progress):
         results[ratio].append(score(prune_by_location(folded, where, ratio, seed, kernel_size)))
     for ratio, values in results.items():
         if ratio == 0:  # nothing is removed, so that every seed gives the same

@@ -37,7 +37,7 @@ class ConvSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table on rank zero."""
         if trainer.is_global_zero:
-            Console().print(conv_table(pl_module))
+            Console(markup=False, emoji=False).print(conv_table(pl_module))
 
 
 def conv_table(model: nn.Module) -> Table:

@@ -71,7 +71,7 @@ class PredictionWriter(BasePredictionWriter):
             return
         names = image_info(trainer).get("class_names") or [str(i) for i in range(len(rows[0][1]) if rows else 0)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["index", "predicted", "class", *(f"p({name})" for name in names)])
             for index, probabilities in sorted(rows):

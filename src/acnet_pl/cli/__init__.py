@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,8 @@ Runs, checkpoints and folded files may name classes of acnet_pl, torch, torchvis
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failed run, 2 for a mistake on the command line."""
     args = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if not args or args[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print(_OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))

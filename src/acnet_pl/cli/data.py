@@ -34,7 +34,7 @@ def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: i
     _positive(shard_mb=shard_mb, workers=workers)
     splits, class_names = _splits(source)
     counts = write_shards(splits, class_names, destination, shard_mb, workers, check)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for name, split in splits.items():
         console.print(f"{name}: {len(split):,} images in {counts[name]:,} shards")
     console.print(f"Wrote {destination}; train on it with --data ImageNetDataModule --data.root {destination}")
@@ -47,6 +47,7 @@ def check(source: Path, workers: int = 8) -> None:
         source: A folder that holds train/<class>/* and val/<class>/*, CIFAR in the official layout, or shards.
         workers: Threads that decode.
     """
+    from rich.markup import escape
     from rich.progress import track
 
     from acnet_pl.data.decoding import quiet_decoding
@@ -55,13 +56,13 @@ def check(source: Path, workers: int = 8) -> None:
 
     _positive(workers=workers)
     splits, class_names = _splits(source)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     damaged = 0
 
     with ThreadPoolExecutor(workers) as pool, quiet_decoding():
         for name, split in splits.items():
             faults = in_order(pool, partial(_fault, split), range(len(split)), 4 * workers)
-            for found in track(faults, f"Decoding {name}", total=len(split)):
+            for found in track(faults, escape(f"Decoding {name}"), total=len(split)):
                 if found is not None:
                     damaged += 1
                     console.print(found)

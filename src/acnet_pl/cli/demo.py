@@ -30,7 +30,7 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
         seed: Seed of both.
         runs_dir: Where runs/NAME/TIME is made.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     summaries = {}
     for title, conv in (("plain", ["PlainConv"]), ("ACNet", ["ACBConv", "--model.conv.gamma_init", "0.333"])):
         console.rule(f"{title}: training {epochs} epochs")

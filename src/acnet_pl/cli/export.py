@@ -89,7 +89,7 @@ def export(
         tolerance=tolerance,
         info=None if format == "stock" else info,
     )
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"{format} file vs the network of {checkpoint.name}: {written.verification}")
     console.print(f"Wrote {written.path}; load it with {_USE[format].format(path=str(written.path))}")
 

@@ -39,7 +39,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
         )
     path = save_fused(folded, output or folder / "fused.safetensors", info)
     shape = (3, image_size, image_size)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(folded, shape)}\n{equivalence}")
     console.print(f"Wrote {path}; load it with acnet_pl.load_fused({str(path)!r})")
 

@@ -160,13 +160,27 @@ class CLI(RunOptions):
         checkpoint = trainer.checkpoint_callback
         best = getattr(checkpoint, "best_model_path", "") if getattr(checkpoint, "monitor", None) else ""
         figures: dict[str, float] = {}
-        for loop in (trainer.validate, trainer.test):
-            (outcome,) = loop(
-                self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
-            )
-            figures.update(outcome)
+        missing: dict[str, str] = {}
+        failure: Exception | None = None
+        for name, loop in (("validation", trainer.validate), ("test", trainer.test)):
+            if failure is not None:
+                missing[name] = "not begun"
+                continue
+            try:
+                outcomes = loop(
+                    self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False, weights_only=True
+                )
+            except Exception as error:  # what was trained and fused is written all the same
+                failure, missing[name] = error, str(error) or type(error).__name__
+                continue
+            for outcome in outcomes:
+                figures.update(outcome)
+            if not outcomes:
+                missing[name] = "there were no batches (--trainer.limit_val_batches, --trainer.limit_test_batches)"
         if trainer.is_global_zero:
-            write_summary(self.run_folder, self.model, trainer, figures)
+            write_summary(self.run_folder, self.model, trainer, figures, missing)
+        if failure is not None:
+            raise failure
 
 
 def run(args: Sequence[str]) -> Path:

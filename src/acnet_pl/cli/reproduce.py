@@ -39,7 +39,7 @@ def run(args: Sequence[str]) -> None:
         SystemExit: With 1 where a run failed, 130 where the user interrupted.
     """
     options, asked = _parse(args[1:])
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     plan = make_plan(options)
     runs = _unique(plan)
     todo = [planned for planned in runs.values() if planned.state() != "finished"]

@@ -24,7 +24,13 @@ from acnet_pl.provenance import versions
 __all__ = ["comparison", "write_summary"]
 
 
-def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figures: Mapping[str, float]) -> Path:
+def write_summary(
+    folder: Path,
+    model: ImageClassifier,
+    trainer: Trainer,
+    figures: Mapping[str, float],
+    missing: Mapping[str, str] | None = None,
+) -> Path:
     """Write ``summary.json`` to the run's folder and show it as a table.
 
     Args:
@@ -32,6 +38,7 @@ def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figure
         model: The trained module.
         trainer: The trainer, with acnet_pl's callbacks.
         figures: What ``validate`` and ``test`` returned.
+        missing: Reasons, by the name of an evaluation that could not be done.
     """
     summary: dict[str, Any] = {
         "folder": str(folder),
@@ -52,11 +59,15 @@ def write_summary(folder: Path, model: ImageClassifier, trainer: Trainer, figure
         elif isinstance(callback, EpochTimer) and callback.seconds:
             summary["seconds_per_epoch"] = median(callback.seconds)
             summary["training_seconds"] = sum(callback.seconds)
+    if missing:
+        summary["missing"] = dict(missing)
     path = folder / "summary.json"
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n")
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(comparison({folder.parent.name: summary}))
+    for name, reason in (missing or {}).items():
+        console.print(f"No figures of the {name}: {reason}", soft_wrap=True, highlight=False)
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_result(file))
     console.print(f"Files in {folder}:\n  {', '.join(files)}", soft_wrap=True, highlight=False)
     return path

@@ -66,6 +66,7 @@ class ImageFolders:
         Raises:
             DataError: A class without images, a file that is no image or cannot be decoded, an image of another size.
         """
+        from rich.markup import escape
         from rich.progress import track
 
         folder = self.root / split
@@ -76,7 +77,7 @@ class ImageFolders:
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self._decode, [path for path, _ in samples])
             quiet = getattr(rank_zero_only, "rank", 0) != 0
-            for i, pixels in enumerate(track(decoded, f"Reading {folder}", len(samples), disable=quiet)):
+            for i, pixels in enumerate(track(decoded, escape(f"Reading {folder}"), len(samples), disable=quiet)):
                 images[i] = pixels
         return InMemoryImages(torch.from_numpy(images), torch.tensor([label for _, label in samples]))
 

@@ -22,8 +22,8 @@ class ShardStore:
     Args:
         root: The folder: a path, or an address that LitData knows (``s3://``, ``gs://``, ``azure://``, ``hf://``,
             ``r2://``; ``local:`` for a mounted folder that is to be cached).
-        cache_dir: Where fetched files are kept; the default is a folder in the machine's temporary folder that belongs to
-            this user and that nobody else can read or write.
+        cache_dir: Where fetched files are kept; the default is in the machine's temporary folder, a folder of
+            this user that nobody else can read or write.
         cache_gb: How much is kept, in 10^9 bytes, before files are removed.
     """
 
@@ -133,9 +133,9 @@ def _make_private(folder: Path) -> None:
     others = stat.S_IWGRP | stat.S_IWOTH
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & others:
         raise DataError(
-            f"the cache {folder} may hold what another user put there: expected a folder of user {os.getuid()} with mode "
-            f"700, got {stat.filemode(status.st_mode)} of user {status.st_uid}; remove it, or set `cache_dir` to a folder "
-            "of your own"
+            f"the cache {folder} may hold what another user put there: expected a folder of user {os.getuid()} with "
+            f"mode 700, got {stat.filemode(status.st_mode)} of user {status.st_uid}; remove it, or set `cache_dir` to "
+            "a folder of your own"
         )
     if stat.S_IMODE(status.st_mode) != 0o700:
         folder.chmod(0o700)

@@ -118,6 +118,7 @@ def write_shards(
         from litdata.streaming import Cache
     except ModuleNotFoundError:
         raise ModuleNotFoundError("to write shards, install LitData: pip install 'acnet-pl[streaming]'") from None
+    from rich.markup import escape
     from rich.progress import track
 
     counts = {}
@@ -128,7 +129,7 @@ def write_shards(
             writer = Cache(str(folder), chunk_bytes=int(shard_mb * 10**6))
             order = random_words(0, 0, torch.arange(len(split))).argsort(stable=True).tolist()
             samples = in_order(pool, partial(_read, split, check), order, 4 * workers)
-            for position, sample in enumerate(track(samples, f"Writing {name}", total=len(split))):
+            for position, sample in enumerate(track(samples, escape(f"Writing {name}"), total=len(split))):
                 writer[position] = sample
             writer.done()
             writer.merge()

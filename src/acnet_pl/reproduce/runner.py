@@ -60,7 +60,7 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
     """
     failed: dict[str, int] = {}
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
