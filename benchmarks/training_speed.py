@@ -52,6 +52,7 @@ NETWORKS: dict[str, Callable[[ConvBuilder], nn.Module]] = {
 CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
     "acnet": lambda: ACBConv(gamma_init=1 / 3),
+    "share 1/8": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8),
     "norm after sum": lambda: ACBConv(branch_norm=False),
     "scaled": lambda: ACBConv(branch_norm="scale"),
 }
@@ -166,7 +167,7 @@ def measure(
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(10, (options.batch_size,), device=options.device)
     eager = mode.replace("compiled", "eager")
-    macs = {name: Contender(model, conv, eager, images[:2], labels[:2]).macs() for name, conv in convs.items()}
+    macs = {name: Contender(model, conv, eager, images[:16], labels[:16]).macs() for name, conv in convs.items()}
     contenders = {name: Contender(model, conv, mode, images, labels) for name, conv in convs.items()}
     clock = CLOCKS[options.clock]
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

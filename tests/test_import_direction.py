@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deploy": {"nn", "backbones", "modules", "atomic"},
     "export": {"nn", "analysis", "deploy", "atomic"},
     # what a command line says, and the parser that knows the options of callbacks
-    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "trust"},
+    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"},
+    "graphs": {"nn", "analysis", "data"},
     "callbacks": {"nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
 }
 MAY_IMPORT["reproduce"] = {*MAY_IMPORT, "config", "integrations"}  # everything but the command line above it

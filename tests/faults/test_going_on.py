@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from acnet_pl.callbacks import RunCheckpoint
-from acnet_pl.cli.resume import Claim
+from acnet_pl.config.run_folder import Claim
 
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 FIRST = ["at", STEP, 1]

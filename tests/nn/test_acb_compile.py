@@ -19,6 +19,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"padding": 1},
     {"padding": 1, "branch_norm": False},
     {"padding": 1, "branch_norm": "scale", "gamma_init": 0.5},
+    {"padding": 1, "statistics_share": 0.5},
     {"padding": (0, 2), "position": "border", "dilation": 2, "padding_mode": "reflect", "groups": 2},
 ]
 
@@ -32,7 +33,7 @@ def make(**options: Any) -> ACBlock:
     return block
 
 
-X = torch.randn(2, 4, 7, 7, generator=torch.Generator().manual_seed(1))
+X = torch.randn(4, 4, 7, 7, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -89,13 +90,14 @@ def test_compiles_with_inductor() -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_exports(options: dict[str, Any], training: bool, strict: bool) -> None:
     block = make(**options).train(training)
-    dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    size = len(X) if training and "statistics_share" in options else torch.export.Dim("batch", min=2, max=64)
+    dynamic = ({0: size},)
     program = torch.export.export(copy.deepcopy(block), (X,), dynamic_shapes=dynamic, strict=strict)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)
     loaded = torch.export.load(buffer).module()
-    other = torch.randn(5, 4, 7, 7)
+    other = torch.randn(size if isinstance(size, int) else 5, 4, 7, 7)
     torch.testing.assert_close(loaded(other), block.forward_branches(other), rtol=1e-4, atol=1e-5)
 
 
@@ -117,6 +119,10 @@ def test_traces_symbolically_into_its_branches(options: dict[str, Any], training
     block = make(**options).train(training)
     with torch.no_grad():
         block(X)
+    if training and "statistics_share" in options:
+        with pytest.raises(RuntimeError, match=r"statistics_share.*model\.eval\(\)"):
+            torch.fx.symbolic_trace(nn.Sequential(block))
+        return
     graph = torch.fx.symbolic_trace(copy.deepcopy(nn.Sequential(block)))
     targets = [node.target for node in graph.graph.nodes if node.op == "call_module"]
     layers = [name for name, module in block.named_children() if not isinstance(module, ChannelScale)]

@@ -17,6 +17,7 @@ BUILDERS: list[ConvBuilder] = [
     ACBConv(branch_norm="scale", gamma_init=0.5),
     ACBConv(position="border"),
     ACBConv(asymmetric_size=3, gamma_init=1 / 3),
+    ACBConv(statistics_share=0.125),
 ]
 LAYERS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},
@@ -89,6 +90,9 @@ def test_options_reach_the_block() -> None:
     after_sum = ACBConv(branch_norm=False)(4, 8, 3)
     assert isinstance(after_sum, ACBlock)
     assert after_sum.norm is not None
+    share = ACBConv(statistics_share=0.25)(4, 8, 3)
+    assert isinstance(share, ACBlock)
+    assert share.statistics_share == 0.25
     border = ACBConv(position="border")(4, 8, 3)
     assert isinstance(border, ACBlock)
     assert border.position == "border"

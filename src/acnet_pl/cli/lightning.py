@@ -23,12 +23,12 @@ from acnet_pl.callbacks import ConvSummary, EpochTimer, ProgressBar, RunCheckpoi
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
 from acnet_pl.cli.loggers import make_loggers, run_name, wandb_run_ends
-from acnet_pl.cli.resume import Claim, find_run, write_config
-from acnet_pl.cli.run_folder import make_run_folder
+from acnet_pl.cli.resume import find_run
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.cli.torchrun import fresh_store
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
 from acnet_pl.config.parser import Parser
+from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
 from acnet_pl.config.run_options import RunOptions
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync

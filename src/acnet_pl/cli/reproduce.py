@@ -13,6 +13,7 @@ from rich.table import Table
 
 from acnet_pl.reproduce import ARTICLE, TARGETS
 from acnet_pl.reproduce.analyses import pruning
+from acnet_pl.reproduce.graphs import run_side_by_side
 from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
 from acnet_pl.reproduce.report import write_report
@@ -28,6 +29,7 @@ examples:
   python -m acnet_pl reproduce digits --seeds 0 1           no download, minutes on a CPU
   python -m acnet_pl reproduce table1 --data.root data/ --dry-run
   python -m acnet_pl reproduce table1 --models resnet56 --epochs 60 --data.root data/
+  python -m acnet_pl reproduce cheaper --engine graphs --epochs 20 --data.root data/
   python -m acnet_pl reproduce table1 --list --data.root data/ | parallel -j 4
 """
 
@@ -58,7 +60,8 @@ def run(args: Sequence[str]) -> None:
         console.print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished", soft_wrap=True)
         before = signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or an agent's way to say stop
         try:
-            failed = run_all(todo, console)
+            graphs = asked.engine == "graphs"
+            failed = run_side_by_side(todo, console, asked.at_once) if graphs else run_all(todo, console)
             _analyse(plan, options)
         except KeyboardInterrupt:
             interrupted = True
@@ -109,6 +112,13 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
         help="test the last epoch's weights (default, as the article), or the best on held-out training images",
     )
     parser.add_argument("--pruning_seeds", type=int, default=5, help="draws for each curve of Fig. 5; default 5")
+    parser.add_argument(
+        "--engine",
+        choices=("fit", "graphs"),
+        default="fit",
+        help="graphs: small networks side by side in this process, on a GPU each step one CUDA graph; same numbers",
+    )
+    parser.add_argument("--at_once", type=int, help="graphs: networks side by side; default all, on a CPU one a core")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs/NAME/TIME is; default runs")
     parser.add_argument("--output", type=Path, help="folder of the report; default RUNS_DIR/reproduce/WHAT")
     action = parser.add_mutually_exclusive_group()
@@ -122,6 +132,10 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
             parser.error(f"{option.partition('=')[0]} is decided by the grid; see --seeds, --epochs and --recipe")
     if known.epochs is not None and known.epochs < 1:
         parser.error(f"--epochs (={known.epochs}) must be at least 1")
+    if known.at_once is not None and (known.at_once < 1 or known.engine != "graphs"):
+        parser.error(f"--at_once (={known.at_once}) must be at least 1, and goes with --engine graphs")
+    if known.list and known.engine == "graphs":
+        parser.error("--list prints `fit` commands; leave --engine graphs out")
     if len(set(known.seeds)) < len(known.seeds):
         parser.error(f"--seeds ({' '.join(map(str, known.seeds))}) must differ")
     options = Options(

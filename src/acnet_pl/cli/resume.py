@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,47 +10,16 @@ from typing import Any
 import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from acnet_pl.atomic import atomic_path, remove_unfinished
+from acnet_pl.atomic import remove_unfinished
 from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
-from acnet_pl.config.files import CONFIG, run_config
+from acnet_pl.config.files import run_config
+from acnet_pl.config.run_folder import MARKER, Claim
 from acnet_pl.modules import ImageClassifier
 
-__all__ = ["Claim", "Found", "find_run", "wandb_id", "write_config"]
+__all__ = ["Found", "find_run", "wandb_id"]
 
-MARKER = "UNFINISHED"
-_NOTE = (
-    "This run has not ended. The same command with --resume auto, or fit --resume with this folder, goes on with it.\n"
-)
 # What may differ between a run and the command that goes on with it.
 _FREE = ("resume", "ckpt_path", "weights_only", "config")
-
-
-@dataclass
-class Claim:
-    """A run's folder, marked as unfinished and locked against other processes for as long as this one lives.
-
-    Attributes:
-        folder: The run's folder.
-        descriptor: Of the open, locked marker.
-    """
-
-    folder: Path
-    descriptor: int
-
-    @classmethod
-    def of(cls, folder: Path) -> Claim | None:
-        """Mark and lock a folder; None where a living process has it."""
-        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _lock(descriptor):
-            os.close(descriptor)
-            return None
-        os.pwrite(descriptor, _NOTE.encode(), 0)
-        return cls(folder, descriptor)
-
-    def finish(self) -> None:
-        """The run has ended: remove the mark."""
-        (self.folder / MARKER).unlink(missing_ok=True)
-        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -116,12 +83,6 @@ def wandb_id(folder: Path) -> str | None:
     return runs[-1].name.rpartition("-")[2] if runs else None
 
 
-def write_config(folder: Path, config: str) -> None:
-    """Keep a run's whole configuration in its folder."""
-    with atomic_path(folder / CONFIG) as unfinished:
-        unfinished.write_text(config, encoding="utf-8")
-
-
 def _given(folder: Path, options: dict[str, Any]) -> Path:
     if not (folder / MARKER).is_file():
         state = "has ended" if folder.is_dir() else "does not exist"
@@ -138,15 +99,3 @@ def _given(folder: Path, options: dict[str, Any]) -> Path:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _FREE}
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing keeps two processes from one folder
-        return True
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with this process, whatever it has forked
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)  # some file systems of clusters have no locks
-    return True

@@ -17,7 +17,7 @@ from rich.table import Table
 from acnet_pl.analysis.rotation import TRANSFORMS
 from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
-from acnet_pl.cli.resume import MARKER
+from acnet_pl.config.run_folder import MARKER
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.provenance import versions
 

@@ -1,6 +1,7 @@
 """Batched augmentation and normalisation: pure functions on uint8 ``(N, H, W, C)`` images, on whatever device."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from acnet_pl.data.random_words import random_words, uniform_integers
 
-__all__ = ["augment", "normalize", "pad_crop_flip"]
+__all__ = ["augment", "augment_by", "normalize", "pad_crop_flip"]
 
 
 def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, pad: int, flip: bool) -> Tensor:
@@ -28,7 +29,21 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, pad: int,
     Returns:
         uint8 ``(N, H, W, C)``.
     """
-    words = random_words(seed, epoch, indices.to(images.device))
+    return augment_by(images, random_words(seed, epoch, indices.to(images.device)), pad=pad, flip=flip)
+
+
+def augment_by(images: Tensor, words: Tensor, *, pad: int, flip: bool) -> Tensor:
+    """Augment as `augment` does, by random words that were drawn before.
+
+    Args:
+        images: uint8 ``(N, H, W, C)``.
+        words: int64 ``(N,)`` on the images' device, as `random_words` gives them.
+        pad: Pixels of black on each side.
+        flip: Flip half of the images.
+
+    Returns:
+        uint8 ``(N, H, W, C)``.
+    """
     tops, lefts = (uniform_integers(words, field, 2 * pad + 1) for field in (0, 1))
     flipped = (uniform_integers(words, 2, 2) == 1) & flip
     return pad_crop_flip(images, pad, tops, lefts, flipped)
@@ -84,8 +99,18 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         (torch.Size([2, 3, 4, 4]), tensor([2.0000, 1.0000, 0.5000]))
     """
     n, height, width, channels = images.shape
-    std64, mean64 = (torch.tensor(x, dtype=torch.float64) for x in (std, mean))
-    # One factor and one shift for each value of a row: long inner loops, four times as fast as (C, 1, 1) on a CPU.
-    factor, shift = (x.repeat(width).to(images.device, torch.float32) for x in (1 / (255 * std64), mean64 / std64))
+    factor, shift = _row_of(tuple(mean), tuple(std), width, images.device)
     rows = images.reshape(n, height, width * channels).to(torch.float32)
     return rows.mul_(factor).sub_(shift).view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _row_of(mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """One factor and one shift for each value of a row: long inner loops, four times as fast as (C, 1, 1) on a CPU.
+
+    Kept, because a copy from the host would make a GPU wait in every batch, and cannot be part of a CUDA graph.
+    """
+    with torch.inference_mode(False):
+        std64, mean64 = (torch.tensor(x, dtype=torch.float64) for x in (std, mean))
+        factor, shift = (x.repeat(width).to(device, torch.float32) for x in (1 / (255 * std64), mean64 / std64))
+    return factor, shift

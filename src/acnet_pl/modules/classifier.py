@@ -171,14 +171,19 @@ class ImageClassifier(LightningModule):
         images = batch if isinstance(batch, Tensor) else batch[0]
         return self.forward(images).float().softmax(dim=1)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer on groups of kernels, norm scales and biases, and its schedule."""
+    def make_optimizer(self) -> Optimizer:
+        """Build the optimizer on groups of kernels, norm scales and biases."""
         optimizer = self.optimizer_factory(self._parameter_groups())
         for group in optimizer.param_groups:
             if group["kind"] != "kernel" and not self.decay_norm_and_bias and "weight_decay" in group:
                 group["weight_decay"] = 0.0
             if group["kind"] == "bias":
                 group["lr"] *= self.bias_lr_multiplier
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its schedule."""
+        optimizer = self.make_optimizer()
         if isinstance(self.schedule, Schedule):
             scheduler: LRScheduler
             scheduler, interval = self._per_step(optimizer, self.schedule), "step"

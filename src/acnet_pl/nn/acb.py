@@ -23,8 +23,17 @@ from acnet_pl.nn.arguments import (
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fold_cache import FoldCache
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
+from acnet_pl.nn.fusion import sum_branches
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
+from acnet_pl.nn.share import (
+    images_in_share,
+    normalise_by_share,
+    scale_and_shift,
+    share_fraction,
+    take_images,
+    work_alike,
+)
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["ACBlock", "BranchNorm", "Position"]
@@ -71,6 +80,10 @@ class ACBlock(FusibleConv):
         draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
         paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet made from one
             seed have the same square kernels.
+        statistics_share: Share of each training batch, its first images, whose statistics the branches' batch norms
+            use. 1 is the exact block. With less, the block trains as one convolution with the summed kernel and three
+            on the share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Batches must be
+            shuffled.
 
     Raises:
         ValueError: An argument is out of its range; the message says what it must be.
@@ -102,6 +115,7 @@ class ACBlock(FusibleConv):
         gamma_init: float = 1.0,
         draw: KernelDraw = "pytorch",
         paired: bool = True,
+        statistics_share: float = 1.0,
     ) -> None:
         k = square_size(kernel_size)
         length = k if asymmetric_size is None else asymmetric_size
@@ -141,6 +155,8 @@ class ACBlock(FusibleConv):
         self.gamma_init = gamma_init
         self.draw: KernelDraw = draw
         self.paired = paired
+        self.branch_norm = branch_norm
+        self.statistics_share = statistics_share
         self._cache = FoldCache()
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
@@ -175,6 +191,15 @@ class ACBlock(FusibleConv):
     norm: _BatchNorm | None
     fused: nn.Conv2d | None
 
+    @property
+    def statistics_share(self) -> float:
+        """Share of each training batch whose statistics the branches' batch norms use; may be set at any time."""
+        return float(self._share)
+
+    @statistics_share.setter
+    def statistics_share(self, share: float) -> None:
+        self._share = share_fraction(share, self.branch_norm)
+
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, those in the branches to γ = ``gamma_init``."""
         main: Tensor | None = None
@@ -193,18 +218,21 @@ class ACBlock(FusibleConv):
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
         if self.explicit or self.fused is not None or is_traced(x) or needs_calls(self._modules.values()):
             return self.forward_branches(x)
+        x = self._padded(x)
         norms = [self.norm, *(norm for _, _, norm in self._layers())]
         if all(map(is_frozen, norms)):
             return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
         if self.norm is not None:
             return self._call(self.norm, self._convolve(x, self._summed_kernel(), None))
+        if work_alike(norms[1:]) and (count := images_in_share(x, self._share)) is not None:
+            return self._train_by_share(x, count)
         return self._sum_branches(x, in_place=may_add_in_place(norms[1:]))
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Evaluate the branches one by one, whatever the mode: the definition of the block (left side of Eq. 8)."""
         if self.fused is not None:
             return self._call(self.fused, x)
-        total = self._sum_branches(x)
+        total = self._sum_branches(self._padded(x))
         return total if self.norm is None else self._call(self.norm, total)
 
     def fuse_branches(self) -> dict[str, Fused]:
@@ -276,14 +304,27 @@ class ACBlock(FusibleConv):
         )
 
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
-        x = self._padded(x)
         total: Tensor | None = None
         for name, conv, norm in self._layers():
             out = self._call(conv, self.geometry[name].pad_or_crop(x))
-            out = out if norm is None else self._call(norm, out)
+            if work_alike([norm]) and (count := images_in_share(x, self._share)) is not None:
+                out = normalise_by_share(norm, out, count)
+            elif norm is not None:
+                out = self._call(norm, out)
             total = out if total is None else total.add_(out) if in_place else total + out
         assert total is not None
         return total
+
+    def _train_by_share(self, x: Tensor, count: int) -> Tensor:
+        """One convolution with the sum of the kernels, scaled by the first ``count`` images' statistics."""
+        x, part = take_images(x, count)
+        names, convs, norms = zip(*self._layers(), strict=True)
+        outputs = [conv(self.geometry[name].pad_or_crop(part)) for name, conv in zip(names, convs, strict=True)]
+        scaled = []
+        for name, conv, scale, shift in zip(names, convs, *scale_and_shift(norms, outputs), strict=True):
+            scaled.append((self.geometry[name].embed(conv.weight * scale.view(-1, 1, 1, 1)), shift))
+        kernel, bias = sum_branches(scaled)
+        return self._convolve(x, kernel.to(convs[0].weight.dtype), bias.to(convs[0].weight.dtype))
 
     def _summed_kernel(self) -> Tensor:
         kernels = [
@@ -299,7 +340,7 @@ class ACBlock(FusibleConv):
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         padding = self._zero_padding
-        return F.conv2d(self._padded(x), kernel, bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
     def _padded(self, x: Tensor) -> Tensor:
         """The input, padded here once for all branches where the padding is not of zeros."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule
 
 from acnet_pl import callbacks
@@ -19,7 +22,16 @@ from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.reproduce.grid import Run
 
-__all__ = ["EXPERIMENTS", "Settings", "SettingsParser", "differences", "fit_arguments", "read_settings"]
+__all__ = [
+    "EXPERIMENTS",
+    "FitObjects",
+    "Settings",
+    "SettingsParser",
+    "decisive_callbacks",
+    "differences",
+    "fit_arguments",
+    "read_settings",
+]
 
 Settings = Mapping[str, Any]
 """Options by dotted name, of what decides a run's numbers."""
@@ -57,6 +69,27 @@ def fit_arguments(run: Run, extra: Sequence[str] = ()) -> list[str]:
     return [*arguments, *run.options, *extra, "--seed_everything", str(run.seed), "--data.seed", str(run.seed)]
 
 
+@dataclass(frozen=True)
+class FitObjects:
+    """What ``fit`` makes of its arguments before it trains.
+
+    Attributes:
+        model: With the initial weights of the seed.
+        data: Nothing is loaded yet.
+        equivalence: How the fused network is compared.
+        rotation: Whether rotated images are tested.
+        fuse: Where the fused network is written.
+        config: The whole configuration as YAML, for the run's folder.
+    """
+
+    model: ImageClassifier
+    data: LightningDataModule
+    equivalence: callbacks.EquivalenceCheck
+    rotation: callbacks.RotationRobustness
+    fuse: callbacks.FuseOnFitEnd
+    config: str
+
+
 class SettingsParser:
     """Reads the arguments of ``fit`` as ``fit`` does, and runs nothing."""
 
@@ -69,6 +102,21 @@ class SettingsParser:
         Args:
             arguments: "fit" and its options.
         """
+        parsed = self._parser(arguments).parse(arguments[1:])
+        plain: dict[str, Any] = json.loads(json.dumps(parsed.as_dict(), default=str))
+        return plain
+
+    def objects(self, arguments: Sequence[str], seed: int) -> FitObjects:
+        """Build what ``fit`` builds, from the same random numbers.
+
+        Args:
+            arguments: "fit" and its options.
+            seed: Of the weights, as ``--seed_everything``.
+        """
+        torch.manual_seed(seed)
+        return self._parser(arguments).build(arguments[1:])
+
+    def _parser(self, arguments: Sequence[str]) -> _ParseOnly:
         enable_installed()
         defaults = tuple(default_configs(arguments))
         if defaults not in self._parsers:
@@ -83,15 +131,18 @@ class SettingsParser:
                 auto_configure_optimizers=False,
                 args=list(arguments),
             )
-        config = self._parsers[defaults].parse(arguments[1:])
-        plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
-        return plain
+        return self._parsers[defaults]
 
 
 class _ParseOnly(RunOptions):
-    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        parsed: dict[str, Any] = self._parser("fit").parse_args(list(arguments)).as_dict()
-        return parsed
+    def parse(self, arguments: Sequence[str]) -> Namespace:
+        return self._parser("fit").parse_args(list(arguments))
+
+    def build(self, arguments: Sequence[str]) -> FitObjects:
+        parsed = self.parse(arguments)
+        text = self._parser("fit").dump(parsed, skip_none=False, skip_link_targets=False)
+        made = self._parser("fit").instantiate_classes(parsed)
+        return FitObjects(made.model, made.data, made.equivalence, made.rotation, made.fuse, text)
 
     def before_instantiate_classes(self) -> None:
         pass
@@ -112,7 +163,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     root = flat.get("data.init_args.root")
     if isinstance(root, str) and "://" not in root:
         flat["data.init_args.root"] = str(Path(root).expanduser().absolute())
-    flat["trainer.callbacks"] = _decisive_callbacks(config)
+    flat["trainer.callbacks"] = decisive_callbacks(config)
     if str(flat.get("model.conv.class_path")).rpartition(".")[2] in ("ACBConv", "PlainConv"):
         flat.setdefault("model.conv.init_args.draw", "fan_out")  # what runs had before there was a choice
     return {
@@ -142,8 +193,8 @@ def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     return changed
 
 
-def _decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
-    """Those of the trainer's callbacks that may change what is trained, each as {name: its options}."""
+def decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
+    """List those of the trainer's callbacks that may change what is trained, each as {name: its options}."""
     found = (config.get("trainer") or {}).get("callbacks") or []
     described = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, Mapping)]
     named = [(str(part.get("class_path")).rpartition(".")[2], part.get("init_args") or {}) for part in described]

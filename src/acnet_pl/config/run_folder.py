@@ -1,0 +1,99 @@
+"""A run's own folder, the same one for all its processes; its configuration, and the mark of an unfinished run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from acnet_pl.atomic import atomic_path
+from acnet_pl.config.files import CONFIG
+
+__all__ = ["MARKER", "Claim", "make_run_folder", "write_config"]
+
+MARKER = "UNFINISHED"
+_NOTE = (
+    "This run has not ended. The same command with --resume auto, or fit --resume with this folder, goes on with it.\n"
+)
+
+_VARIABLE = "ACNET_PL_RUN_FOLDER"
+
+
+@dataclass
+class Claim:
+    """A run's folder, marked as unfinished and locked against other processes for as long as this one lives.
+
+    Attributes:
+        folder: The run's folder.
+        descriptor: Of the open, locked marker.
+    """
+
+    folder: Path
+    descriptor: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Claim | None:
+        """Mark and lock a folder; None where a living process has it."""
+        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
+        if not _lock(descriptor):
+            os.close(descriptor)
+            return None
+        os.pwrite(descriptor, _NOTE.encode(), 0)
+        return cls(folder, descriptor)
+
+    def finish(self) -> None:
+        """The run has ended: remove the mark."""
+        (self.folder / MARKER).unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:
+    """Make ``runs_dir/name/<time>`` and return it.
+
+    The first process of a run makes it and leaves its path in the environment, where processes that it starts find it.
+    Processes started by someone else (torchrun, SLURM) get a path of their own that they never write to: under
+    Lightning checkpoints go where the first process says.
+
+    Raises:
+        OSError: The folder cannot be made; the message names it and the option to change.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return Path(os.environ.get(_VARIABLE) or Path(runs_dir) / name / "other-process")
+    started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    for attempt in range(1, 1000):
+        folder = Path(runs_dir).absolute() / name / (started + suffix + (f"-{attempt}" if attempt > 1 else ""))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.is_dir():
+                continue  # another run started within the same second
+            raise OSError(
+                f"cannot make the run folder {folder}: a file is in the way; choose another --runs_dir"
+            ) from None
+        except OSError as error:
+            raise OSError(f"cannot make the run folder {folder}: {error.strerror}; choose another --runs_dir") from None
+        os.environ[_VARIABLE] = str(folder)
+        return folder
+    raise OSError(f"cannot make a new run folder like {folder}")
+
+
+def write_config(folder: Path, config: str) -> None:
+    """Keep a run's whole configuration in its folder."""
+    with atomic_path(folder / CONFIG) as unfinished:
+        unfinished.write_text(config, encoding="utf-8")
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing keeps two processes from one folder
+        return True
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with this process, whatever it has forked
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # some file systems of clusters have no locks
+    return True

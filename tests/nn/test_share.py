@@ -1,0 +1,270 @@
+"""Branch statistics from a share of the batch: against their definition, over two processes, and what they cost."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, FusionError, PlainConv, explicit_branches
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {"padding": 1},
+    {"padding": (1, 2), "padding_mode": "reflect", "stride": 2, "groups": 2},
+    {"dilation": 2, "position": "border", "padding": 3},
+    {"kernel_size": 5, "asymmetric_size": 3, "padding": "same", "padding_mode": "circular", "vertical": False},
+]
+
+
+def make(share: float = 0.25, momentum: float | None = 0.1, **options: Any) -> ACBlock:
+    torch.manual_seed(0)
+    block = ACBlock(4, 6, **({"kernel_size": 3} | options), statistics_share=share).double()
+    for norm in block.norms():
+        norm.load_state_dict({name: torch.rand_like(t.float()) + 0.5 for name, t in norm.state_dict().items()})
+        norm.momentum = momentum
+    return block.train()
+
+
+def images(count: int = 8) -> Tensor:
+    scale = torch.linspace(0.5, 3, count, dtype=torch.float64).view(-1, 1, 1, 1)  # images differ: the share tells
+    return scale * torch.randn(count, 4, 9, 9, dtype=torch.float64) + scale
+
+
+def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
+    """Each branch normalised by mean and variance of its first outputs, with running statistics as batch norms have."""
+    x = block._padded(x)
+    total = torch.zeros(())
+    for name, conv, norm in block._layers():
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        out = conv(block.geometry[name].pad_or_crop(x))
+        values = out[:count].transpose(0, 1).flatten(1)
+        mean, var = values.mean(1), values.var(1, unbiased=False)
+        norm.num_batches_tracked += 1
+        momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        norm.running_mean += momentum * (mean.detach() - norm.running_mean)
+        norm.running_var += momentum * (values.detach().var(1, unbiased=True) - norm.running_var)
+        mean, std, weight, bias = (v.view(-1, 1, 1) for v in (mean, (var + norm.eps).sqrt(), norm.weight, norm.bias))
+        total = total + (out - mean) / std * weight + bias
+    return total
+
+
+def results(block: ACBlock, forward: Any, x: Tensor) -> list[Tensor]:
+    """Output, gradients and buffers after two steps."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    for _ in range(2):
+        out = forward(x)
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        grads = torch.autograd.grad((out * weights).sum(), [x, *block.parameters()])
+    return [out.detach(), *grads, *(buffer.double() for buffer in block.buffers())]
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_is_the_batch_norm_of_its_definition(geometry: dict[str, Any], memory_format: torch.memory_format) -> None:
+    block, x = make(**geometry), images().to(memory_format=memory_format)
+    explicit, defined = copy.deepcopy(block), copy.deepcopy(block)
+    expected = results(defined, lambda x: definition(defined, x, 2), x)
+    assert_equal(results(block, block, x), expected)
+    with explicit_branches(explicit):
+        assert_equal(results(explicit, explicit, x), expected)
+
+
+def test_cumulative_running_statistics() -> None:
+    block, x = make(momentum=None), images()
+    defined = copy.deepcopy(block)
+    assert_equal(results(block, block, x), results(defined, lambda x: definition(defined, x, 2), x))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_statistics_of_all_images_make_the_exact_block(geometry: dict[str, Any]) -> None:
+    block, exact, x = make(**geometry), make(1.0, **geometry), images()
+    found = results(block, lambda x: block._train_by_share(block._padded(x), len(x)), x)
+    assert_equal(found, results(exact, exact, x))
+
+
+@pytest.mark.parametrize(("count", "share", "used"), [(1, 0.125, 1), (3, 0.125, 2), (30, 0.1, 3), (16, 1 / 3, 6)])
+def test_at_least_two_images_and_rounded_up(count: int, share: float, used: int) -> None:
+    block, x = make(share), images(count)
+    defined = copy.deepcopy(block)
+    assert_equal(results(block, block, x), results(defined, lambda x: definition(defined, x, used), x))
+
+
+@pytest.mark.parametrize("part", ["frozen", "no affine", "another eps", "no running statistics", "hook"])
+def test_norms_that_differ(part: str) -> None:
+    block, exact, x = make(), make(1.0), images()
+    for other in (block, exact):
+        assert other.square_norm is not None
+        assert other.horizontal is not None
+        if part == "frozen":
+            other.square_norm.eval()
+        elif part == "no affine":
+            other.square_norm = nn.BatchNorm2d(6, affine=False).double()
+        elif part == "another eps":
+            other.square_norm.eps = 0.1
+        elif part == "no running statistics":
+            for norm in other.norms():
+                norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+        else:
+            other.horizontal.register_forward_hook(lambda *args: args[-1] * 2)
+    if part == "hook":
+        reference = make()
+        for norm in (*block.norms(), *reference.norms()):
+            norm.eps = 0
+        out = block(x)  # computed branch by branch: the second branch is normalised, so its factor is without effect
+        torch.testing.assert_close(out, definition(reference, x, 2), rtol=1e-10, atol=1e-10)
+    else:
+        both = torch.cat([x[:2], x[:2]])  # a batch whose statistics are those of its first two images
+        torch.testing.assert_close(block(both), exact(both), rtol=1e-10, atol=1e-10)
+
+
+def test_gradcheck() -> None:
+    block = make(0.5)
+    names = [name for name, _ in block.named_parameters()]
+
+    def forward(x: Tensor, *parameters: Tensor) -> Tensor:
+        out: Tensor = functional_call(block, dict(zip(names, parameters, strict=True)), (x,))
+        return out
+
+    inputs = [images(4)[..., :5, :5], *(p.detach().clone() for p in block.parameters())]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(forward, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(forward, inputs, fast_mode=True)
+
+
+def test_gradients_accumulate_over_backward_passes_of_one_graph() -> None:
+    block, x = make(), images().requires_grad_()
+    loss = block(x).square().sum()
+    (once,) = torch.autograd.grad(loss, x, retain_graph=True)
+    torch.autograd.backward(loss, retain_graph=True)
+    torch.autograd.backward(loss)
+    torch.testing.assert_close(x.grad, 2 * once)
+
+
+def test_folds_as_ever() -> None:
+    block, x = make(), images()
+    with pytest.raises(FusionError, match="train mode"):
+        block.fuse()
+    block(x)
+    block.eval()
+    exact = make(1.0)
+    exact.load_state_dict(block.state_dict())
+    torch.testing.assert_close(block(x), exact.eval().forward_branches(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(block.fuse()(x), exact.forward_branches(x), rtol=1e-10, atol=1e-10)
+
+
+def training_cost(conv: ConvBuilder) -> tuple[int, int]:
+    """Multiplications of a forward and backward pass, and bytes saved for the backward pass, without parameters."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (conv(8, 8, 3, padding=1), nn.ReLU())]
+    net, x = nn.Sequential(*layers), torch.randn(32, 8, 16, 16, requires_grad=True)
+    own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = net(x).sum()
+        torch.autograd.backward(loss)
+    return counter.get_total_flops(), sum(saved.values())
+
+
+def test_costs_little_more_than_the_plain_layer() -> None:
+    (plain, plain_bytes), (share, share_bytes) = map(training_cost, (PlainConv(), ACBConv(statistics_share=0.125)))
+    assert share / plain == pytest.approx(1 + 15 / 9 / 8, abs=1e-3)
+    assert share_bytes < plain_bytes  # no batch norm keeps the output of the whole batch
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), True, "0.5", None])
+def test_impossible_shares(share: Any) -> None:
+    with pytest.raises(ValueError, match=r"`statistics_share` \(=.*greater than 0 and at most 1"):
+        ACBlock(4, 6, 3, statistics_share=share)
+    with pytest.raises(ValueError, match=r"`statistics_share` \(=.*greater than 0 and at most 1"):
+        make().statistics_share = share
+
+
+@pytest.mark.parametrize("branch_norm", [False, "scale"])
+def test_needs_norms_in_the_branches(branch_norm: Any) -> None:
+    with pytest.raises(ValueError, match="needs branch_norm=True"):
+        ACBlock(4, 6, 3, branch_norm=branch_norm, statistics_share=0.5)
+    assert ACBlock(4, 6, 3, branch_norm=branch_norm, statistics_share=1).statistics_share == 1
+
+
+def test_one_value_per_channel_has_no_variance() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        make()(torch.randn(1, 4, 3, 3, dtype=torch.float64))
+
+
+def test_a_hook_on_a_norm_is_refused() -> None:
+    block = make()
+    assert block.square_norm is not None
+    block.square_norm.register_forward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match="has a hook"):
+        block(images())
+    block.statistics_share = 1
+    block(images())
+
+
+TWO_PROCESSES = """
+import sys, torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+sys.path.insert(0, sys.argv[1])
+from test_share import assert_equal, images, make
+
+def process(rank, x, expected):
+    dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+    block = nn.SyncBatchNorm.convert_sync_batchnorm(make())
+    mine = [[0, 1, 5, 6, 7, 8, 9, 10], [2, 3, 4, *range(11, 20)]][rank]  # shares of 2 and 3 images
+    own = x[mine].requires_grad_()
+    out = block(own)
+    grads = torch.autograd.grad(out.square().sum(), [own, *block.parameters()])
+    for gradient in grads[1:]:
+        dist.all_reduce(gradient)
+    out_of_all, grad_of_all, *rest = expected
+    assert_equal([out, *grads, *block.buffers()], [out_of_all[mine], grad_of_all[mine], *rest])
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    block, x = make(), images(20).requires_grad_()
+    out = block(x)
+    grads = torch.autograd.grad(out.square().sum(), [x, *block.parameters()])
+    expected = [t.detach() for t in (out, *grads, *block.buffers())]
+    mp.start_processes(process, (x.detach(), expected), nprocs=2, start_method="fork")
+    print("equal")
+"""
+
+
+def test_synchronised_batch_norms_have_the_statistics_of_all_processes(tmp_path: Any) -> None:
+    """Two processes with batches of 8 and 12 images compute what one does with all of them, its share being theirs."""
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        TWO_PROCESSES,
+        *map(str, (__file__.rpartition("/")[0], tmp_path / "group")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr
