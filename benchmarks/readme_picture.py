@@ -16,6 +16,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
 from acnet_pl.reproduce.statistics import Sample, paired_difference
 
@@ -28,7 +29,7 @@ def kernel(axes: Any, x: float, y: float, rows: int, columns: int, *, skeleton: 
         for column in range(columns):
             one_d = min(rows, columns) == 1 or (skeleton and 1 in (row, column))
             corner = (x + column - columns / 2, y + row - rows / 2)
-            axes.add_patch(plt.Rectangle(corner, 0.9, 0.9, color=LINE if one_d else SQUARE, alpha=0.9, linewidth=0))
+            axes.add_patch(Rectangle(corner, 0.9, 0.9, color=LINE if one_d else SQUARE, alpha=0.9, linewidth=0))
     axes.text(x, y - rows / 2 - 0.35, label, ha="center", va="top", fontsize=9, color=INK)
 
 
