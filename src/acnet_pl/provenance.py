@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["device_name", "processor", "versions"]
+__all__ = ["EVALUATED", "device_name", "processor", "versions"]
+
+EVALUATED = "test figures and rotations in float32, rotations of the fused network"
+"""What a summary says of its accuracies; older ones, without it, have them in the precision of the training."""
 
 
 def device_name() -> str:

@@ -1,6 +1,5 @@
 """What the README and the pages of docs/ tell to type works: commands, Python, YAML; and the site builds."""
 
-import json
 import os
 import re
 import shlex
@@ -91,16 +90,3 @@ def test_the_bolts_example_is_understood(somewhere, capsys):
     assert config["data"]["class_path"].startswith("pl_bolts.datamodules")
     assert "pl_bolts" in str(config["trainer"]["callbacks"])
     assert config["model"]["schedule"]["init_args"]["warmup_epochs"] == 5
-
-
-def test_the_readmes_headline_is_what_the_record_says():
-    from acnet_pl.reproduce.statistics import Sample, paired_difference
-
-    record = json.loads((ROOT / "results/cifar10-jpeg/h200_pairs.json").read_text())
-    runs = record["top1_test_last_epoch"]["resnet20, 10 epochs, seeds 0-5"]
-    plain, acnet = (Sample(dict(enumerate(runs[f"{name}_torchinit"]))) for name in ("plain", "acnet"))
-    gain = paired_difference(plain, acnet)
-    low, high = gain.interval()
-    text = " ".join((ROOT / "README.md").read_text().split())
-    assert f"gains {gain.mean:+.2f} points" in text
-    assert f"interval {low:+.2f} to {high:+.2f}, {gain.n} pairs" in text

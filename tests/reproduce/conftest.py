@@ -37,14 +37,23 @@ def fabricate() -> Fabricate:
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config or planned.config)))
         with (folder / "metrics.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["epoch", "step", "train/loss", "val/top1"])
+            writer.writerow(["epoch", "step", "train/loss", "train/top1", "val/top1"])
             for epoch in range(planned.epochs):
-                writer.writerow([epoch, 10 * epoch, 1.0, ""])
-                writer.writerow([epoch, 10 * epoch, "", 0.4 + 0.5 * epoch / planned.epochs])
+                writer.writerow([epoch, 10 * epoch, 1.0, "", ""])
+                writer.writerow([epoch, 10 * epoch + 5, 0.5, "", ""])
+                writer.writerow([epoch, 10 * epoch + 9, "", "", 0.4 + 0.5 * epoch / planned.epochs])
+                writer.writerow([epoch, 10 * epoch + 9, "", 0.3 + 0.5 * epoch / planned.epochs, ""])
+            writer.writerow([planned.epochs, 10 * planned.epochs, "", "", 0.123])  # what `validate` adds
         if top1 is not None:
             summary = {
                 "metrics": {"test/top1": top1, "test/top5": (1 + top1) / 2},
-                "rotation": {"original/top1": top1, "original/top5": (1 + top1) / 2, **(rotation or {})},
+                "evaluated": "in float32",
+                "rotation": {
+                    "samples": 10_000,
+                    "original/top1": top1,
+                    "original/top5": (1 + top1) / 2,
+                    **(rotation or {}),
+                },
                 "epochs": planned.epochs,
                 "seconds_per_epoch": 2.5,
                 "training_seconds": seconds,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from acnet_pl.reproduce import ARTICLE, TARGETS
+from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.grid import Run, load_grid
 from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser, differences, fit_arguments, settings_of
 
@@ -138,3 +140,25 @@ def test_fig_5_is_drawn_of_the_articles_networks(name: str) -> None:
     grid = load_grid(name)
     pruned = {run.variant for run in grid.runs(next(iter(grid.recipes)), [0]) if grid.prunes(run)}
     assert pruned == ({"plain", "acb", "acb_border"} if "pruning" in grid.analyses else set())
+
+
+@pytest.mark.parametrize(("name", "recipe"), EVERY)
+def test_a_report_names_what_the_recipe_had_to_choose(name: str, recipe: str) -> None:
+    said = " ".join(standing_departures(load_grid(name), recipe))
+    assert bool(said) == (name != "digits")
+    if said:
+        assert "last five evaluations" in said
+        assert "drawn as PyTorch draws them" in said
+    assert ("contradicts itself" in said) == (name == "table3")
+    assert ("DenseNet-40: the authors have published no code" in said) == (name in ("table1", "table2"))
+
+
+@pytest.mark.parametrize(
+    "path", [*EXPERIMENTS.glob("cifar10/*.yaml"), *EXPERIMENTS.glob("imagenet/*.yaml")], ids=lambda path: path.stem
+)
+def test_a_recipes_header_names_what_it_had_to_choose(path: Path) -> None:
+    text = path.read_text().replace("\n# ", " ")
+    assert "script averages five evaluations" in text
+    assert "as PyTorch draws them" in text
+    assert ("published no code" in text) == path.stem.startswith("densenet40")
+    assert ("contradicts itself" in text) == path.stem.startswith("densenet121")

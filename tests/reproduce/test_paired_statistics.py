@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
-from acnet_pl.reproduce.statistics import Sample, paired_difference
+from acnet_pl.reproduce.statistics import Sample, holm, paired_difference, pairs_needed
 
 FIGURES = st.lists(st.tuples(st.floats(50, 99), st.floats(50, 99)), min_size=2, max_size=8)
 
@@ -25,6 +25,7 @@ def test_the_interval_is_that_of_the_paired_t_test(figures: list[tuple[float, fl
     assert difference.std == pytest.approx((b - a).std(ddof=1), abs=1e-9)
     if difference.std > 1e-9:
         expected = ttest_rel(b, a).confidence_interval(0.95)
+        assert difference.p_value() == pytest.approx(ttest_rel(b, a).pvalue, rel=1e-6, abs=1e-12)
         assert difference.interval() == pytest.approx((expected.low, expected.high), rel=1e-6, abs=1e-9)
 
 
@@ -38,3 +39,32 @@ def test_no_pair_has_no_mean() -> None:
     assert nothing.n == 0
     assert math.isnan(nothing.mean)
     assert nothing.as_dict()["mean"] is None
+
+
+@pytest.mark.parametrize(("effect", "pairs"), [(1.0, 10), (0.8, 15), (0.5, 34), (0.2, 199)])
+def test_the_pairs_that_a_gain_needs_are_those_of_published_tables(effect: float, pairs: int) -> None:
+    """Paired t test, two-sided 5 %, 80 % power, as G*Power has it."""
+    assert pairs_needed(effect, 1.0) == pairs_needed(-3 * effect, 3.0) == pairs
+
+
+def test_the_power_is_that_of_simulated_experiments() -> None:
+    pairs, rng = pairs_needed(0.66, 0.5), np.random.default_rng(0)
+    found = []
+    for n in (pairs - 1, pairs):
+        gains = rng.normal(0.66, 0.5, (20_000, n))
+        found.append((ttest_1samp(gains, 0, axis=1).pvalue < 0.05).mean())
+    assert found[0] < 0.8 <= found[1] + 0.01
+
+
+def test_a_gain_without_spread_or_of_zero() -> None:
+    assert pairs_needed(0.1, 0.0) == 2
+    assert pairs_needed(0.0001, 1.0) == 10_000
+    with pytest.raises(ValueError, match="must not be 0"):
+        pairs_needed(0.0, 1.0)
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_never_falls() -> None:
+    # By hand: 4 · 0.005, 3 · 0.01, 2 · 0.03, and the largest so far for 0.04.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

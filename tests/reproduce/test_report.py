@@ -7,7 +7,9 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from acnet_pl.analysis import LOCATIONS
 from acnet_pl.deploy import save_fused
@@ -69,17 +71,83 @@ def test_the_markdown_marks_what_is_missing_and_what_departs(report: tuple[Path,
     text = (report[0] / "report.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| Cifar-quick |")]
     assert "| 83.13 | 84.24 | +1.11 |" in row
-    assert "**83.10 ± 0.46**" in row
-    assert "**84.10 ± 0.46**" in row
+    assert "| 83.10 ± 0.46 | 84.10 ± 0.46 | **+1.00 ± 0.17** | +0.57 to +1.43 | +1.20, +0.90, +0.90 | 3 |" in row
     (row,) = [line for line in text.splitlines() if line.startswith("| VGG-16 |")]
-    assert "**90.00 (1 of 3)**" in row
-    assert "| needs 2 pairs | 1 |" in row
+    assert "| 90.00 (1 of 3) |" in row
+    assert "| needs 2 pairs |  | +1.00 | 1 |" in row  # no gain without an interval
     (row,) = [line for line in text.splitlines() if line.startswith("| DenseNet-40 |")]
-    assert row.count("—") == 4
+    assert row.count("—") == 2
     assert "8 of 30 runs" in text
+    assert "Cifar-quick: the number of seeds and epochs was not recorded before the first run." in text
+    assert "same 10,000 images" in text
+    assert "± 0.4 points (one standard error)" in text  # the square root of 0.83 * 0.17 / 10,000
+    assert "last five evaluations" in text
     assert "depart from the recipe" in text
     assert "authors' code (another recipe)" in text
     assert "test accuracy of the last epoch's weights" in text
+
+
+def test_several_gains_have_p_values_adjusted_for_being_several(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    grid, runs = make_plan(
+        Options(("cheaper",), ("cifar_quick",), seeds=(0, 1, 2), epochs=2, runs_dir=tmp_path), parser
+    )["cheaper"]
+    rng = np.random.default_rng(0)
+    accuracy = {run.run.name: 0.8 + 0.01 * rng.normal() for run in runs}
+    for run in runs:
+        fabricate(run, accuracy[run.run.name])
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "cosine", "last", 5)
+    figures = result.as_dict()["figures"]
+    assert "gain" not in figures[0]
+
+    def of(variant: str) -> list[float]:
+        return [accuracy[run.run.name] for run in runs if run.run.variant == variant]
+
+    p = {variant.key: ttest_rel(of(variant.key), of("plain")).pvalue for variant in grid.variants[1:]}
+    assert len(p) == 4
+    largest = 0.0
+    for rank, (variant, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (4 - rank) * value))
+        (gain,) = [one["gain"] for one in figures if one["variant"] == variant]
+        assert gain["p"] == pytest.approx(value)
+        assert gain["p_holm"] == pytest.approx(largest)
+        assert gain["comparisons"] == 4
+    page = write_report(tmp_path / "out", {"cheaper": result}, [])
+    assert "p (Holm)" in page.with_suffix(".md").read_text()
+
+
+def test_runs_of_several_devices_are_marked(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    grid, runs = make_plan(Options(("table1",), ("cifar_quick",), seeds=(0,), epochs=2, runs_dir=tmp_path), parser)[
+        "table1"
+    ]
+    for run in runs:
+        summary = fabricate(run, 0.8) / "summary.json"
+        if run.run.variant == "acb":
+            summary.write_text(summary.read_text().replace("a device", "another device"))
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    assert result.mixed == ["device: a device (1 runs), another device (1 runs)"]
+    text = write_report(tmp_path / "out", {"table1": result}, []).with_suffix(".md").read_text()
+    assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
+
+
+def test_a_run_from_before_testing_in_float32_has_the_accuracy_of_its_equivalence_check(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    grid, (run, *_) = make_plan(
+        Options(("table1",), ("cifar_quick",), seeds=(0,), epochs=2, runs_dir=tmp_path), parser
+    )["table1"]
+    folder = fabricate(run, 0.8)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["equivalence"]["folded_accuracy"] = 0.7999
+    (measure,) = grid.measures
+    for evaluated, expected in ((True, 0.8), (False, 0.7999)):
+        if not evaluated:
+            del summary["evaluated"]
+        (folder / "summary.json").write_text(json.dumps(summary))
+        assert RunResult.of(run).figure(measure) == expected
 
 
 def test_links_to_runs_are_relative_and_lead_there(report: tuple[Path, GridResult]) -> None:
@@ -152,7 +220,9 @@ def test_the_page_has_a_colour_for_every_variant_and_place() -> None:
 def test_what_training_costs_stands_beside_what_it_gains(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
-    grid, runs = make_plan(Options(("cheaper",), seeds=(0, 1, 2), runs_dir=tmp_path), parser)["cheaper"]
+    grid, runs = make_plan(Options(("cheaper",), ("cifar_quick",), seeds=(0, 1, 2), runs_dir=tmp_path), parser)[
+        "cheaper"
+    ]
     seconds = {"plain": (10, 20, 10), "acb": (20, 50, 19), "acb_scaled": (11, 21, 9)}
     for run in runs:
         if run.run.variant in seconds and (run.run.variant, run.run.seed) != ("acb", 2):

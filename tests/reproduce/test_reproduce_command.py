@@ -18,6 +18,12 @@ from acnet_pl.cli import main
 from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the repository free of runs/, where --list records the plan."""
+    monkeypatch.chdir(tmp_path)
+
+
 def commands(capsys: pytest.CaptureFixture[str], *args: str) -> list[list[str]]:
     assert main(["reproduce", *args, "--list"]) == 0
     return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
@@ -53,6 +59,11 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
     shown = capsys.readouterr().out
     assert "3 of 3 runs to do: 45 epochs" in shown
     assert "digits-resnet8-plain-seed0" in shown
+    assert "0.50" in shown
+    assert "(assumed)" in shown
+    assert "Warning: ResNet-8, ACNet: 1 pairs are planned and a gain of +0.50 needs 10" in shown
+    assert main([*arguments, "--gain", "4", "--seeds", "0", "1", "2", "3"]) == 0
+    assert "Warning" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,6 +75,7 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
         (["table1", "--trainer.max_epochs=3"], 2, "decided by the grid"),
         (["table1", "--seeds", "1", "1"], 2, "must differ"),
         (["table1", "--epochs", "0"], 2, "at least 1"),
+        (["table1", "--gain", "0"], 2, "must not be 0"),
         (["table1", "--models", "resnet57", "--list"], 1, "cifar_quick, vgg16"),
         (["table1", "--recipe", "linear", "--list"], 1, "article, cosine"),
         (["table3", "--select", "best", "--list"], 1, "--select last"),
@@ -115,7 +127,7 @@ def test_a_grid_on_digits_from_training_to_report(
         assert figure["percent"]["by_seed"] == {"3": pytest.approx(100 * summary[part][name])}
     assert set(grid["magnitude"]) == set(grid["pruning"]) == {"resnet8/plain", "resnet8/acb"}
     html = (report / "report.html").read_text()
-    assert html.count("<svg") == 2 + 2 + 1
+    assert html.count("<svg") == 2 + 2 + 3
 
     # What is finished is not run again: the same folders, the same numbers.
     folders = sorted(tmp_path.glob("digits-*/*/"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from acnet_pl.reproduce import ARTICLE, TARGETS
 from acnet_pl.reproduce.analyses import pruning
+from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
 from acnet_pl.reproduce.graphs import run_side_by_side
 from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
+from acnet_pl.reproduce.power import needs, power_table, warnings
 from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult, RunResult
 from acnet_pl.reproduce.runner import command_line, run_all
@@ -45,6 +47,9 @@ def run(args: Sequence[str]) -> None:
     plan = make_plan(options)
     runs = _unique(plan)
     todo = [planned for planned in runs.values() if planned.state() != "finished"]
+    output = asked.output or options.runs_dir / "reproduce" / asked.what
+    if not (asked.dry_run or asked.report_only):
+        fix_plan(output, plan)
     if asked.list:
         for planned in todo:
             print(shlex.join(command_line(planned)))
@@ -52,8 +57,14 @@ def run(args: Sequence[str]) -> None:
     if asked.dry_run:
         console.print(_plan_table(runs.values()))
         console.print(_cost(list(runs.values()), todo), soft_wrap=True)
+        comparisons = [
+            need for result in _results(plan, options).values() for need in needs(result, asked.gain, asked.spread)
+        ]
+        if comparisons:
+            console.print(power_table(comparisons))
+        for warning in warnings(comparisons):
+            console.print(warning, soft_wrap=True)
         return
-    output = asked.output or options.runs_dir / "reproduce" / asked.what
     failed: dict[str, int] = {}
     interrupted = False
     if not asked.report_only:
@@ -67,22 +78,33 @@ def run(args: Sequence[str]) -> None:
             interrupted = True
         finally:
             signal.signal(signal.SIGTERM, before)
-    results = {
-        name: GridResult(
-            grid,
-            [RunResult.of(planned, planned.run.name in failed) for planned in grid_runs],
-            grid_runs[0].recipe,
-            options.selection,
-            options.pruning_seeds,
-        )
-        for name, (grid, grid_runs) in plan.items()
-    }
+    results = _results(plan, options, failed, read_plans(output))
     report = write_report(output, results, ["python", "-m", "acnet_pl", *args])
     console.print(f"Written: {report}", soft_wrap=True)
     if interrupted:
         console.print("Interrupted; the same command goes on where this one stopped.")
     if interrupted or failed:
         raise SystemExit(130 if interrupted else 1)
+
+
+def _results(
+    plan: dict[str, tuple[Grid, list[PlannedRun]]],
+    options: Options,
+    failed: Mapping[str, int] | None = None,
+    recorded: Sequence[FixedPlan] = (),
+) -> dict[str, GridResult]:
+    """The grids as they stand on the disk."""
+    return {
+        name: GridResult(
+            grid,
+            [RunResult.of(planned, planned.run.name in (failed or {})) for planned in runs],
+            runs[0].recipe,
+            options.selection,
+            options.pruning_seeds,
+            tuple(recorded),
+        )
+        for name, (grid, runs) in plan.items()
+    }
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -109,7 +131,7 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
         "--select",
         choices=("last", "best"),
         default="last",
-        help="test the last epoch's weights (default, as the article), or the best on held-out training images",
+        help="test the last epoch's weights (default; the article does not say which), or the best on held-out images",
     )
     parser.add_argument("--pruning_seeds", type=int, default=5, help="draws for each curve of Fig. 5; default 5")
     parser.add_argument(
@@ -121,9 +143,17 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
     parser.add_argument("--at_once", type=int, help="graphs: networks side by side; default all, on a CPU one a core")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs/NAME/TIME is; default runs")
     parser.add_argument("--output", type=Path, help="folder of the report; default RUNS_DIR/reproduce/WHAT")
+    parser.add_argument("--gain", type=float, help="of --dry-run: points to find; default the published gain, else 0.5")
+    parser.add_argument(
+        "--spread",
+        type=float,
+        help="of --dry-run: std of the gains of pairs, in points; default that of finished pairs",
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="print a shell command for each unfinished run")
-    action.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan and its cost")
+    action.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="print plan, cost, and the pairs that a gain needs"
+    )
     action.add_argument("--report-only", "--report_only", action="store_true", help="report on what there is")
     known, unknown = parser.parse_known_args(list(args))
     fit = tuple(option for option in unknown if option != "--")
@@ -136,6 +166,8 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
         parser.error(f"--at_once (={known.at_once}) must be at least 1, and goes with --engine graphs")
     if known.list and known.engine == "graphs":
         parser.error("--list prints `fit` commands; leave --engine graphs out")
+    if known.gain == 0 or (known.spread is not None and known.spread < 0):
+        parser.error(f"--gain (={known.gain}) must not be 0 and --spread (={known.spread}) not be negative")
     if len(set(known.seeds)) < len(known.seeds):
         parser.error(f"--seeds ({' '.join(map(str, known.seeds))}) must differ")
     options = Options(

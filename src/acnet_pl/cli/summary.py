@@ -19,7 +19,7 @@ from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
 from acnet_pl.config.run_folder import MARKER
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.provenance import versions
+from acnet_pl.provenance import EVALUATED, versions
 
 __all__ = ["comparison", "write_summary"]
 
@@ -46,6 +46,7 @@ def write_summary(
         "backbone": model.hparams["backbone"],
         "conv": model.hparams["conv"],
         "epochs": trainer.current_epoch,
+        "evaluated": EVALUATED,
         "metrics": {name: value for name, value in figures.items() if not name.startswith("equivalence/")},
         "versions": versions(),
     }

@@ -21,6 +21,8 @@ from acnet_pl.reproduce.plan import PlannedRun, instantiate_data
 __all__ = ["fused_file", "locations", "magnitude", "pruning", "stored_pruning"]
 
 _FILE = "pruning.json"
+# Of files with another entry the curves are computed anew.
+_EVALUATED = {"precision": "float32", "ratios": list(DEFAULT_RATIOS)}
 
 
 def fused_file(folder: Path) -> Path | None:
@@ -46,10 +48,12 @@ def locations(variant: str) -> tuple[Location, ...]:
 
 
 def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
-    """The curves that were computed with so many seeds; of others none."""
+    """Read the curves that were computed with so many draws, at today's ratios and in float32; of others none."""
     try:
         stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return []
+    if stored.get("evaluated") != _EVALUATED:
         return []
     curves = [
         PruningCurve(
@@ -88,7 +92,7 @@ def pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
         ratios = possible_ratios(network, where)
         with full_precision(device):
             done[where] = pruning_curve(network, batches, where, ratios, range(seeds))
-        _write(folder / _FILE, {"curves": [curve.as_dict() for curve in done.values()]})
+        _write(folder / _FILE, {"evaluated": _EVALUATED, "curves": [curve.as_dict() for curve in done.values()]})
     return list(done.values())
 
 

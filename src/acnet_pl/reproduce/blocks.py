@@ -14,7 +14,7 @@ class Cell:
 
     Attributes:
         text: What it says.
-        kind: "" for a number, "label" for words, "strong", "quiet", or "missing".
+        kind: "" for a number, "label" for words, "strong", "loss" for a gain below zero, "quiet", or "missing".
         link: Where it leads, if anywhere.
         note: What is shown on pointing at it.
     """

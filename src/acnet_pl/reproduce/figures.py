@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from statistics import fmean
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, stdev
 
-from acnet_pl.analysis import KernelMagnitude, PruningCurve
+from acnet_pl.analysis import KernelMagnitude
 from acnet_pl.reproduce.blocks import Cell, Figure, Table
 from acnet_pl.reproduce.charts import Series, heat_map, line_chart
+from acnet_pl.reproduce.pruning import PruningSummary
 from acnet_pl.reproduce.results import GridResult
 
 __all__ = ["figures"]
 
+_COURSES = (
+    ("validation_top1", "validation top-1 (%)", 100),
+    ("train_top1", "training top-1 (%)", 100),
+    ("train_loss", "training loss", 1),
+)
 _PRUNING_STYLES = {"corner": 0, "skeleton": 1, "global": 2, "border": 3, "top_left": 4}
 
 
@@ -28,8 +34,9 @@ def figures(result: GridResult) -> Iterator[Figure]:
     charts = list(_training(result))
     if charts:
         yield Figure(
-            "Accuracy on the validation images during training: the mean over seeds, and each seed behind it. Where no "
-            "training images are held out, these are the test images; nothing is selected by them.",
+            "The course of training: mean over seeds, band of ± one standard deviation, and each seed behind it. "
+            "Training figures are of augmented images in training mode. Validation accuracy is in the precision of the "
+            "training; where no training images are held out it is of the test images, and nothing is selected by it.",
             charts,
         )
 
@@ -87,57 +94,68 @@ def _pruning(result: GridResult) -> Figure:
                 curve.where.replace("_", "-"),
                 _PRUNING_STYLES[curve.where],
                 [(100 * ratio, 100 * mean) for ratio, mean in zip(curve.ratios, curve.mean, strict=True)],
-                [100 * std for std in curve.std],
+                [100 * std for std in curve.over_networks or curve.over_draws or ()],
             )
             for curve in curves
         ]
         charts.append(line_chart(series, title, "weights removed in every layer (%)", "top-1 (%)", (0, highest)))
         numbers.append(_pruning_table(title, curves))
-    draws = sorted({len(curve.seeds) for curves in result.pruning.values() for curve in curves})
+    networks = max(curve.networks for curves in result.pruning.values() for curve in curves)
+    spread = f"over the {networks} networks" if networks > 1 else "over the draws in the one network"
     caption = (
-        "Test accuracy with weights of every layer removed at random, at one place of the kernels (Fig. 5): mean and "
-        f"band of ± one standard deviation, n = {', '.join(map(str, draws))} "
-        f"({result.pruning_seeds} draws for each trained network)."
+        "Test accuracy with weights of every layer removed at random, at one place of the kernels (Fig. 5): mean over "
+        f"trained networks of the mean over {result.pruning_seeds} draws in each, and a band of ± one standard "
+        f"deviation {spread}."
     )
     return Figure(caption, charts, numbers)
 
 
-def _pruning_table(title: str, curves: list[PruningCurve]) -> Table:
+def _pruning_table(title: str, curves: list[PruningSummary]) -> Table:
     ratios = sorted({ratio for curve in curves for ratio in curve.ratios})
     rows = []
     for curve in curves:
-        cells = dict(zip(curve.ratios, zip(curve.mean, curve.std, strict=True), strict=True))
+        cells = {ratio: _pruned(curve, index) for index, ratio in enumerate(curve.ratios)}
         rows.append(
             [
                 Cell(curve.where.replace("_", "-"), "label"),
-                *(
-                    Cell("{:.1f} ± {:.1f}".format(*(100 * value for value in cells[ratio])))
-                    if ratio in cells
-                    else Cell("", "quiet")
-                    for ratio in ratios
-                ),
+                *(Cell(cells[ratio]) if ratio in cells else Cell("", "quiet") for ratio in ratios),
             ]
         )
-    return Table(f"{title}: top-1 accuracy in percent by ratio.", ["removed at", *(f"{r:.0%}" for r in ratios)], rows)
+    caption = (
+        f"{title}: top-1 accuracy in percent by ratio; ± is over {curves[0].networks} networks, in parentheses over "
+        f"{curves[0].draws} draws within a network."
+    )
+    return Table(caption, ["removed at", *(f"{r:.0%}" for r in ratios)], rows)
+
+
+def _pruned(curve: PruningSummary, index: int) -> str:
+    text = f"{100 * curve.mean[index]:.1f}"
+    if curve.over_networks:
+        text += f" ± {100 * curve.over_networks[index]:.1f}"
+    return text + (f" ({100 * curve.over_draws[index]:.1f})" if curve.over_draws else "")
 
 
 def _training(result: GridResult) -> Iterator[str]:
     for model in result.grid.models:
-        series = []
-        for style, variant in enumerate(result.grid.variants):
-            curves = [dict(run.validation_curve()) for run in result.of(model.key, variant.key)]
-            curves = [curve for curve in curves if curve]
-            if not curves:
-                continue
-            if len(curves) > 1:
-                series += [Series("", style, _percent(curve), faint=True) for curve in curves]
-            common = sorted(set(curves[0]).intersection(*curves[1:]))
-            mean = {epoch: fmean(curve[epoch] for curve in curves) for epoch in common}
-            if mean:
-                series.append(Series(variant.title, style, _percent(mean)))
-        if series:
-            yield line_chart(series, model.title, "epoch", "top-1 (%)")
+        for name, label, factor in _COURSES:
+            series: list[Series] = []
+            for style, variant in enumerate(result.grid.variants):
+                runs = [run.curve() for run in result.of(model.key, variant.key)]
+                curves = [
+                    {one.epoch: factor * value for one in run if (value := getattr(one, name)) is not None}
+                    for run in runs
+                ]
+                series += _course(variant.title, style, [curve for curve in curves if curve])
+            if series:
+                yield line_chart(series, model.title, "epoch", label)
 
 
-def _percent(curve: dict[int, float]) -> list[tuple[float, float]]:
-    return [(epoch, 100 * curve[epoch]) for epoch in sorted(curve)]
+def _course(title: str, style: int, curves: Sequence[Mapping[int, float]]) -> Iterator[Series]:
+    """Each seed's curve, and their mean with its band."""
+    if len(curves) > 1:
+        yield from (Series("", style, sorted(curve.items()), faint=True) for curve in curves)
+    common = sorted(set(curves[0]).intersection(*curves[1:])) if curves else []
+    if common:
+        values = [[curve[epoch] for curve in curves] for epoch in common]
+        band = [stdev(one) for one in values] if len(curves) > 1 else ()
+        yield Series(title, style, list(zip(common, map(fmean, values), strict=True)), band)

@@ -28,7 +28,7 @@ from acnet_pl.modules import ImageClassifier
 from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import fuse_model
 from acnet_pl.nn.precision import full_precision
-from acnet_pl.provenance import versions
+from acnet_pl.provenance import EVALUATED, versions
 from acnet_pl.reproduce.plan import PlannedRun
 from acnet_pl.reproduce.settings import FitObjects
 
@@ -162,6 +162,7 @@ class GraphRun:
             "backbone": self.model.hparams["backbone"],
             "conv": self.model.hparams["conv"],
             "epochs": self.training.epoch,
+            "evaluated": EVALUATED,
             "metrics": {f"val/{name}": value for name, value in self.validate().items()},
             "versions": versions(),
         }

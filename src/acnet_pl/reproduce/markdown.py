@@ -58,7 +58,7 @@ def _cell(cell: Cell) -> str:
     text = _plain(cell.text)
     if cell.link:
         return f"[{text}](<{cell.link}>)"
-    return f"**{text}**" if cell.kind == "strong" else text
+    return f"**{text}**" if cell.kind in ("strong", "loss") else text
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from acnet_pl.atomic import atomic_path
 from acnet_pl.provenance import versions
 from acnet_pl.reproduce.blocks import Block, Commands, Notice, Points, Section, Table, Text
 from acnet_pl.reproduce.blocks import Cell as _Cell
+from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.figures import figures
 from acnet_pl.reproduce.html import render_html
 from acnet_pl.reproduce.markdown import render_markdown
@@ -66,6 +67,9 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
     recipe = result.grid.recipes[result.recipe].title
     seeds = ", ".join(map(str, result.seeds))
     yield Text(f"Recipe: {recipe}. Data: {result.data}. Seeds: {seeds}. Figures: {result.protocol}.")
+    amiss = [remark for remark in result.fixed if "MIXED" in remark or "not recorded" in remark] + result.mixed
+    if amiss:
+        yield Notice("Not all figures here are alike, or planned beforehand.", amiss)
     if result.departures:
         yield Notice(
             "These runs depart from the recipe"
@@ -94,12 +98,36 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
         for folder, changes in run.planned.others().items()
     ]
     yield from main_tables(result)
+    yield Points("How to read the figures", list(_reading(result)))
+    standing = list(standing_departures(result.grid, result.recipe))
+    if standing:
+        yield Points("Where the recipe differs from the article or the authors' code, or had to choose", standing)
     if result.grid.claims:
         yield Points("In the article", result.grid.claims)
     yield from figures(result)
     yield run_table(result, output)
     if unused:
         yield Points("Runs of the same names that are not used, because their settings are others", unused)
+
+
+def _reading(result: GridResult) -> Iterator[str]:
+    yield "Each network has one accuracy: that of the fused network, evaluated in float32."
+    yield (
+        "Intervals and p are those of Student's t over pairs of one seed: the spread of trainings. Where a table has "
+        "several gains, p is adjusted for all of them by Holm's method; the intervals are not."
+    )
+    means = [
+        result.sample(model.key, result.grid.variants[0].key, result.grid.measures[0]) for model in result.grid.models
+    ]
+    share = next((sample.mean / 100 for sample in means if sample.n), None)
+    if share is not None and result.test_images:
+        error = 100 * (share * (1 - share) / result.test_images) ** 0.5
+        yield (
+            f"All runs are tested on the same {result.test_images:,} images. Other images would move an accuracy of "
+            f"{share:.0%} by ± {error:.1f} points (one standard error). The networks of a pair share most of that, "
+            "and no interval here includes it."
+        )
+    yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
 
 
 def _made(results: Mapping[str, GridResult], command: Sequence[str]) -> Iterator[Block]:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from acnet_pl.analysis import KernelMagnitude, PruningCurve
 from acnet_pl.reproduce import analyses
+from acnet_pl.reproduce.curves import EpochFigures, read_curve
+from acnet_pl.reproduce.departures import standing_departures
+from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.plan import PlannedRun, State, describe_data, read_summary
-from acnet_pl.reproduce.statistics import Sample, paired_difference
+from acnet_pl.reproduce.pruning import PruningSummary, summarize
+from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
 
 __all__ = ["GridResult", "RunResult"]
 
 _PROTOCOLS: Mapping[Selection, str] = {
-    "last": "test accuracy of the last epoch's weights",
-    "best": "test accuracy of the weights of the epoch that is best on images held out of the training set",
+    "last": "test accuracy of the last epoch's weights, fused, in float32",
+    "best": "test accuracy, fused, in float32, of the weights that are best on images held out of the training set",
 }
 
 
@@ -53,18 +57,22 @@ class RunResult:
     def figure(self, measure: Measure) -> float | None:
         """A figure of the finished run, 0 to 1."""
         part, _, name = measure.key.partition("/")
-        value = (self.summary or {}).get(part, {}).get(name)
+        summary = self.summary or {}
+        value = summary.get(part, {}).get(name)
+        if measure.key == "rotation/original/top1" and "evaluated" not in summary and self._tested_on_validation_images:
+            # Written before `test` evaluated in float32, as the equivalence check always has.
+            value = summary.get("equivalence", {}).get("folded_accuracy", value)
         return None if value is None else float(value)
 
-    def validation_curve(self) -> list[tuple[int, float]]:
-        """Accuracy on the validation images by epoch, counted from 1."""
-        if self.folder is None or not (self.folder / "metrics.csv").is_file():
-            return []
-        with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("val/top1") and row.get("epoch")]
-        # What `validate` logs once training is over would be an epoch more.
-        points = {int(float(row["epoch"])) + 1: float(row["val/top1"]) for row in rows}
-        return sorted((epoch, value) for epoch, value in points.items() if epoch <= self.planned.epochs)
+    @property
+    def _tested_on_validation_images(self) -> bool:
+        """Whether no images are held out, so that those of validation are those of the test."""
+        return (self.planned.config["data"].get("init_args") or {}).get("val_size") == 0
+
+    def curve(self) -> list[EpochFigures]:
+        """What metrics.csv says of each epoch of training."""
+        path = self.folder / "metrics.csv" if self.folder else None
+        return read_curve(path, self.planned.epochs) if path else []
 
     @property
     def training_seconds(self) -> float | None:
@@ -85,6 +93,7 @@ class RunResult:
             "command": ["python", "-m", "acnet_pl", *self.planned.arguments],
             "training_macs": self.planned.training_macs,
             "summary": self.summary,
+            "curve": [asdict(one) for one in self.curve()],
         }
 
 
@@ -98,6 +107,7 @@ class GridResult:
         recipe: Name of the recipe.
         selection: Which weights are tested.
         pruning_seeds: How often weights are drawn for Fig. 5.
+        recorded: Seeds and epochs that were recorded before runs were begun.
     """
 
     grid: Grid
@@ -105,6 +115,12 @@ class GridResult:
     recipe: str
     selection: Selection
     pruning_seeds: int
+    recorded: Sequence[FixedPlan] = ()
+
+    @property
+    def fixed(self) -> list[str]:
+        """When seeds and epochs were fixed, and whether other ones are mixed in, in a sentence for each network."""
+        return remarks(self.recorded, self.grid, [run.planned for run in self.runs])
 
     @property
     def protocol(self) -> str:
@@ -152,6 +168,32 @@ class GridResult:
             self.sample(model, self.grid.variants[0].key, measure), self.sample(model, variant, measure)
         )
 
+    def adjusted(self, measure: Measure) -> dict[tuple[str, str], float]:
+        """Holm-adjusted p of all gains of a measure in this grid, by model and variant; of those that have a p."""
+        keys = [(model.key, variant.key) for model in self.grid.models for variant in self.grid.variants[1:]]
+        found = {key: p for key in keys if (p := self.gain(*key, measure).p_value()) is not None}
+        return dict(zip(found, holm(list(found.values())), strict=True))
+
+    @property
+    def test_images(self) -> int | None:
+        """How many images the finished runs were tested on."""
+        counts = [
+            run.summary["rotation"].get("samples") for run in self.runs if run.summary and "rotation" in run.summary
+        ]
+        return next((int(count) for count in counts if count), None)
+
+    @property
+    def mixed(self) -> list[str]:
+        """Versions, devices and engines of which the finished runs have several: ``device: A (3 runs), B (5 runs)``."""
+        summaries = [run.summary for run in self.runs if run.summary and "versions" in run.summary]
+        made = [{**one["versions"], "engine": one.get("engine", {}).get("name", "fit")} for one in summaries]
+        found = []
+        for name in dict.fromkeys(name for one in made for name in one):
+            counts = Counter(str(one.get(name)) for one in made)
+            if len(counts) > 1:
+                found.append(f"{name}: " + ", ".join(f"{value} ({count} runs)" for value, count in counts.items()))
+        return found
+
     def macs_ratio(self, model: str, variant: str) -> float | None:
         """Multiply-accumulates of a training, over those of the baseline."""
         base, own = (self.of(model, key)[0].planned.training_macs for key in (self.grid.variants[0].key, variant))
@@ -175,15 +217,15 @@ class GridResult:
         return found
 
     @cached_property
-    def pruning(self) -> dict[tuple[str, str], list[PruningCurve]]:
-        """Fig. 5 by model and variant: the draws of all trained seeds together."""
+    def pruning(self) -> dict[tuple[str, str], list[PruningSummary]]:
+        """Fig. 5 by model and variant: the trained networks together, each with its own draws."""
         stored: dict[tuple[str, str], dict[str, list[PruningCurve]]] = {}
         for run in self._analysed("pruning"):
             assert run.folder is not None
             curves = stored.setdefault((run.planned.run.model, run.planned.run.variant), {})
             for curve in analyses.stored_pruning(run.folder, self.pruning_seeds):
                 curves.setdefault(curve.where, []).append(curve)
-        return {key: [_together(parts) for parts in curves.values()] for key, curves in stored.items() if curves}
+        return {key: [summarize(parts) for parts in curves.values()] for key, curves in stored.items() if curves}
 
     @property
     def unpruned(self) -> list[RunResult]:
@@ -208,6 +250,10 @@ class GridResult:
             "data": self.data,
             "runs_finished": self.finished,
             "runs_planned": len(self.runs),
+            "fixed": self.fixed,
+            "mixed": self.mixed,
+            "standing_departures": list(standing_departures(self.grid, self.recipe)),
+            "test_images": self.test_images,
             "departures": self.departures,
             "figures": [
                 {
@@ -215,7 +261,7 @@ class GridResult:
                     "variant": variant.key,
                     "measure": measure.key,
                     "percent": self.sample(model.key, variant.key, measure).as_dict(),
-                    "gain": self.gain(model.key, variant.key, measure).as_dict(),
+                    **self._gain(model.key, variant.key, measure),
                     "published": {
                         published.source: {"percent": value, "recipe": published.recipe}
                         for published in self.grid.published
@@ -231,16 +277,15 @@ class GridResult:
             "runs": [run.as_dict() for run in self.runs],
         }
 
+    def _gain(self, model: str, variant: str, measure: Measure) -> dict[str, Any]:
+        if variant == self.grid.variants[0].key:
+            return {}
+        adjusted = self.adjusted(measure)
+        holm_p = {"p_holm": adjusted.get((model, variant)), "comparisons": len(adjusted)}
+        return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p}}
+
     def _analysed(self, analysis: str) -> list[RunResult]:
         return [run for run in self.runs if run.state == "finished" and analysis in self.grid.analyses]
-
-
-def _together(curves: Sequence[PruningCurve]) -> PruningCurve:
-    ratios = [ratio for ratio in curves[0].ratios if all(ratio in curve.ratios for curve in curves)]
-    accuracies = [
-        tuple(value for curve in curves for value in curve.accuracies[curve.ratios.index(ratio)]) for ratio in ratios
-    ]
-    return PruningCurve(curves[0].where, tuple(ratios), tuple(range(len(accuracies[0]))), tuple(accuracies))
 
 
 def _brief(value: Any) -> str:

@@ -1,15 +1,18 @@
-"""Figures over seeds: mean, spread, and the difference of pairs with its confidence interval."""
+"""Figures over seeds: mean, spread, differences of pairs with interval and p, and how many pairs a gain needs."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CONFIDENCE", "Sample", "paired_difference"]
+__all__ = ["CONFIDENCE", "POWER", "Sample", "holm", "paired_difference", "pairs_needed"]
 
 CONFIDENCE = 0.95
+POWER = 0.8
+_MOST_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class Sample:
         half = float(t.ppf((1 + confidence) / 2, self.n - 1)) * self.std / self.n**0.5
         return self.mean - half, self.mean + half
 
+    def p_value(self) -> float | None:
+        """Two-sided p of a mean of zero by Student's t test; None for fewer than two figures or without spread."""
+        if not self.std:
+            return None
+        from scipy.stats import t
+
+        return float(2 * t.sf(abs(self.mean) / (self.std / self.n**0.5), self.n - 1))
+
     def as_dict(self) -> dict[str, Any]:
         """All of it, with None for what there is not."""
         return {
@@ -59,6 +70,7 @@ class Sample:
             "std": self.std,
             "interval": self.interval(),
             "confidence": CONFIDENCE,
+            "p": self.p_value(),
             "by_seed": {str(seed): value for seed, value in self.values.items()},
         }
 
@@ -71,3 +83,54 @@ def paired_difference(base: Sample, other: Sample) -> Sample:
         {1: 0.5}
     """
     return Sample({seed: other.values[seed] - base.values[seed] for seed in base.values if seed in other.values})
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for being several, by Holm's step-down method; each at least as large as before.
+
+    Args:
+        p_values: Of all the comparisons that are looked at together.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int:
+    """Pairs that the two-sided paired t test needs to find a gain.
+
+    Args:
+        gain: The true mean difference.
+        spread: Standard deviation of the differences of pairs, in the same unit.
+        power: Chance to find it, 0 to 1.
+        confidence: 1 minus the level of the test.
+
+    Returns:
+        The smallest number, at least 2 and at most 10,000.
+
+    Raises:
+        ValueError: The gain is 0, which no number finds, or the spread is negative.
+
+    Example:
+        >>> pairs_needed(gain=0.5, spread=1.0), pairs_needed(gain=0.8, spread=0.5)
+        (34, 6)
+    """
+    if gain == 0 or spread < 0:
+        raise ValueError(f"`gain` (={gain}) must not be 0 and `spread` (={spread}) not negative")
+    from scipy.stats import nct, t
+
+    def power_of(pairs: int) -> float:
+        critical = float(t.ppf((1 + confidence) / 2, pairs - 1))
+        noncentrality = abs(gain) / max(spread, 1e-12) * pairs**0.5
+        # The distribution's tail is not computed that far out; the test is certain to find such a gain.
+        return 1.0 if noncentrality > 30 + critical else float(nct.sf(critical, pairs - 1, noncentrality))
+
+    pairs = range(2, _MOST_PAIRS)
+    return 2 + bisect_left(pairs, power, key=power_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -69,21 +69,24 @@ def _pairs(result: GridResult, measure: Measure) -> Table:
     sources = [published for published in _ordered(result) if any(key[2] == measure.key for key in published.values)]
     for published in sources:
         groups.append((_source(published, result), 3))
-        columns += ["plain", "ACNet", "gain"]
-    groups.append(("here", 1 if alone else 5))
-    columns += [base.title] if alone else [base.title, other.title, "gain", _INTERVAL, "pairs"]
+        columns += ["plain", "ACNet", "gain of one run"]
+    adjusted = result.adjusted(measure)
+    headings = _gain_headings(adjusted)
+    groups.append(("here", 1 if alone else 2 + len(headings)))
+    columns += [base.title] if alone else [base.title, other.title, *headings]
     rows = []
     for model in grid.models:
         row = [Cell(model.title, "label")]
         for published in sources:
             plain = published.values.get((model.key, "plain", measure.key))
             acnet = published.values.get((model.key, "acb", measure.key))
-            gain = acnet - plain if plain is not None and acnet is not None else None
-            row += [_quiet(plain), _quiet(acnet), Cell("" if gain is None else _signed(gain), "quiet")]
+            single = "" if plain is None or acnet is None else _signed(acnet - plain)
+            row += [_quiet(plain), _quiet(acnet), Cell(single, "quiet")]
         for variant in (base,) if alone else (base, other):
             row.append(_mean(result.sample(model.key, variant.key, measure), result))
         if not alone:
-            row += _difference(result.gain(model.key, other.key, measure))
+            gain = result.gain(model.key, other.key, measure)
+            row += _difference(gain, adjusted, (model.key, other.key))
         rows.append(row)
     return Table(_caption(result, measure), columns, rows, groups)
 
@@ -98,8 +101,10 @@ def _variants(result: GridResult) -> Table:
         columns += [*(_source(published, result) for published in sources), "here" if sources else measure.title]
     has_gain = len(grid.variants) > 1 and grid.variants[0].is_plain
     if has_gain:
-        groups.append((f"{first.title}, gain over plain", 3))
-        columns += ["gain", _INTERVAL, "pairs"]
+        adjusted = result.adjusted(first)
+        headings = _gain_headings(adjusted)
+        groups.append((f"{first.title}, gain over plain", len(headings)))
+        columns += headings
     has_costs = grid.costs and grid.variants[0].is_plain
     if has_costs:
         groups.append(("training, × plain", 2))
@@ -112,9 +117,9 @@ def _variants(result: GridResult) -> Table:
                 row += [_quiet(source.values.get((model.key, variant.key, measure.key))) for source in sources]
                 row.append(_mean(result.sample(model.key, variant.key, measure), result))
             if has_gain and variant.is_plain:
-                row += [Cell("", "quiet")] * 3
+                row += [Cell("", "quiet")] * len(headings)
             elif has_gain:
-                row += _difference(result.gain(model.key, variant.key, first))
+                row += _difference(result.gain(model.key, variant.key, first), adjusted, (model.key, variant.key))
             if has_costs:
                 ratios = result.time_ratios(model.key, variant.key)
                 row.append(_number(result.macs_ratio(model.key, variant.key), 1, "{:.2f}"))
@@ -151,16 +156,26 @@ def _mean(sample: Sample, result: GridResult) -> Cell:
     spread = "" if sample.std is None else f" ± {sample.std:.2f}"
     short = "" if sample.n == planned else f" ({sample.n} of {planned})"
     values = ", ".join(f"seed {seed}: {value:.2f}" for seed, value in sample.values.items())
-    return Cell(f"{sample.mean:.2f}{spread}{short}", "strong", note=values)
+    return Cell(f"{sample.mean:.2f}{spread}{short}", note=values)
 
 
-def _difference(gain: Sample) -> list[Cell]:
-    if not gain.n:
-        return [Cell("—", "missing"), Cell("—", "missing"), Cell("0")]
-    spread = "" if gain.std is None else f" ± {gain.std:.2f}"
+def _gain_headings(adjusted: Mapping[tuple[str, str], float]) -> list[str]:
+    return ["gain", _INTERVAL, *(["p (Holm)"] if len(adjusted) > 1 else []), "by seed", "pairs"]
+
+
+def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float], key: tuple[str, str]) -> list[Cell]:
+    """The cells under `_gain_headings`; without an interval no gain is shown, only what each seed has."""
+    by_seed = Cell(", ".join(_signed(value) for value in gain.values.values()), "quiet")
     interval = gain.interval()
-    shown = Cell("needs 2 pairs", "missing") if interval is None else Cell(" to ".join(map(_signed, interval)))
-    return [Cell(_signed(gain.mean) + spread, "strong"), shown, Cell(str(gain.n))]
+    p = [_probability(adjusted.get(key))] if len(adjusted) > 1 else []
+    if interval is None:
+        return [Cell("needs 2 pairs", "missing"), Cell("", "missing"), *p, by_seed, Cell(str(gain.n))]
+    cells = [Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}", "strong" if gain.mean >= 0 else "loss")]
+    return [*cells, Cell(" to ".join(map(_signed, interval))), *p, by_seed, Cell(str(gain.n))]
+
+
+def _probability(p: float | None) -> Cell:
+    return Cell("", "quiet") if p is None else Cell("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def _signed(value: float) -> str:

@@ -1,0 +1,60 @@
+"""The figures of each epoch of a run, from its metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+__all__ = ["EpochFigures", "read_curve"]
+
+_COLUMNS = {
+    "train/loss": "train_loss",
+    "train/top1": "train_top1",
+    "val/loss": "validation_loss",
+    "val/top1": "validation_top1",
+}
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What was logged in an epoch; None is what was not.
+
+    Attributes:
+        epoch: Counted from 1.
+        train_loss: Mean over the logged steps, on augmented images in training mode.
+        train_top1: On all augmented images of the epoch, in training mode, 0 to 1.
+        validation_loss: At the end of the epoch, in the precision of the training.
+        validation_top1: Likewise, 0 to 1. Where no images are held out, validation images are the test images.
+    """
+
+    epoch: int
+    train_loss: float | None = None
+    train_top1: float | None = None
+    validation_loss: float | None = None
+    validation_top1: float | None = None
+
+
+def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
+    """Read the epochs of training.
+
+    Args:
+        path: A run's metrics.csv; nothing is read where it is missing.
+        epochs: Epochs of the training; what `validate` logs once it is over would be one more and is left out.
+    """
+    if not path.is_file():
+        return []
+    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for column, name in _COLUMNS.items():
+                if row.get(column) and row.get("epoch"):
+                    found[int(float(row["epoch"])) + 1][name].append(float(row[column]))
+    # Of figures that an epoch has once, the last stands: a resumed run may have evaluated twice.
+    return [
+        EpochFigures(epoch, **{k: fmean(v) if k == "train_loss" else v[-1] for k, v in found[epoch].items()})
+        for epoch in sorted(found)
+        if epoch <= epochs
+    ]

@@ -1,0 +1,81 @@
+"""Where the recipes differ from the article and from the authors' code in what changes numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from acnet_pl.reproduce.grid import Grid
+
+__all__ = ["standing_departures"]
+
+_ALWAYS = (
+    "Last epoch: the article does not say which epoch its accuracies are of, and the authors' log script averages the "
+    "last five evaluations; here the last epoch's weights are tested, unless --select says otherwise.",
+    "Initial weights: kernels and fully connected layers are drawn as PyTorch draws them, as in the authors' code; the "
+    "article says nothing. Results under the Kaiming fan-out draw (`draw: fan_out`) are not comparable.",
+)
+_NORMALISED = (
+    "Images: normalised by mean and standard deviation of the training images; the authors' code has (0.5, 0.5, 0.5), "
+    "and the article says nothing."
+)
+_BY_RECIPE: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("CIFAR", "article"): (
+        _NORMALISED,
+        "Schedule: the article gives learning rates, but neither the epochs of its steps nor batch size and weight "
+        "decay. Steps, epochs and batches of 64 are those of the authors' older code, weight decay 1e-4 unless the "
+        "recipe says otherwise.",
+        "1-D kernels have 3 weights on 5×5 kernels too, as the article's text and the authors' code until July 2020.",
+    ),
+    ("CIFAR", "cosine"): (
+        _NORMALISED,
+        "1-D kernels on 5×5 kernels have 5 weights, as the authors' code since July 2020; the article's text has 3.",
+    ),
+    ("ImageNet", "article"): (
+        "Schedule: the article gives 150 epochs and batches of 256, but not the epochs of its steps, which are ours, "
+        "nor the weight decay, here 1e-4 as in the authors' later code.",
+        "Augmentation: random crop and scale, flip and colour shift; the article's bounding-box "
+        "distortion needs boxes.",
+        "Biases: at the learning rate of the weights; the authors' code doubles it, batch norms' β too.",
+    ),
+    ("ImageNet", "cosine"): (
+        "Schedule: the authors' later code, of which a figure is known for ResNet-18 alone; weight decay 1e-4.",
+        "Augmentation: random crop and scale, flip and colour shift.",
+    ),
+}
+_BY_MODEL: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("cifar_quick", "article"): ("Cifar-quick: learning rate 0.1 as the article; the authors' older code has 0.05.",),
+    ("resnet56", "article"): ("ResNet-56: 1×1 projection shortcuts, as the authors' code; the article says nothing.",),
+    ("resnet56", "cosine"): ("ResNet-56: 1×1 projection shortcuts, as the authors' code; the article says nothing.",),
+    ("resnet20", "cosine"): ("ResNet-20: neither the article nor the authors' code has it; 1×1 projection shortcuts.",),
+    ("wrn16_8", "article"): ("WRN-16-8: batches of 128 and the schedule of its own article, as the article says.",),
+    ("wrn16_8", "cosine"): (
+        "WRN-16-8: γ is 1/3 in every block; the authors' code has 1 but for the stem, and a batch "
+        "norm after the block's own.",
+    ),
+    ("densenet40", "article"): (
+        "DenseNet-40: the authors have published no code for it; epochs and steps are those of ResNet-56.",
+    ),
+    ("densenet40", "cosine"): ("DenseNet-40: the authors have published no code for it; this schedule is ours.",),
+    ("densenet121", "article"): (
+        "DenseNet-121: the article contradicts itself. Its text has a gain of 1.18 points, its Table 3 one of 0.67 "
+        "(75.15 to 75.82); the table's is shown here.",
+    ),
+}
+
+
+def standing_departures(grid: Grid, recipe: str) -> Iterator[str]:
+    """What a grid's runs do otherwise than the article or the authors' code, apart from the user's own options.
+
+    Args:
+        grid: The grid.
+        recipe: Name of its recipe.
+    """
+    family = next((name for name in ("CIFAR", "ImageNet") if grid.data.title.startswith(name)), None)
+    if family is None:  # not the article's data
+        return
+    yield from _ALWAYS
+    yield from _BY_RECIPE.get((family, recipe), ())
+    for model in grid.models:
+        yield from _BY_MODEL.get((model.key, recipe), ())
+        if model.key == "densenet121" and recipe != "article":
+            yield from _BY_MODEL[model.key, "article"]

@@ -1,0 +1,141 @@
+"""Record seeds and epochs before the first run, so that a report can tell when they were changed afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from acnet_pl.atomic import atomic_path
+from acnet_pl.reproduce.grid import Grid
+from acnet_pl.reproduce.plan import PlannedRun
+
+__all__ = ["FixedPlan", "fix_plan", "read_plans", "remarks"]
+
+_FORMAT = "acnet_pl.plan/1"
+
+
+@dataclass(frozen=True)
+class FixedPlan:
+    """Seeds and epochs of one network, as they were asked for.
+
+    Attributes:
+        grid: Name of the grid.
+        model: Key of the network.
+        recipe: Name of the recipe.
+        epochs: Epochs of each run.
+        settings: Settings other than the recipe's, as text.
+        seeds: The seeds.
+        recorded: When, UTC.
+        finished: Runs of this network with these settings that were finished at that time.
+        runs: Runs planned.
+    """
+
+    grid: str
+    model: str
+    recipe: str
+    epochs: int
+    settings: str
+    seeds: tuple[int, ...]
+    recorded: str
+    finished: int
+    runs: int
+
+    def is_of(self, other: FixedPlan) -> bool:
+        """Return True where both are of one network under the same settings."""
+        names = ("grid", "model", "recipe", "epochs", "settings")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+def fix_plan(output: Path, plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]) -> None:
+    """Record the plan in the folder of the report; what is recorded already stays.
+
+    Args:
+        output: The report's folder.
+        plan: Grids and their runs.
+    """
+    recorded = read_plans(output)
+    new = [one for one in _asked(plan) if not any(old.is_of(one) and {*one.seeds} <= {*old.seeds} for old in recorded)]
+    if new:
+        content = {"format": _FORMAT, "plans": [asdict(one) for one in (*recorded, *new)]}
+        output.mkdir(parents=True, exist_ok=True)
+        with atomic_path(output / "plan.json") as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_plans(output: Path) -> list[FixedPlan]:
+    """Read what was recorded, oldest first.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = output / "plan.json"
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        return [FixedPlan(**{**one, "seeds": tuple(one["seeds"])}) for one in content["plans"]]
+    except FileNotFoundError:
+        return []
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no record of seeds and epochs ({error}); move it away to begin a new one"
+        ) from error
+
+
+def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> list[str]:
+    """What a reader of the figures must know of when their seeds and epochs were chosen.
+
+    Args:
+        recorded: What `read_plans` gives.
+        grid: The grid.
+        runs: The runs that are reported.
+
+    Returns:
+        A sentence for each network.
+    """
+    said = []
+    titles = {model.key: model.title for model in grid.models}
+    for asked in _asked({grid.name: (grid, runs)}):
+        title, own = titles[asked.model], [one for one in recorded if one.is_of(asked)]
+        if not own:
+            said.append(f"{title}: the number of seeds and epochs was not recorded before the first run.")
+            continue
+        first, seeds = own[0], {*asked.seeds}
+        when = "before any run had finished" if not first.finished else f"when {first.finished} runs had finished"
+        said.append(f"{title}: {_numbers(first.seeds)}, {first.epochs} epochs, fixed on {first.recorded} {when}.")
+        for later in own[1:]:
+            added = sorted({*later.seeds} - {*first.seeds})
+            if added and seeds & {*added}:
+                said.append(
+                    f"{title}: MIXED. {_numbers(added)} added on {later.recorded}, when {later.finished} runs had "
+                    "finished; interval and p do not allow for a look at the figures in between."
+                )
+        if missing := {*first.seeds} - seeds:
+            said.append(f"{title}: MIXED. {_numbers(sorted(missing))} of the fixed ones are left out here.")
+        others = {one.epochs for one in recorded if (one.grid, one.model) == (asked.grid, asked.model)} - {asked.epochs}
+        if others:
+            said.append(f"{title}: also begun with {', '.join(map(str, sorted(others)))} epochs.")
+    return said
+
+
+def _asked(plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]) -> list[FixedPlan]:
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    asked = []
+    for name, (grid, runs) in plan.items():
+        for model in grid.models:
+            own = [run for run in runs if run.run.model == model.key]
+            if own:
+                changed = {key: new for key, (_, new) in own[0].departures.items() if key != "data.init_args.root"}
+                settings = json.dumps([own[0].run.options, changed], sort_keys=True, default=str)
+                seeds = tuple(sorted({run.run.seed for run in own}))
+                finished = sum(run.state() == "finished" for run in own)
+                asked.append(
+                    FixedPlan(name, model.key, own[0].recipe, own[0].epochs, settings, seeds, now, finished, len(own))
+                )
+    return asked
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"seed {seeds[0]}"

@@ -1,0 +1,101 @@
+"""Say before a training how many pairs a gain needs, from the spread of the pairs seen so far or an assumed one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.statistics import CONFIDENCE, POWER, pairs_needed
+
+__all__ = ["ASSUMED_GAIN", "ASSUMED_SPREAD", "Need", "needs", "power_table", "warnings"]
+
+ASSUMED_GAIN = 0.5
+"""Points of a gain to look for, where none is given or published."""
+ASSUMED_SPREAD = 0.5
+"""Standard deviation of the gains of pairs, in points, where fewer than two pairs are finished.
+
+Cifar-quick and ResNet-20 had 0.2 to 0.6 after 10 epochs on CIFAR-10."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a comparison of a variant with the baseline needs.
+
+    Attributes:
+        model: Title of the network.
+        variant: Title of the variant.
+        gain: The gain to find, in points.
+        source: Where that gain is from.
+        spread: Standard deviation of the gains of pairs, in points.
+        seen: Finished pairs that the spread is of; 0 where it is assumed.
+        planned: Pairs of the plan.
+    """
+
+    model: str
+    variant: str
+    gain: float
+    source: str
+    spread: float
+    seen: int
+    planned: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that the gain needs."""
+        return pairs_needed(self.gain, self.spread)
+
+
+def needs(result: GridResult, gain: float | None = None, spread: float | None = None) -> Iterator[Need]:
+    """What each comparison of a grid needs.
+
+    Args:
+        result: The grid as it stands.
+        gain: Points to look for; None is what was published for the recipe, or else `ASSUMED_GAIN`.
+        spread: Of the gains of pairs, in points; None is that of the finished pairs, or else `ASSUMED_SPREAD`.
+    """
+    measure = result.grid.measures[0]
+    base = result.grid.variants[0]
+    if not base.is_plain:
+        return
+    for model in result.grid.models:
+        for variant in result.grid.variants[1:]:
+            seen = result.gain(model.key, variant.key, measure)
+            observed = seen.std if spread is None else None
+            wanted, source = (gain, "asked for") if gain is not None else (ASSUMED_GAIN, "assumed")
+            for published in result.grid.published:
+                found = [published.values.get((model.key, key, measure.key)) for key in (base.key, variant.key)]
+                if gain is None and published.recipe == result.recipe and None not in found and found[0] != found[1]:
+                    wanted, source = float(found[1] or 0) - float(found[0] or 0), published.source
+            yield Need(
+                model.title,
+                variant.title,
+                wanted,
+                source,
+                observed if observed else ASSUMED_SPREAD if spread is None else spread,
+                seen.n if observed else 0,
+                len(result.seeds),
+            )
+
+
+def power_table(comparisons: Sequence[Need]) -> Table:
+    """The needs as a table for the terminal."""
+    title = f"Pairs that a gain needs (paired t, two-sided {1 - CONFIDENCE:.0%}, {POWER:.0%} power)"
+    table = Table("network", "variant", "gain", "spread", "pairs needed", "planned", title=title, title_justify="left")
+    for need in comparisons:
+        spread = f"{need.spread:.2f} ({f'{need.seen} pairs' if need.seen else 'assumed'})"
+        gain = f"{need.gain:+.2f} ({need.source})"
+        table.add_row(need.model, need.variant, gain, spread, str(need.pairs), str(need.planned))
+    return table
+
+
+def warnings(comparisons: Sequence[Need]) -> Iterator[str]:
+    """A line for each comparison whose plan has fewer pairs than its gain needs."""
+    for need in comparisons:
+        if need.planned < need.pairs:
+            yield (
+                f"Warning: {need.model}, {need.variant}: {need.planned} pairs are planned and a gain of "
+                f"{need.gain:+.2f} needs {need.pairs}; give more --seeds, or expect an interval with zero in it."
+            )
