@@ -155,7 +155,7 @@ def main() -> None:
     if options.epochs < 2:
         parser.error(f"--epochs (={options.epochs}) must be at least 2: the first compiles and warms up")
     options.limit = int(options.limit) if options.limit > 1 else options.limit
-    options.clock, options.image_size = "wall", 32  # as training_speed.py calls them
+    options.clock, options.image_size, options.profile = "wall", 32, True  # as training_speed.py calls them
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")  # as `fit` does
 
@@ -164,7 +164,7 @@ def main() -> None:
     trained = {name: train(conv, options) for name, conv in convs.items()}
     mode = ("compiled" if options.compile else "eager") + ("-bf16" if options.precision == "bf16-mixed" else "-fp32")
     rows = []
-    for row in measure(options.model, mode, convs, options, lambda: None):
+    for row in measure(options.model, mode, convs, options):
         own = trained[row["contender"]]
         in_steps = own["steps"] * row["ms"] / 1e3
         ratio = own["epoch_seconds"] / trained["plain"]["epoch_seconds"]

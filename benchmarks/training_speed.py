@@ -1,268 +1,232 @@
 """What a training step of an ACNet costs against the plain network's: time, memory, and what arithmetic alone costs.
 
-Forward, cross-entropy, backward and SGD with momentum, channels-last; eager and compiled, float32 and bfloat16
-autocast. Every round times each contender once, one after the other, so that a slow moment of the machine hits all of
-them; ratios are medians over rounds of the ratio within a round, with their quartiles.
+Forward, cross-entropy, backward and SGD with momentum, channels-last; eager, as a CUDA graph, and compiled; float32 and
+bfloat16 autocast. Each contender has a process of its own, so that all warm up and compile at once; they are timed one
+after the other. Every round times each once, so that a slow moment of the machine hits all of them; ratios are medians
+over rounds of the ratio within a round, with their quartiles. A row is printed, and the JSON file written, as soon as
+it is known; ``--budget SECONDS`` shares its seconds out over models and modes and leaves out what does not fit.
 
     python benchmarks/training_speed.py
     python benchmarks/training_speed.py --models resnet56 --modes eager-fp32 --steps 20 --reference PATH/acb.py
+    python benchmarks/training_speed.py --device cuda --modes graph-bf16 compiled-bf16 --budget 150 --out speed.json
 
-- The floor is plain's time with that part of it that are convolutions (measured by the profiler) multiplied by the
-  ratio of multiplications in convolutions (counted by PyTorch's FLOP counter, forward and backward): 15/9 where k = 3.
-  It supposes that 1×3 and 3×1 kernels multiply as fast as 3×3 ones, and that batch norms and additions cost nothing.
-- "conv time" is the time in convolutions over plain's, "rest" that outside of them (batch norms, sums, ReLU, SGD): what
-  of the ratio the library's convolutions account for, and what passes over memory.
-- Memory on a GPU is the peak above what was allocated before the step. On a CPU it is a proxy: the bytes that autograd
-  saves for the backward pass, each storage once, without the parameters (eager modes only).
+- "MACs" is the ratio of multiplications in convolutions (counted by PyTorch's FLOP counter, forward and backward).
+- Memory on a GPU is the peak above what was allocated before an eager or compiled step. On a CPU it is a proxy: the
+  bytes that autograd saves for the backward pass, each storage once, without the parameters (eager modes only).
+- ``--profile`` adds, by PyTorch's profiler: the floor, plain's time with the part of it in convolutions times the
+  ratio of multiplications, 15/9 where k = 3 (it supposes that 1×3 and 3×1 kernels multiply as fast as 3×3 ones, and
+  that batch norms and additions cost nothing); and "conv time", the time in convolutions over plain's, and "rest", that
+  outside of them (batch norms, sums, ReLU, SGD).
 - ``--reference`` takes part with the authors' own block, which their repository's acb.py holds.
 
-On a machine that does other work meanwhile, ``--clock cpu`` counts the time that this process has computed instead.
+On a machine that does other work meanwhile, ``--clock cpu`` counts the time that a process has computed instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from acnet_pl.backbones import ResNet, ResNetCifar
+from acnet_pl.config.files import EXPERIMENTS, content_of
+from acnet_pl.modules.architecture import build_conv
 from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv
 from record import write_record
+from step_contender import CLOCKS, NETWORKS, ReferenceConv, Remote
 
-MODES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-NETWORKS: dict[str, Callable[[ConvBuilder], nn.Module]] = {
-    "resnet20": lambda conv: ResNetCifar(conv, 10, depth=20),
-    "resnet56": lambda conv: ResNetCifar(conv, 10, depth=56),
-    "resnet18": lambda conv: ResNet(conv, 1000, depth=18),
-}
+
+def _from_file(name: str) -> ConvBuilder:
+    options = content_of(EXPERIMENTS / "conv" / f"{name}.yaml")["model"]["conv"]
+    return build_conv({"class_path": options} if isinstance(options, str) else options)
+
+
+CPU_MODES = ("eager-fp32", "eager-bf16", "compiled-fp32", "compiled-bf16")
+MODES = (*CPU_MODES, "graph-fp32", "graph-bf16")
 CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
     "acnet": lambda: ACBConv(gamma_init=1 / 3),
     "share 1/8": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8),
     "norm after sum": lambda: ACBConv(branch_norm=False),
     "scaled": lambda: ACBConv(branch_norm="scale"),
+    # Other blocks, by the names that their files have in experiments/conv.
+    **{name: partial(_from_file, name) for name in ("acb_plus", "dbb", "mobileone", "orepa", "repvgg")},
 }
+DEFAULT = tuple(CONVS)[:5]
+LEAST_ROUNDS = 3  # for quartiles
+Row = dict[str, Any]
 
 
-class ReferenceConv(ConvBuilder):
-    """The authors' block, from a copy of their file."""
-
-    def __init__(self, path: Path) -> None:
-        spec = importlib.util.spec_from_file_location("reference_acb", path)
-        assert spec is not None
-        assert spec.loader is not None
-        self.module: Any = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.module)
-
-    def __call__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        norm: bool = True,
-    ) -> nn.Module:
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        if kernel_size < 3:
-            return PlainConv()(in_channels, out_channels, kernel_size, norm=norm, **geometry)
-        block: nn.Module = self.module.ACBlock(in_channels, out_channels, kernel_size, **geometry)
-        return block
-
-
-class Contender:
-    """A network that trains, one `step` at a time, on the same batch."""
-
-    def __init__(self, model: str, conv: ConvBuilder, mode: str, images: Tensor, labels: Tensor) -> None:
-        torch.manual_seed(0)
-        self.network: nn.Module = NETWORKS[model](conv)
-        self.network.to(device=images.device).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-3, momentum=0.9)
-        self.batch = images, labels
-        self.amp = mode.endswith("bf16")
-        if mode.startswith("compiled"):
-            self.network.compile()
-
-    def loss(self) -> Tensor:
-        images, labels = self.batch
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            return F.cross_entropy(self.network(images), labels)
-
-    def step(self) -> None:
-        self.optimizer.zero_grad()
-        torch.autograd.backward(self.loss())
-        self.optimizer.step()
-        if self.batch[0].is_cuda:
-            torch.cuda.synchronize()
-
-    def macs(self) -> int:
-        """Multiplications in the convolutions of a forward and backward pass."""
-        counter = FlopCounterMode(display=False)
-        with counter:
-            torch.autograd.backward(self.loss())
-        return sum(n for op, n in counter.get_flop_counts()["Global"].items() if "conv" in str(op)) // 2
-
-    def convolution_share(self) -> float:
-        """Part of the time of some steps that is spent in convolutions."""
-        cuda = self.batch[0].is_cuda
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        for steps in (1, 3):  # the first time neither the profiler nor this network's memory is warm
-            with profile(activities=activities) as profiler:
-                for _ in range(steps):
-                    self.step()
-        times = {
-            event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
-            for event in profiler.key_averages()
-        }
-        return float(sum(t for key, t in times.items() if "conv" in key) / sum(times.values()))
-
-    def memory(self, mode: str) -> int | None:
-        """Bytes, as the module's documentation says."""
-        if self.batch[0].is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.step()
-            return torch.cuda.max_memory_allocated() - before
-        if mode.startswith("compiled"):
-            return None
-        own = {p.untyped_storage().data_ptr() for p in self.network.parameters()}
-        saved: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = self.loss()  # alive, so that no storage is counted under the address of another
-        del loss
-        return sum(saved.values())
+def start(model: str, mode: str, convs: Mapping[str, ConvBuilder], options: argparse.Namespace) -> dict[str, Remote]:
+    """Start a process for each contender."""
+    return {name: Remote(model, conv, mode, options) for name, conv in convs.items()}
 
 
 def measure(
-    model: str, mode: str, convs: dict[str, ConvBuilder], options: argparse.Namespace, advance: Callable[[], None]
-) -> list[dict[str, Any]]:
-    """Time all contenders in one mode."""
-    torch.compiler.reset()
-    size = options.image_size if model == "resnet18" else 32
-    images = torch.randn(options.batch_size, 3, size, size, device=options.device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (options.batch_size,), device=options.device)
-    eager = mode.replace("compiled", "eager")
-    macs = {name: Contender(model, conv, eager, images[:16], labels[:16]).macs() for name, conv in convs.items()}
-    contenders = {name: Contender(model, conv, mode, images, labels) for name, conv in convs.items()}
-    clock = CLOCKS[options.clock]
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for index in range(options.steps + 2):
-        for name, contender in contenders.items():
-            start = clock()
-            contender.step()
-            if index >= 2:  # the first rounds compile and warm up
-                seconds[name].append(clock() - start)
-            advance()
-    plain = statistics.median(seconds["plain"])
-    shares = {name: contender.convolution_share() for name, contender in contenders.items()}
-    share = shares["plain"]
-    rows = []
-    for name, contender in contenders.items():
-        own_share = shares[name]
-        ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        floor = 1 - share + share * macs[name] / macs["plain"]
-        rows.append(
-            {
-                "model": model,
-                "mode": mode,
-                "contender": name,
-                "ms": 1e3 * statistics.median(seconds[name]),
-                "ratio": middle,
-                "ratio_quartiles": [low, high],
-                "macs_ratio": macs[name] / macs["plain"],
-                "floor_ms": 1e3 * plain * floor,
-                "over_floor": middle / floor,
-                "convolution_share": own_share,
-                "convolution_time_ratio": middle * own_share / share,
-                "rest_time_ratio": middle * (1 - own_share) / (1 - share),
-                "memory_mb": None if (memory := contender.memory(mode)) is None else memory / 1e6,
-            }
-        )
-    return rows
+    model: str,
+    mode: str,
+    convs: Mapping[str, ConvBuilder],
+    options: argparse.Namespace,
+    deadline: float = math.inf,
+    remotes: Mapping[str, Remote] | None = None,
+) -> list[Row]:
+    """Time all contenders in one mode.
+
+    Args:
+        model: Key of `NETWORKS`.
+        mode: One of `MODES`.
+        convs: Contenders by name, with "plain".
+        options: ``device``, ``batch_size``, ``image_size``, ``steps``, ``threads``, ``clock`` and ``profile``.
+        deadline: Moment of ``time.monotonic`` at which to end; with fewer rounds, or contenders, if need be.
+        remotes: The contenders' processes, if they were started before.
+
+    Returns:
+        A row for each contender; one that failed, or had no time, has ``failed`` and no figures.
+    """
+    remotes = start(model, mode, convs, options) if remotes is None else remotes
+    try:
+        for remote in remotes.values():
+            remote.go()
+        # What is not ready when a fifth of the time is left could not be timed.
+        patience = time.monotonic() + 0.8 * (deadline - time.monotonic())
+        for remote in remotes.values():
+            remote.ready(patience)
+        seconds: dict[str, list[float]] = {name: [] for name, remote in remotes.items() if not remote.failure}
+        for number in range(options.steps):
+            if number >= LEAST_ROUNDS and time.monotonic() > deadline:
+                break
+            for name in list(seconds):
+                value = remotes[name].seconds(deadline + 10)
+                if remotes[name].failure:
+                    del seconds[name]
+                else:
+                    seconds[name].append(value)
+        shares = {name: remotes[name].convolution_share(deadline + 30) for name in seconds if options.profile}
+        rows: list[Row] = [{"model": model, "mode": mode, "contender": name} for name in remotes]
+        if "plain" not in seconds:
+            return [row | {"failed": remotes[row["contender"]].failure or "plain failed"} for row in rows]
+        for row in rows:
+            name, remote = row["contender"], remotes[row["contender"]]
+            if name not in seconds:
+                row["failed"] = remote.failure
+                continue
+            row |= _figures(seconds[name], seconds["plain"], remote.macs / remotes["plain"].macs)
+            row["memory_mb"] = None if remote.memory is None else remote.memory / 1e6
+            if options.profile:
+                row |= _parts(row, statistics.median(seconds["plain"]), shares[name], shares["plain"])
+        return rows
+    finally:
+        for remote in remotes.values():
+            remote.close()
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def _figures(own: list[float], plain: list[float], macs_ratio: float) -> Row:
+    ratios = [a / b for a, b in zip(own, plain, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "ms": 1e3 * statistics.median(own),
+        "rounds": len(own),
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
+        "macs_ratio": macs_ratio,
+    }
+
+
+def _parts(row: Row, plain_seconds: float, share: float, plain_share: float) -> Row:
+    floor = 1 - plain_share + plain_share * row["macs_ratio"]
+    return {
+        "floor_ms": 1e3 * plain_seconds * floor,
+        "over_floor": row["ratio"] / floor,
+        "convolution_share": share,
+        "convolution_time_ratio": row["ratio"] * share / plain_share,
+        "rest_time_ratio": row["ratio"] * (1 - share) / (1 - plain_share),
+    }
+
+
+def line(row: Row) -> str:
+    """What is printed of a row when it is known."""
+    name = f"{row['model']} {row['mode']} {row['contender']}: "
+    if "failed" in row:
+        return f"{name}left out, {row['failed']}"
+    low, high = row["ratio_quartiles"]
+    memory = "" if row["memory_mb"] is None else f", {row['memory_mb']:.0f} MB"
+    return f"{name}{row['ms']:.2f} ms, {row['ratio']:.2f} ({low:.2f}-{high:.2f}) of plain{memory}"
+
+
+def table(rows: list[Row]) -> Table:
     result = Table(title="Training step (ratio to plain: 1.00 is as fast)", title_justify="left")
     columns = ("model", "mode", "", "ms", "ratio", "quartiles", "MACs", "over floor", "in convs", "conv time", "rest")
     for index, column in enumerate((*columns, "memory MB")):
         result.add_column(column, justify="left" if index < 3 else "right")
     for row in rows:
+        if "failed" in row:
+            continue
         low, high = row["ratio_quartiles"]
         memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f}"
-        numbers = f"{row['ms']:.0f}", f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['macs_ratio']:.2f}"
-        shares = f"{row['over_floor']:.2f}", f"{row['convolution_share']:.0%}"
-        parts = f"{row['convolution_time_ratio']:.2f}", f"{row['rest_time_ratio']:.2f}"
-        result.add_row(row["model"], row["mode"], row["contender"], *numbers, *shares, *parts, memory)
+        numbers = f"{row['ms']:.2f}", f"{row['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{row['macs_ratio']:.2f}"
+        parts = ("over_floor", "convolution_share", "convolution_time_ratio", "rest_time_ratio")
+        result.add_row(
+            *(row["model"], row["mode"], row["contender"]),
+            *numbers,
+            *(f"{row[part]:.2f}" if part in row else "" for part in parts),
+            memory,
+        )
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=tuple(NETWORKS), default=["resnet56", "resnet18"])
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--contenders", nargs="+", choices=tuple(CONVS), default=list(CONVS))
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all that the device has")
+    parser.add_argument("--contenders", nargs="+", choices=tuple(CONVS), default=list(DEFAULT))
     parser.add_argument("--reference", type=Path, help="the authors' acb.py")
-    parser.add_argument("--steps", type=int, default=15, help="of each contender")
+    parser.add_argument("--steps", type=int, default=15, help="rounds")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds for everything; default no limit")
+    parser.add_argument("--profile", action="store_true", help="time convolutions apart from the rest, too")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--image-size", type=int, default=224, help="for resnet18")
+    parser.add_argument("--image-size", type=int, default=224, help="for resnet18 and resnet50")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if options.steps < 3:
-        parser.error(f"--steps (={options.steps}) must be at least 3, to have quartiles")
-    torch.set_num_threads(options.threads)
+    cuda = torch.device(options.device).type == "cuda"
+    options.modes = options.modes or (MODES if cuda else CPU_MODES)
+    if options.steps < LEAST_ROUNDS:
+        parser.error(f"--steps (={options.steps}) must be at least {LEAST_ROUNDS}, to have quartiles")
+    if not cuda and (graphs := [mode for mode in options.modes if mode.startswith("graph")]):
+        parser.error(f"--modes {graphs[0]} needs --device cuda")
+    if options.reference and not options.reference.is_file():
+        parser.error(f"--reference {options.reference}: there is no such file; give the authors' acb.py")
+    end = time.monotonic() + options.budget
     names = ["plain", *(name for name in options.contenders if name != "plain")]
-    convs = {name: CONVS[name]() for name in names}
+    convs: dict[str, ConvBuilder] = {name: CONVS[name]() for name in names}
     if options.reference:
         convs["reference"] = ReferenceConv(options.reference)
 
-    rows: list[dict[str, Any]] = []
-    console = Console(width=140)
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(options.models) * len(options.modes) * (options.steps + 2) * len(convs))
-        for model in options.models:
-            for mode in options.modes:
-                progress.update(task, description=f"{model} {mode}")
-                rows += measure(model, mode, convs, options, lambda: progress.advance(task))
-    console.print(table(rows))
-    if options.out:
-        figures = {
-            "device": options.device,
-            "threads": options.threads,
-            "clock": options.clock,
-            "steps": options.steps,
-            "batch_size": options.batch_size,
-            "rows": rows,
-        }
-        write_record(options.out, figures)
+    rows: list[Row] = []
+    groups = [(model, mode) for model in options.models for mode in options.modes]
+    following = start(*groups[0], convs, options)
+    for number, (model, mode) in enumerate(groups):
+        deadline = time.monotonic() + (end - time.monotonic()) / (len(groups) - number)
+        remotes, following = following, {}
+        if cuda and number + 1 < len(groups):  # imports take seconds, which would disturb the clock of a CPU alone
+            following = start(*groups[number + 1], convs, options)
+        for row in measure(model, mode, convs, options, deadline, remotes or None):
+            rows.append(row)
+            print(line(row), flush=True)
+        if options.out:
+            figures = {name: getattr(options, name) for name in ("device", "threads", "clock", "steps", "batch_size")}
+            write_record(options.out, {**figures, "image_size": options.image_size, "rows": rows})
+    Console(width=140).print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""The benchmark of the training step: its figures, what it says of contenders that fail, and its budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(out: Path, *options: str) -> tuple[str, list[dict[str, Any]]]:
+    command = [sys.executable, str(BENCHMARKS / "training_speed.py"), "--models", "cifar_quick", "--device", "cpu"]
+    command += ["--modes", "eager-fp32", "--batch-size", "2", "--steps", "3", "--out", str(out), *options]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    return done.stdout, json.loads(out.read_text(encoding="utf-8"))["rows"]
+
+
+def test_each_contender_has_its_row_and_one_that_fails_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "acb.py"
+    broken.write_text("raise ImportError('no such block')")
+    shown, rows = run(tmp_path / "speed.json", "--contenders", "acnet", "--reference", str(broken), "--profile")
+    plain, acnet, reference = rows
+    assert [row["contender"] for row in rows] == ["plain", "acnet", "reference"]
+    assert plain["ratio"] == plain["macs_ratio"] == 1
+    # 5×5, 1×5 and 5×1 kernels in the place of 5×5 ones.
+    assert acnet["macs_ratio"] == pytest.approx((25 + 5 + 5) / 25)
+    low, high = acnet["ratio_quartiles"]
+    assert 0 < low <= acnet["ratio"] <= high
+    assert 0 < plain["convolution_share"] < 1
+    assert acnet["memory_mb"] > plain["memory_mb"] > 0
+    assert reference["failed"] == "ImportError: no such block"
+    assert "ratio" not in reference
+    for row in rows:
+        assert f"cifar_quick eager-fp32 {row['contender']}: " in shown
+
+
+def test_a_budget_is_kept(tmp_path: Path) -> None:
+    start = time.monotonic()
+    shown, rows = run(tmp_path / "speed.json", "--contenders", "plain", "--budget", "0.5")
+    assert time.monotonic() - start < 60  # imports of a busy machine; the benchmark itself takes longer
+    assert rows == [{"model": "cifar_quick", "mode": "eager-fp32", "contender": "plain", "failed": "not in the time"}]
+    assert "left out, not in the time" in shown
