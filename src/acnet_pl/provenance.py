@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
-__all__ = ["EVALUATED", "device_name", "processor", "versions"]
+__all__ = ["EVALUATED", "device_name", "package_version", "processor", "versions"]
 
 EVALUATED = "test figures and rotations in float32, rotations of the fused network"
 """What a summary says of its accuracies; older ones, without it, have them in the precision of the training."""
@@ -17,6 +16,8 @@ EVALUATED = "test figures and rotations in float32, rotations of the fused netwo
 
 def device_name() -> str:
     """The accelerator, or else the processor with the cores and threads that this process has of it."""
+    import torch  # which takes seconds, and a version needs none
+
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return torch.cuda.get_device_name() + (f" × {count}" if count > 1 else "")
@@ -25,20 +26,22 @@ def device_name() -> str:
     return f"{processor()}, {cores} cores, {torch.get_num_threads()} threads"
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of what a result depends on, of further ``packages``, and the hardware.
-
-    A package that was not installed by a package manager has the version "unknown".
-    """
-    names = ("acnet-pl", "torch", "torchvision", "pytorch-lightning", *packages)
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}, "device": device_name()}
-
-
-def _version(package: str) -> str:
+def package_version(name: str) -> str:
+    """Return the version of a package; one that is not installed is said to be so, and costs nobody a run."""
     try:
-        return version(package)
+        return version(name)
     except PackageNotFoundError:
-        return "unknown"
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        text = project.read_text(encoding="utf-8") if name == "acnet-pl" and project.is_file() else ""
+        declared = re.search(r'^version = "(.+)"', text, re.MULTILINE)
+        return f"{declared[1]} (source tree, not installed)" if declared else "not installed"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of what a result depends on, of further ``packages``, and the hardware."""
+    names = ("acnet-pl", "torch", "torchvision", "pytorch-lightning", *packages)
+    known = {name: package_version(name) for name in names}
+    return {"python": platform.python_version(), **known, "device": device_name()}
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m acnet_pl COMMAND``."""
+"""The command line: ``{program} COMMAND``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWN = {
     "demo": "acnet_pl.cli.demo",
 }
 
-_OVERVIEW = """usage: python -m acnet_pl COMMAND [options]
+_OVERVIEW = """usage: {program} COMMAND [options]
 
 Train CNNs with asymmetric convolution blocks (ACNet, ICCV 2019), fold them exactly, deploy the plain network.
 
@@ -37,16 +37,16 @@ commands:
 {commands}
 
 examples:
-  python -m acnet_pl fit
+  {program} fit
       an ACNet on scikit-learn's handwritten digits, which need no download
-  python -m acnet_pl fit --model.backbone ResNetCifar --model.backbone.depth 56 --model.conv ACBConv \\
+  {program} fit --model.backbone ResNetCifar --model.backbone.depth 56 --model.conv ACBConv \\
       --data CIFARDataModule --data.root data/
-  python -m acnet_pl fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
-  python -m acnet_pl fuse runs/NAME/TIME/checkpoints/last.ckpt
+  {program} fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
+  {program} fuse runs/NAME/TIME/checkpoints/last.ckpt
 
 Runs, checkpoints and folded files may name classes of acnet_pl, torch, torchvision, timm and pytorch_lightning alone;
 `--trust PACKAGE` (any command, again for each package) allows those of another.
-`python -m acnet_pl COMMAND --help` lists a command's options. ACNET_PL_DEBUG=1 shows the traceback of an error.
+`{program} COMMAND --help` shows a command's options. ACNET_PL_DEBUG=1 shows the traceback of an error.
 """
 
 
@@ -56,25 +56,47 @@ def main(args: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if not args or args[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        print(_OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        print(_overview())
         return 0 if args else 2
     if args[0] in ("-V", "--version"):
-        from importlib.metadata import version
+        from acnet_pl.provenance import package_version
 
-        print(f"acnet_pl {version('acnet-pl')}")
+        print(f"acnet_pl {package_version('acnet-pl')}")
         return 0
-    if args[0] not in COMMANDS:
-        print(f"acnet_pl: error: unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    # Imported here so that the overview above appears at once.
     from acnet_pl.cli.errors import readable_errors
     from acnet_pl.config.trusted import take_trusted
     from acnet_pl.trust import trusting
 
-    command = importlib.import_module(_OWN.get(args[0], "acnet_pl.cli.lightning"))
-    with readable_errors(args[0]) as outcome:
+    with readable_errors(args[0] if args[0] in COMMANDS else "") as outcome:
         args, packages = take_trusted(args)
         with trusting(packages):
-            command.run(args)
+            _run(args)
     return outcome.code
+
+
+def _run(args: Sequence[str]) -> None:
+    """Check what can be known at once, and only then import what the command needs."""
+    from acnet_pl.config.errors import UsageError
+    from acnet_pl.config.names import did_you_mean, nearest
+
+    if args[0] not in COMMANDS:
+        near = did_you_mean(nearest(args[0], COMMANDS))
+        raise UsageError(f"unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}{near}")
+    if args[0] not in _OWN:
+        from acnet_pl.cli.help import run_help, topic_of
+        from acnet_pl.config.arguments import Arguments
+        from acnet_pl.config.checks import check_run
+
+        if (topic := topic_of(Arguments(args))) is not None:
+            print(run_help(args, topic))
+            return
+        check_run(args)
+    importlib.import_module(_OWN.get(args[0], "acnet_pl.cli.lightning")).run(args)
+
+
+def _overview() -> str:
+    from acnet_pl.config.program import program
+
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    return _OVERVIEW.format(commands=lines, program=program())

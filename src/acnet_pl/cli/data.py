@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from jsonargparse import auto_cli
-from rich.console import Console
-
-from acnet_pl.config.parser import Parser
-
-if TYPE_CHECKING:
-    from acnet_pl.data.encoded_images import Split
+from acnet_pl.cli.functions import run_function
+from acnet_pl.config.files import check_there
 
 __all__ = ["check", "optimize", "run"]
+
+_EXAMPLES = ("data check images/", "data optimize images/ shards/")
 
 
 def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: int = 8, check: bool = True) -> None:
@@ -29,6 +26,9 @@ def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: i
         workers: Threads that read the images.
         check: Decode every image, and stop at the first that cannot be.
     """
+    check_there(source, "folder")
+    from rich.console import Console
+
     from acnet_pl.data.shard_writer import write_shards
 
     _positive(shard_mb=shard_mb, workers=workers)
@@ -47,6 +47,8 @@ def check(source: Path, workers: int = 8) -> None:
         source: A folder that holds train/<class>/* and val/<class>/*, CIFAR in the official layout, or shards.
         workers: Threads that decode.
     """
+    check_there(source, "folder")
+    from rich.console import Console
     from rich.markup import escape
     from rich.progress import track
 
@@ -76,16 +78,11 @@ def check(source: Path, workers: int = 8) -> None:
 
 def run(args: Sequence[str]) -> None:
     """Parse the options and do what is asked."""
-    auto_cli(
-        {"optimize": optimize, "check": check},
-        args=list(args[1:]),
-        as_positional=True,
-        prog="python -m acnet_pl data",
-        parser_class=Parser,
-    )
+    run_function({"optimize": optimize, "check": check}, args, _EXAMPLES)
 
 
-def _fault(split: Split, index: int) -> str | None:
+# Splits are not named as types here: to read the options, their modules would be imported.
+def _fault(split: Any, index: int) -> str | None:
     from acnet_pl.data.decoding import UnreadableImageError, decode
     from acnet_pl.data.errors import DataError
 
@@ -102,7 +99,7 @@ def _positive(**options: float) -> None:
             raise ValueError(f"`{name}` (={value}) must be more than 0")
 
 
-def _splits(source: Path) -> tuple[dict[str, Split], list[str]]:
+def _splits(source: Path) -> tuple[dict[str, Any], list[str]]:
     from acnet_pl.data import CIFARDataModule
     from acnet_pl.data.class_folders import ClassFolders
     from acnet_pl.data.shard_writer import EncodedInMemory

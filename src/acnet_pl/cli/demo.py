@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
-from jsonargparse import auto_cli
-from rich.console import Console
-
-from acnet_pl.cli import lightning
-from acnet_pl.cli.summary import comparison
-from acnet_pl.config.parser import Parser
+from acnet_pl.cli.functions import run_function
+from acnet_pl.config.program import program, python
 
 __all__ = ["demo", "run"]
 
+_EXAMPLES = ("demo", "demo --epochs 30 --seed 1")
 _NEXT = """What to try next:
-  python -m acnet_pl fit --model.backbone ResNetCifar --model.backbone.depth 20     another backbone
-  python -m acnet_pl fit --model.conv ACBConv --model.conv.position border          another block (Fig. 6c)
-  python -m acnet_pl fit --data CIFARDataModule --data.root data/ --data.download true   real images
-  python -c "import acnet_pl; print(acnet_pl.load_fused('{fused}'))"    deploy the folded net"""
+  {program} fit --model.backbone ResNetCifar --model.backbone.depth 20     another backbone
+  {program} fit --model.conv ACBConv --model.conv.position border          another block (Fig. 6c)
+  {program} fit --data CIFARDataModule --data.root data/ --data.download true   real images
+  {python} -c {code}    the fused network"""
 
 
 def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
@@ -30,6 +27,11 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
         seed: Seed of both.
         runs_dir: Where runs/NAME/TIME is made.
     """
+    from rich.console import Console
+
+    from acnet_pl.cli import lightning
+    from acnet_pl.cli.summary import comparison
+
     console = Console(markup=False, emoji=False)
     summaries = {}
     for title, conv in (("plain", ["PlainConv"]), ("ACNet", ["ACBConv", "--model.conv.gamma_init", "0.333"])):
@@ -47,10 +49,11 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
         soft_wrap=True,
         highlight=False,
     )
-    fused = Path(summaries["ACNet"]["fused"]["path"])
-    console.print(_NEXT.format(fused=fused), soft_wrap=True, highlight=False)
+    code = f"import acnet_pl; print(acnet_pl.load_fused({summaries['ACNet']['fused']['path']!r}))"
+    following = _NEXT.format(program=program(), python=python(), code=shlex.quote(code))
+    console.print(following, soft_wrap=True, highlight=False)
 
 
 def run(args: Sequence[str]) -> None:
     """Parse the options and run the demonstration."""
-    auto_cli(demo, args=list(args[1:]), as_positional=False, prog="python -m acnet_pl demo", parser_class=Parser)
+    run_function(demo, args, _EXAMPLES)

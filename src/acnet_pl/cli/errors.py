@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.messages import show_mistake
 
 __all__ = ["Outcome", "readable_errors"]
+
+
+# What a user's mistake may be raised as, besides Lightning's own.
+_USERS: tuple[type[Exception], ...] = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
 
 
 @dataclass
@@ -31,12 +36,22 @@ def readable_errors(command: str) -> Iterator[Outcome]:
         yield outcome
     except SystemExit as stop:
         outcome.code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, OSError, MisconfigurationException, ModuleNotFoundError, RuntimeError) as error:
+    except UsageError as mistake:
+        show_mistake(str(mistake), command)
+        outcome.code = 2
+    except (*_USERS, *_lightnings()) as error:
         message = _message(error)
         if message is None or os.environ.get("ACNET_PL_DEBUG"):
             raise
         print(f"acnet_pl {command}: error: {message}", file=sys.stderr)
         outcome.code = 1
+
+
+def _lightnings() -> tuple[type[Exception], ...]:
+    """Lightning's exception for a mistake of its user, where Lightning has been imported."""
+    module = sys.modules.get("lightning_fabric.utilities.exceptions")
+    found: type[Exception] | None = getattr(module, "MisconfigurationException", None)
+    return () if found is None else (found,)
 
 
 def _message(error: Exception) -> str | None:

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from jsonargparse import auto_cli
-from rich.console import Console
-from torch import Tensor, nn
-
-from acnet_pl.backbones import Timm, Torchvision
-from acnet_pl.cli.trained import image_size_of, load_trained
-from acnet_pl.config.parser import Parser
-from acnet_pl.data.augment import normalize
-from acnet_pl.data.errors import DataError
-from acnet_pl.deploy import fused_info, load_fused
-from acnet_pl.export import export_model
-from acnet_pl.export.exporting import FormatName
-from acnet_pl.modules.architecture import build_network, describe
-from acnet_pl.nn import PlainConv
+from acnet_pl.cli.functions import run_function
+from acnet_pl.config.files import check_there
 
 __all__ = ["export", "run"]
 
+FormatName = Literal["onnx", "torch_export", "safetensors", "stock"]  # those of acnet_pl.export, which imports torch
 _FILES: dict[FormatName, str] = {
     "onnx": "model.onnx",
     "torch_export": "model.pt2",
@@ -36,8 +24,11 @@ _USE: dict[FormatName, str] = {
     "safetensors": "acnet_pl.load_fused({path!r})",
     "stock": "model.load_state_dict(safetensors.torch.load_file({path!r}))",
 }
-_IMAGES = (".jpg", ".jpeg", ".png")
-_MOST_IMAGES = 256
+_EXAMPLES = (
+    "export runs/NAME/TIME/checkpoints/last.ckpt --dynamic_batch",
+    "export runs/NAME/TIME/checkpoints/last.ckpt --format torch_export --images photos/",
+    "export runs/NAME/TIME/checkpoints/last.ckpt --format stock --output weights.safetensors",
+)
 
 
 def export(
@@ -66,7 +57,14 @@ def export(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
-    network, info, folder = _load(checkpoint, format)
+    check_there(checkpoint, "checkpoint")
+    import torch
+    from rich.console import Console
+
+    from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_network
+    from acnet_pl.export import export_model
+
+    network, info, folder = load_for_export(checkpoint, format)
     preprocessing = info.get("preprocessing") or {}
     size = image_size or image_size_of(info)
     if size is None or size < 1:
@@ -75,9 +73,7 @@ def export(
             "--image_size"
         )
     example = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(1))
-    stock = _stock(info) if format == "stock" else None
-    if isinstance(network, (Torchvision, Timm)) and format == "stock":
-        network = network.model
+    network, stock = stock_network(network, info) if format == "stock" else (network, None)
     written = export_model(
         network,
         output or folder / _FILES[format],
@@ -85,7 +81,7 @@ def export(
         example_input=example,
         dynamic_batch=dynamic_batch,
         stock=stock,
-        batches=() if images is None else _real_images(images, size, preprocessing),
+        batches=() if images is None else real_images(images, size, preprocessing),
         tolerance=tolerance,
         info=None if format == "stock" else info,
     )
@@ -95,52 +91,12 @@ def export(
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options, written with dashes or underscores, and export."""
-    options = [_with_underscores(argument) if argument.startswith("--") else argument for argument in args[1:]]
+    """Parse the options, and export."""
+    options = list(args)
     for index, option in enumerate(options):
-        if option == "--dynamic_batch" and options[index + 1 : index + 2] not in (["true"], ["false"]):
+        if option in ("--dynamic_batch", "--dynamic-batch") and options[index + 1 : index + 2] not in (
+            ["true"],
+            ["false"],
+        ):
             options[index] = "--dynamic_batch=true"
-    auto_cli(export, args=options, as_positional=True, prog="python -m acnet_pl export", parser_class=Parser)
-
-
-def _with_underscores(option: str) -> str:
-    name, equals, value = option[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
-def _load(checkpoint: Path, format: FormatName) -> tuple[nn.Module, dict[str, Any], Path]:
-    """The network, what it was built from and what is known of its images, and the run's folder."""
-    if checkpoint.suffix == ".safetensors":
-        info = fused_info(checkpoint)
-        if format == "stock":
-            raise ValueError(
-                f"{checkpoint} is folded: its batch norms, which the stock architecture has, are gone; give the run's "
-                "checkpoint (checkpoints/last.ckpt)"
-            )
-        return load_fused(checkpoint), info, checkpoint.parent
-    return load_trained(checkpoint)
-
-
-def _stock(info: dict[str, Any]) -> nn.Module:
-    """The architecture without blocks: a backbone with plain convolutions, or the network of a package."""
-    stock = build_network(info["backbone"], describe(PlainConv()), info["num_classes"])
-    return stock.model if isinstance(stock, (Torchvision, Timm)) else stock
-
-
-def _real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[Tensor]:
-    """Up to 256 images of a folder, evenly chosen, scaled to the size and normalised."""
-    from PIL import Image
-
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
-    if not paths:
-        raise DataError(f"{folder} holds no images ({', '.join(_IMAGES)}); give another --images, or leave it out")
-    pixels = []
-    for path in paths[:: -(-len(paths) // _MOST_IMAGES)]:
-        try:
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                scaled = image.convert("RGB").resize((size, size))
-        except Exception as error:  # a decoder may fail in any way on a corrupt file
-            raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
-        pixels.append(torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).view(size, size, 3))
-    mean, std = preprocessing.get("mean") or [0.5] * 3, preprocessing.get("std") or [0.25] * 3
-    return [normalize(torch.stack(pixels), mean, std)]
+    run_function(export, options, _EXAMPLES)

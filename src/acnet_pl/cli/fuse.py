@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from jsonargparse import auto_cli
-from rich.console import Console
-
-from acnet_pl.analysis import compare, complexity
-from acnet_pl.cli.trained import image_size_of, load_trained
-from acnet_pl.config.parser import Parser
-from acnet_pl.deploy import save_fused
-from acnet_pl.nn import FusionError, fuse_model
+from acnet_pl.cli.functions import run_function
+from acnet_pl.config.files import check_there
 
 __all__ = ["fuse", "run"]
+
+_EXAMPLES = (
+    "fuse runs/NAME/TIME/checkpoints/last.ckpt",
+    "fuse runs/NAME/TIME/checkpoints/last.ckpt --output weights/fused.safetensors",
+)
 
 
 def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = None, tolerance: float = 1e-4) -> None:
@@ -28,6 +26,15 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
             fused.safetensors says, or else 32.
         tolerance: Largest relative difference allowed between the trained and the folded network.
     """
+    check_there(checkpoint, "checkpoint")
+    import torch
+    from rich.console import Console
+
+    from acnet_pl.analysis import compare, complexity
+    from acnet_pl.cli.trained import image_size_of, load_trained
+    from acnet_pl.deploy import save_fused
+    from acnet_pl.nn import FusionError, fuse_model
+
     network, info, folder = load_trained(checkpoint)
     image_size = image_size or image_size_of(info) or 32
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
@@ -46,4 +53,4 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
 
 def run(args: Sequence[str]) -> None:
     """Parse the options and fold."""
-    auto_cli(fuse, args=list(args[1:]), as_positional=True, prog="python -m acnet_pl fuse", parser_class=Parser)
+    run_function(fuse, args, _EXAMPLES)

@@ -27,9 +27,8 @@ from acnet_pl.cli.resume import find_run
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.cli.torchrun import fresh_store
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
-from acnet_pl.config.parser import Parser
 from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
-from acnet_pl.config.run_options import RunOptions
+from acnet_pl.config.run_options import RunOptions, RunParser
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync
 from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
@@ -199,7 +198,7 @@ def run(args: Sequence[str]) -> Path:
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
-            parser_class=Parser,
+            parser_class=RunParser,
             parser_kwargs={**configs, "prog": "python -m acnet_pl"},
             auto_configure_optimizers=False,
             args=args,

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from acnet_pl.callbacks import MetricsCSV
 from acnet_pl.callbacks.sigterm import EXIT_TERMINATED
 from acnet_pl.cli.resume import wandb_id
-from acnet_pl.config.run_options import WandbOptions
+from acnet_pl.config.own_options import WandbOptions
 
 __all__ = ["backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
 

@@ -3,119 +3,66 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from acnet_pl.cli.functions import PlainParser
+from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.catalogue import Catalogue
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.names import did_you_mean, nearest, nearest_option
+from acnet_pl.config.program import program
 from acnet_pl.reproduce import ARTICLE, TARGETS
-from acnet_pl.reproduce.analyses import pruning
-from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
-from acnet_pl.reproduce.graphs import run_side_by_side
-from acnet_pl.reproduce.grid import Grid
-from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
-from acnet_pl.reproduce.power import needs, power_table, warnings
-from acnet_pl.reproduce.report import write_report
-from acnet_pl.reproduce.results import GridResult, RunResult
-from acnet_pl.reproduce.runner import command_line, run_all
 
 __all__ = ["run"]
 
 _DECIDED = ("--config", "-c", "--name", "--seed_everything", "--data.seed", "--trainer.max_epochs")
+_ACTIONS = {
+    "list": "print a shell command for each unfinished run",
+    "dry_run": "print plan, cost, and the pairs that a gain needs",
+    "report_only": "report on what there is",
+}
 _EPILOG = """Every other option is handed to `fit`, for all runs alike: --data.root DIR, --trainer.precision bf16-mixed
 
 examples:
-  python -m acnet_pl reproduce digits --seeds 0 1           no download, minutes on a CPU
-  python -m acnet_pl reproduce table1 --data.root data/ --dry-run
-  python -m acnet_pl reproduce table1 --models resnet56 --epochs 60 --data.root data/
-  python -m acnet_pl reproduce cheaper --engine graphs --epochs 20 --data.root data/
-  python -m acnet_pl reproduce table1 --list --data.root data/ | parallel -j 4
+  {program} reproduce digits --seeds 0 1           no download, minutes on a CPU
+  {program} reproduce table1 --data.root data/ --dry-run
+  {program} reproduce table1 --models resnet56 --epochs 60 --data.root data/
+  {program} reproduce cheaper --engine graphs --epochs 20 --data.root data/
+  {program} reproduce table1 --list --data.root data/ | parallel -j 4
 """
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options; plan, list, run or report.
+    """Parse the options, and do what is asked.
 
     Raises:
         SystemExit: With 1 where a run failed, 130 where the user interrupted.
     """
-    options, asked = _parse(args[1:])
-    console = Console(highlight=False, markup=False, emoji=False)
-    plan = make_plan(options)
-    runs = _unique(plan)
-    todo = [planned for planned in runs.values() if planned.state() != "finished"]
-    output = asked.output or options.runs_dir / "reproduce" / asked.what
-    if not (asked.dry_run or asked.report_only):
-        fix_plan(output, plan)
-    if asked.list:
-        for planned in todo:
-            print(shlex.join(command_line(planned)))
-        return
-    if asked.dry_run:
-        console.print(_plan_table(runs.values()))
-        console.print(_cost(list(runs.values()), todo), soft_wrap=True)
-        comparisons = [
-            need for result in _results(plan, options).values() for need in needs(result, asked.gain, asked.spread)
-        ]
-        if comparisons:
-            console.print(power_table(comparisons))
-        for warning in warnings(comparisons):
-            console.print(warning, soft_wrap=True)
-        return
-    failed: dict[str, int] = {}
-    interrupted = False
-    if not asked.report_only:
-        console.print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished", soft_wrap=True)
-        before = signal.signal(signal.SIGTERM, _interrupt)  # a cluster's or an agent's way to say stop
-        try:
-            graphs = asked.engine == "graphs"
-            failed = run_side_by_side(todo, console, asked.at_once) if graphs else run_all(todo, console)
-            _analyse(plan, options)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    results = _results(plan, options, failed, read_plans(output))
-    report = write_report(output, results, ["python", "-m", "acnet_pl", *args])
-    console.print(f"Written: {report}", soft_wrap=True)
-    if interrupted:
-        console.print("Interrupted; the same command goes on where this one stopped.")
-    if interrupted or failed:
-        raise SystemExit(130 if interrupted else 1)
+    asked, fit = _parse(args[1:])
+    from acnet_pl.cli.grids import reproduce
+    from acnet_pl.reproduce.plan import Options
+
+    options = Options(
+        grids=ARTICLE if asked.what == "all" else (asked.what,),
+        models=tuple(asked.models),
+        variants=tuple(asked.variants),
+        seeds=tuple(asked.seeds),
+        recipe=asked.recipe,
+        epochs=asked.epochs,
+        selection=asked.select,
+        runs_dir=asked.runs_dir,
+        fit=fit,
+        pruning_seeds=asked.pruning_seeds,
+    )
+    reproduce(options, asked, args)
 
 
-def _results(
-    plan: dict[str, tuple[Grid, list[PlannedRun]]],
-    options: Options,
-    failed: Mapping[str, int] | None = None,
-    recorded: Sequence[FixedPlan] = (),
-) -> dict[str, GridResult]:
-    """The grids as they stand on the disk."""
-    return {
-        name: GridResult(
-            grid,
-            [RunResult.of(planned, planned.run.name in (failed or {})) for planned in runs],
-            runs[0].recipe,
-            options.selection,
-            options.pruning_seeds,
-            tuple(recorded),
-        )
-        for name, (grid, runs) in plan.items()
-    }
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="python -m acnet_pl reproduce",
+def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    parser = PlainParser(
+        prog=f"{program()} reproduce",
         description="Run a table or figure of the article, plain nets and ACNets under identical settings, and report.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(program=program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -149,12 +96,10 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
         type=float,
         help="of --dry-run: std of the gains of pairs, in points; default that of finished pairs",
     )
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--list", action="store_true", help="print a shell command for each unfinished run")
-    action.add_argument(
-        "--dry-run", "--dry_run", action="store_true", help="print plan, cost, and the pairs that a gain needs"
-    )
-    action.add_argument("--report-only", "--report_only", action="store_true", help="report on what there is")
+    actions = parser.add_mutually_exclusive_group()
+    for action, text in _ACTIONS.items():
+        flags = dict.fromkeys([f"--{action.replace('_', '-')}", f"--{action}"])
+        actions.add_argument(*flags, action="store_const", dest="action", const=action, default="run", help=text)
     known, unknown = parser.parse_known_args(list(args))
     fit = tuple(option for option in unknown if option != "--")
     for option in fit:
@@ -164,66 +109,21 @@ def _parse(args: Sequence[str]) -> tuple[Options, argparse.Namespace]:
         parser.error(f"--epochs (={known.epochs}) must be at least 1")
     if known.at_once is not None and (known.at_once < 1 or known.engine != "graphs"):
         parser.error(f"--at_once (={known.at_once}) must be at least 1, and goes with --engine graphs")
-    if known.list and known.engine == "graphs":
+    if known.action == "list" and known.engine == "graphs":
         parser.error("--list prints `fit` commands; leave --engine graphs out")
     if known.gain == 0 or (known.spread is not None and known.spread < 0):
         parser.error(f"--gain (={known.gain}) must not be 0 and --spread (={known.spread}) not be negative")
     if len(set(known.seeds)) < len(known.seeds):
         parser.error(f"--seeds ({' '.join(map(str, known.seeds))}) must differ")
-    options = Options(
-        grids=ARTICLE if known.what == "all" else (known.what,),
-        models=tuple(known.models),
-        variants=tuple(known.variants),
-        seeds=tuple(known.seeds),
-        recipe=known.recipe,
-        epochs=known.epochs,
-        selection=known.select,
-        runs_dir=known.runs_dir,
-        fit=fit,
-        pruning_seeds=known.pruning_seeds,
-    )
-    return options, known
+    _check_fit(fit, parser)
+    return known, fit
 
 
-def _unique(plan: dict[str, tuple[Grid, list[PlannedRun]]]) -> dict[str, PlannedRun]:
-    """The runs by name, each once: figures share their networks with tables."""
-    return {planned.run.name: planned for _, runs in plan.values() for planned in runs}
-
-
-def _analyse(plan: dict[str, tuple[Grid, list[PlannedRun]]], options: Options) -> None:
-    for grid, runs in plan.values():
-        for planned in runs:
-            folder = planned.folder()
-            if grid.prunes(planned.run) and folder is not None and planned.state() == "finished":
-                pruning(planned, folder, options.pruning_seeds)
-
-
-def _plan_table(runs: object) -> Table:
-    table = Table("run", "state", "epochs", "training MACs", title="Plan", title_justify="left")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    assert hasattr(runs, "__iter__")
-    for planned in runs:
-        table.add_row(planned.run.name, planned.state(), str(planned.epochs), _macs(planned.training_macs))
-    return table
-
-
-def _cost(runs: Sequence[PlannedRun], todo: Sequence[PlannedRun]) -> str:
-    """What is to be done in epochs and multiply-accumulates, and in hours at the speed of the finished runs."""
-    costs = [planned.training_macs for planned in todo]
-    epochs = sum(planned.epochs for planned in todo)
-    total = None if None in costs else sum(cost for cost in costs if cost is not None)
-    lines = [f"{len(todo)} of {len(runs)} runs to do: {epochs} epochs, {_macs(total)} multiply-accumulates."]
-    lines.append("Counted as three forward passes of the training network for each image: one forward, two backward.")
-    speeds = []
-    for planned in runs:
-        result = RunResult.of(planned)
-        if result.summary and planned.training_macs and (seconds := result.summary.get("seconds_per_epoch")):
-            speeds.append(seconds * planned.epochs / planned.training_macs)
-    if speeds and total:
-        lines.append(f"About {total * sum(speeds) / len(speeds) / 3600:.1f} hours at the speed of the finished runs.")
-    return "\n".join(lines)
-
-
-def _macs(count: int | None) -> str:
-    return "unknown" if count is None else f"{count:.2e}"
+def _check_fit(fit: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """See that options which are handed to `fit` exist; what classes they are of is decided by the recipes."""
+    own = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    catalogue = Catalogue("fit")
+    for option in Arguments(["fit", *fit]).options:
+        if catalogue.knows(option.name) is False:
+            near = nearest(option.name, own, cutoff=0.7) or nearest_option(option.name, catalogue.names())
+            raise UsageError(f"{option.typed}: there is no such option{did_you_mean(near and f'--{near}')}")

@@ -5,12 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from acnet_pl.backbones import Timm, Torchvision
 from acnet_pl.checkpoint import load_network
-from acnet_pl.deploy import fused_info
+from acnet_pl.data.augment import normalize
+from acnet_pl.data.errors import DataError
+from acnet_pl.deploy import fused_info, load_fused
+from acnet_pl.modules.architecture import build_network, describe
+from acnet_pl.nn import PlainConv
 
-__all__ = ["image_size_of", "load_trained"]
+__all__ = ["image_size_of", "load_for_export", "load_trained", "real_images", "stock_network"]
+
+_IMAGES = (".jpg", ".jpeg", ".png")
+_MOST_IMAGES = 256
 
 
 def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
@@ -40,3 +49,43 @@ def image_size_of(info: dict[str, Any]) -> int | None:
     """Width of the images that a network was trained on, as far as is known."""
     shape = (info.get("preprocessing") or {}).get("image_shape")
     return int(shape[-1]) if shape else None
+
+
+def load_for_export(checkpoint: Path, format: str) -> tuple[nn.Module, dict[str, Any], Path]:
+    """Return the network, what it was built from and what is known of its images, and the run's folder."""
+    if checkpoint.suffix == ".safetensors":
+        info = fused_info(checkpoint)
+        if format == "stock":
+            raise ValueError(
+                f"{checkpoint} is folded: its batch norms, which the stock architecture has, are gone; give the run's "
+                "checkpoint (checkpoints/last.ckpt)"
+            )
+        return load_fused(checkpoint), info, checkpoint.parent
+    return load_trained(checkpoint)
+
+
+def stock_network(network: nn.Module, info: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """Return the trained network and its architecture without blocks, those of a package without what wraps them."""
+    stock = build_network(info["backbone"], describe(PlainConv()), info["num_classes"])
+    if isinstance(network, (Torchvision, Timm)) and isinstance(stock, (Torchvision, Timm)):
+        return network.model, stock.model
+    return network, stock
+
+
+def real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[Tensor]:
+    """Return up to 256 images of a folder, evenly chosen, scaled to the size and normalised."""
+    from PIL import Image
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
+    if not paths:
+        raise DataError(f"{folder} holds no images ({', '.join(_IMAGES)}); give another --images, or leave it out")
+    pixels = []
+    for path in paths[:: -(-len(paths) // _MOST_IMAGES)]:
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                scaled = image.convert("RGB").resize((size, size))
+        except Exception as error:  # a decoder may fail in any way on a corrupt file
+            raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        pixels.append(torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).view(size, size, 3))
+    mean, std = preprocessing.get("mean") or [0.5] * 3, preprocessing.get("std") or [0.25] * 3
+    return [normalize(torch.stack(pixels), mean, std)]

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.files import CONFIG, content_of, run_config
 from acnet_pl.trust import is_trusted
 
-__all__ = ["default_configs", "with_config_of_resumed", "with_data_of_checkpoint"]
+__all__ = [
+    "checkpoint_that_brings_data",
+    "data_of_checkpoint",
+    "default_configs",
+    "with_config_of_resumed",
+    "with_data_of_checkpoint",
+]
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -55,12 +62,10 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
         CheckpointError: It is damaged or no checkpoint.
         ValueError: The checkpoint is in no run's folder, or that has data which are not acnet_pl's.
     """
-    arguments = Arguments(args)
-    path = Path(arguments.last("ckpt_path") or "")
-    if not path.is_file() or _names_data(arguments):
+    path = checkpoint_that_brings_data(args)
+    if path is None:
         return list(args)
-    folder = next((parent for parent in path.parents[:2] if (parent / CONFIG).is_file()), None)
-    data = run_config(folder).get("data") if folder else None
+    folder, data = data_of_checkpoint(path)
     # A class of another package is one that the user has to name: to look it up executes that package.
     if folder and isinstance(data, dict) and is_trusted(str(data.get("class_path"))):
         from pytorch_lightning.utilities import rank_zero_info
@@ -81,6 +86,19 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
         f"{args[0]} needs the data of {path} ({found}); give --data and its options, such as --data CIFARDataModule "
         "--data.root DIR, or the --config that has them, or --trust the package of that class"
     )
+
+
+def checkpoint_that_brings_data(args: Sequence[str]) -> Path | None:
+    """Return the checkpoint that a command line names if it names no data, or None."""
+    arguments = Arguments(args)
+    path = Path(arguments.last("ckpt_path") or "")
+    return path if path.is_file() and not _names_data(arguments) else None
+
+
+def data_of_checkpoint(path: Path) -> tuple[Path | None, Any]:
+    """Return the folder of the run that wrote a checkpoint, and the ``data`` of its configuration."""
+    folder = next((parent for parent in path.parents[:2] if (parent / CONFIG).is_file()), None)
+    return folder, run_config(folder).get("data") if folder else None
 
 
 def _names_data(arguments: Arguments) -> bool:

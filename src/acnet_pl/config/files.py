@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFIG", "EXPERIMENTS", "content_of", "run_config"]
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.names import did_you_mean, nearest
+
+__all__ = ["CONFIG", "EXPERIMENTS", "check_there", "content_of", "is_missing", "nearby", "read_config", "run_config"]
 
 CONFIG = "config.yaml"
 """Name of the file in a run's folder that holds its whole configuration."""
@@ -28,3 +31,98 @@ def content_of(file: str | Path) -> dict[str, Any]:
 def run_config(folder: Path) -> dict[str, Any]:
     """Return the configuration in a run's folder; nothing where it is missing or damaged."""
     return content_of(folder / CONFIG)
+
+
+def read_config(given: str) -> dict[str, Any]:
+    """Read what ``--config`` was given: a file, or YAML on the command line.
+
+    Args:
+        given: The option's value.
+
+    Raises:
+        UsageError: There is no such file, or its content is no YAML or no mapping; the message names file and line.
+    """
+    import yaml
+
+    path = Path(given)
+    if "://" in given:
+        return {}  # of a remote file system, which the parser opens
+    if path.is_dir():
+        raise UsageError(f"--config {given} is a folder; give the YAML file of a configuration")
+    inline = not path.is_file()
+    if inline and (":" not in given or given.endswith((".yaml", ".yml", ".json"))):
+        raise UsageError(f"--config {given}: there is no such file{did_you_mean(_nearest_file(path))}")
+    name = "--config" if inline else given
+    try:
+        text = given if inline else path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{name}: cannot be read as YAML ({type(error).__name__}: {error})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}{_fault(error, text)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{name}: expected options and their values, as in `trainer: {{max_epochs: 3}}`, got {_short(content)}"
+        )
+    return content
+
+
+def check_there(path: Path, what: str) -> None:
+    """Raise a UsageError where a file or folder is not there, with what is."""
+    if is_missing(str(path)):
+        raise UsageError(f"{path}: there is no such {what}{nearby(path)}")
+
+
+def is_missing(path: str) -> bool:
+    """Return True where a path of this machine's file system does not exist."""
+    return "://" not in path and not path.startswith("registry:") and not Path(path).expanduser().exists()
+
+
+def nearby(path: Path) -> str:
+    """Return what is there in place of a missing file, for a message: the nearest name, or where the path ends."""
+    parent = next((folder for folder in path.parents if folder.is_dir()), None)
+    if parent is None:
+        return ""
+    missing = path.relative_to(parent).parts[0]
+    near = nearest(missing, [entry.name for entry in parent.iterdir()], cutoff=0.75)
+    if near:
+        return did_you_mean(str(parent / near))
+    return "" if parent == Path() else f" ({parent} has no {missing})"
+
+
+def _fault(error: Exception, text: str) -> str:
+    """Where YAML cannot be read, and why."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": cannot be read as YAML: {' '.join(str(error).split())[:200]}"
+    lines = text.splitlines()
+    number = min(mark.line, max(len(lines) - 1, 0))
+    line = lines[number] if lines else ""
+    where = f", line {mark.line + 1}: "
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"{where}the line is indented with a tab; YAML wants spaces"
+    problem = str(getattr(error, "problem", None) or "cannot be read as YAML")
+    context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
+    began = f" ({context}, which began in line {start.line + 1})" if context and start else ""
+    return f"{where}{problem}{began}: {line.strip()[:80]!r}"
+
+
+def _nearest_file(path: Path) -> str | None:
+    """A configuration with a similar name beside the one that is missing, or else among the recipes."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    for files in (folder.glob("*.y*ml"), Path("experiments").rglob("*.yaml"), EXPERIMENTS.rglob("*.yaml")):
+        by_name = {file.name: str(file) for file in files}
+        if found := nearest(path.name, by_name, cutoff=0.75):
+            return by_name[found]
+    return None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

@@ -16,8 +16,7 @@ from pytorch_lightning import LightningDataModule
 from acnet_pl import callbacks
 from acnet_pl.config.defaults import default_configs
 from acnet_pl.config.files import EXPERIMENTS, run_config
-from acnet_pl.config.parser import Parser
-from acnet_pl.config.run_options import RunOptions
+from acnet_pl.config.run_options import RunOptions, RunParser
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.reproduce.grid import Run
@@ -126,8 +125,11 @@ class SettingsParser:
                 LightningDataModule,
                 subclass_mode_data=True,
                 save_config_callback=None,
-                parser_class=Parser,
-                parser_kwargs={name: {"default_config_files": [*defaults]} for name in RunOptions.subcommands()},
+                parser_class=RunParser,
+                parser_kwargs={
+                    "prog": "acnet_pl",
+                    **{name: {"default_config_files": [*defaults]} for name in RunOptions.subcommands()},
+                },
                 auto_configure_optimizers=False,
                 args=list(arguments),
             )

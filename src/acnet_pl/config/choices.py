@@ -1,0 +1,114 @@
+"""The places of a configuration where a class is chosen, and the classes that make sense there."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+from acnet_pl.config.signatures import Definition, class_names, definition, exported
+
+__all__ = ["PASSED", "SLOTS", "choices", "resolve"]
+
+SLOTS = {
+    "data": "data module",
+    "model.backbone": "backbone",
+    "model.conv": "conv builder",
+    "model.optimizer": "optimizer",
+    "model.schedule": "schedule",
+}
+"""Options whose value is a class, and what such a class is called."""
+
+PASSED = {
+    "data": (),
+    "model.backbone": ("conv", "num_classes"),
+    "model.conv": (),
+    "model.optimizer": ("params",),
+    "model.schedule": ("optimizer",),
+}
+"""What a class of each slot is given by the package, and not by a configuration."""
+
+
+_LIBRARY = {"model.optimizer": "torch.optim", "model.schedule": "torch.optim.lr_scheduler"}
+# These take functions or other schedulers, which no configuration can give.
+_NEED_PYTHON = {"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}
+
+
+@cache
+def choices(slot: str) -> dict[str, str]:
+    """Return the classes that can be named without their module, as ``{name: dotted path}``.
+
+    Args:
+        slot: One of `SLOTS`.
+    """
+    if slot == "model.optimizer":
+        module = _LIBRARY[slot]
+        found = {name: f"{module}.{name}" for name in exported(module) if name != "Optimizer"}
+        return {name: path for name, path in found.items() if _class(path)}
+    if slot == "model.schedule":
+        own = _concrete("acnet_pl.modules", "Schedule")
+        module = _LIBRARY[slot]
+        theirs = {name for name, bases in class_names(module).items() if "LRScheduler" in bases and name[0] != "_"}
+        return {**own, **{name: f"{module}.{name}" for name in sorted(theirs - _NEED_PYTHON)}}
+    package, base = {
+        "data": ("acnet_pl.data", "LightningDataModule"),
+        "model.backbone": ("acnet_pl.backbones", "Module"),
+        "model.conv": ("acnet_pl.nn", "ConvBuilder"),
+    }[slot]
+    return _concrete(package, base)
+
+
+def resolve(slot: str, name: str) -> str | None:
+    """Return the dotted path of a class that a slot was given, or None where there is certainly none.
+
+    Args:
+        slot: One of `SLOTS`.
+        name: A class name, with or without its module.
+    """
+    if "." not in name:
+        library = f"{_LIBRARY.get(slot)}.{name}"
+        return choices(slot).get(name) or (library if _class(library) else None)
+    package = name.partition(".")[0]
+    # Of other packages the parser knows more: they may make their names as they please.
+    return name if package not in ("acnet_pl", "torch") or _class(name) or definition(name) else None
+
+
+def _concrete(package: str, base: str) -> dict[str, str]:
+    """The classes that a package exports which have a base, and are not abstract."""
+    found = {}
+    for name in sorted(exported(package)):
+        defined = _class(f"{package}.{name}")
+        if defined is not None and base in _bases(defined) and not _abstract(defined):
+            found[name] = f"{package}.{name}"
+    return found
+
+
+def _class(path: str) -> Definition | None:
+    found = definition(path)
+    return found if found is not None and isinstance(found.node, ast.ClassDef) else None
+
+
+def _above(defined: Definition) -> list[Definition]:
+    """The direct bases that can be followed."""
+    assert isinstance(defined.node, ast.ClassDef)
+    found = [_class(f"{defined.module}.{ast.unparse(base)}") for base in defined.node.bases]
+    return [base for base in found if base is not None]
+
+
+def _bases(defined: Definition) -> set[str]:
+    """Names of all bases, as far as they can be followed."""
+    assert isinstance(defined.node, ast.ClassDef)
+    own = {ast.unparse(base).rpartition(".")[2] for base in defined.node.bases}
+    return own.union(*(_bases(base) for base in _above(defined)))
+
+
+def _abstract(defined: Definition) -> set[str]:
+    """Names of the abstract methods that a class has or has left abstract."""
+    assert isinstance(defined.node, ast.ClassDef)
+    left: set[str] = set()
+    for base in reversed(_above(defined)):
+        left |= _abstract(base)
+    for node in defined.node.body:
+        if isinstance(node, ast.FunctionDef):
+            is_abstract = any("abstractmethod" in ast.unparse(decorator) for decorator in node.decorator_list)
+            left = left | {node.name} if is_abstract else left - {node.name}
+    return left

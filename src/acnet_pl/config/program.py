@@ -1,0 +1,36 @@
+"""The command that starts this program, as it can be typed again in the same shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+__all__ = ["program", "python"]
+
+_SCRIPT = "acnet-pl"
+
+
+def program() -> str:
+    """Return ``acnet-pl`` where it was started so, else ``PYTHON -m acnet_pl`` with a Python that the shell finds."""
+    started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("-")
+    if started.stem == _SCRIPT:
+        return _word(started, _SCRIPT)
+    return f"{python()} -m acnet_pl"
+
+
+def python() -> str:
+    """Return a word that starts this interpreter from the shell."""
+    return _word(Path(sys.executable), "python")
+
+
+def _word(file: Path, name: str) -> str:
+    """The name, where the shell finds this very file under it; else the file's path, from here where that is short."""
+    found = shutil.which(name)
+    # Not resolved: the Python of an environment is a link to one that knows nothing of it.
+    if found is not None and os.path.abspath(found) == os.path.abspath(file):  # noqa: PTH100
+        return name
+    path = file.absolute()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

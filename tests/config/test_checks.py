@@ -1,0 +1,143 @@
+"""Mistakes that are found before torch is imported: the messages, and that nothing right is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.checks import check_run
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.files import EXPERIMENTS
+
+FILES = {
+    "quickstart.yaml": "data: {class_path: acnet_pl.data.DigitsDataModule, init_args: {batch_size: 128}}\n",
+    "key.yaml": "modle:\n  backbone: VGG16\n",
+    "deep.yaml": "model:\n  backbone: {class_path: acnet_pl.backbones.ResNetCifar, init_args: {dept: 8}}\n",
+    "tab.yaml": "model:\n\tbackbone: VGG16\n",
+    "bracket.yaml": "data:\n  init_args: {batch_size: 32\n",
+    "list.yaml": "- 1\n",
+    "value.yaml": "trainer:\n  max_epochs: many\n",
+}
+WRONG = [
+    ("--data.batchsize 32", ["--data.batchsize: DigitsDataModule", "did you mean --data.batch_size?"]),
+    ("--data.init_args.batchsize 32", ["--data.init_args.batchsize", "did you mean --data.batch_size?"]),
+    ("--lr 0.1", ["--lr: ", "did you mean --model.optimizer.lr?"]),
+    ("--epochs 3", ["--epochs: ", "did you mean --trainer.max_epochs?"]),
+    ("--gpus 2", ["did you mean --trainer.devices?"]),
+    ("--learning-rate 2", ["--learning-rate: ", "did you mean --model.optimizer.lr?"]),
+    ("--trainer.max_epoch 3", ["did you mean --trainer.max_epochs?"]),
+    ("--no_such_option 1", ["--no_such_option: there is no such option", "--help all"]),
+    ("resnet", ["'resnet' is not part of an option"]),
+    ("--trainer.max_epochs", ["--trainer.max_epochs needs a value: an int"]),
+    ("--trainer.max_epochs many", ["--trainer.max_epochs: expected an int or null, got 'many'"]),
+    ("--data.batch_size=1.5", ["--data.batch_size: expected an int, got '1.5'"]),
+    ("--model.compile maybe", ["--model.compile: expected true or false, got 'maybe'"]),
+    ("--trainer.precision bf16-mixd", ["--trainer.precision: expected one of 64, ", "did you mean bf16-mixed?"]),
+    ("--model.conv.position centre", ["--model.conv.position: expected one of skeleton, border, got 'centre'"]),
+    ("--model.backbone ResNetCifa", ["known are AlexNet", "did you mean ResNetCifar?"]),
+    ("--model.backbone ReLU", ["there is no such backbone", "ResNetCifar"]),
+    ("--model.backbone acnet_pl.backbones.VGG17", ["did you mean VGG16?"]),
+    ("--model.backbone ResNetCifar --model.backbone.dept 8", ["ResNetCifar has no", "--model.backbone.depth?"]),
+    ("--model.optimizer Adamm", ["there is no such optimizer", "did you mean Adam?"]),
+    ("--model.schedule Cosine", ["did you mean CosineSchedule?"]),
+    ("--model.schedule StaircaseSchedule", ["StaircaseSchedule needs milestones", "--model.schedule.milestones"]),
+    ("--config quickstar.yaml", ["--config quickstar.yaml: there is no such file", "did you mean quickstart.yaml?"]),
+    ("--config key.yaml", ["key.yaml: modle: there is no such setting; did you mean model?"]),
+    (
+        "--config deep.yaml",
+        ["deep.yaml: model.backbone.init_args.dept: ResNetCifar", "model.backbone.depth?"],
+    ),
+    ("--config tab.yaml", ["tab.yaml, line 2: the line is indented with a tab"]),
+    ("--config bracket.yaml", ["bracket.yaml, line 3: "]),
+    ("--config list.yaml", ["list.yaml: expected options and their values", "got [1]"]),
+    ("--config value.yaml", ["value.yaml: trainer.max_epochs: expected an int or null, got 'many'"]),
+    ("--config .", ["--config . is a folder"]),
+    ("--data CIFARDataModule --data.root no/where", ["--data.root no/where: there is no such folder", "download true"]),
+    ("--ckpt_path no/such.ckpt", ["--ckpt_path no/such.ckpt: there is no such file"]),
+    ("--resume no/such", ["--resume no/such: there is no such folder"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("line", "expected"), WRONG, ids=[line for line, _ in WRONG])
+def test_the_message_names_what_was_typed_and_the_way_out(line: str, expected: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_run(["fit", *line.split()])
+    message = str(caught.value)
+    assert all(part in message for part in expected), message
+    assert not any(noise in message for noise in ("Union", "Namespace", "<class", "typing.", "<unicode string>"))
+
+
+RIGHT = [
+    "",
+    "--print_config",
+    "--print_config=skip_null",
+    "--seed_everything -1",
+    "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor val/top1",
+    "--trainer.logger CSVLogger --trainer.logger.save_dir logs",
+    "--trainer.strategy ddp --trainer.devices [0,1]",
+    "--trainer.limit_train_batches 0.5 --trainer.max_epochs 1_0 --trainer.max_steps 1e3",
+    "--trainer.fast_dev_run true --trainer.gradient_clip_val null",
+    "--model.backbone my_package.Net --model.backbone.width 3",
+    "--model.backbone torchvision.models.resnet18",
+    '--model.backbone {"class_path":"ResNetCifar","init_args":{"depth":8}} --model.backbone.shortcut identity',
+    "--model.optimizer torch.optim.AdamW --model.optimizer.betas [0.9,0.99]",
+    "--model.optimizer.init_args.lr .5 --model.optimizer.lr 5e-1",
+    "--model.schedule StepLR --model.schedule.step_size 3",
+    "--model.schedule pytorch_lightning.cli.ReduceLROnPlateau --model.schedule.monitor val/loss",
+    "--data CIFARDataModule --data.root no/where --data.download true",
+    "--data ImageNetDataModule --data.root s3://bucket/shards",
+    "--ckpt_path last",
+    "--config quickstart.yaml --wandb.tags+ a",
+    '--config={"trainer":{"max_epochs":3}}',
+]
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_what_is_right_or_unknown_passes(line: str) -> None:
+    check_run(["fit", *line.split()])
+
+
+@pytest.mark.parametrize("recipe", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_pass(recipe: Path) -> None:
+    under = ["--config", str(EXPERIMENTS / "cifar10/resnet56.yaml")] if recipe.parent.name == "data" else []
+    if recipe.parent.name != "sweeps":
+        check_run(["fit", *under, "--config", str(recipe)])
+
+
+def test_evaluation_needs_a_checkpoint() -> None:
+    for command in ("validate", "test", "predict"):
+        with pytest.raises(UsageError, match="--ckpt_path"):
+            check_run([command])
+
+
+def test_arguments_are_read_as_they_were_typed() -> None:
+    arguments = Arguments(["fit", "-c", "a.yaml", "--data.pad=-1", "--x", "-3", "--flag", "--data", "D", "word"])
+    assert [(option.typed, option.value) for option in arguments.options] == [
+        ("-c", "a.yaml"),
+        ("--data.pad", "-1"),
+        ("--x", "-3"),
+        ("--flag", None),
+        ("--data", "D"),
+    ]
+    assert arguments.positional == [(9, "word")]
+    assert arguments.configs == ["a.yaml"]
+
+
+def test_a_checkpoint_brings_the_options_of_its_data(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"")
+    (tmp_path / "run" / "config.yaml").write_text("data: {class_path: acnet_pl.data.CIFARDataModule}\n")
+    check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.root", "."])
+    with pytest.raises(UsageError, match="CIFARDataModule has no such option"):
+        check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.image_size", "8"])
+    (tmp_path / "run" / "config.yaml").write_text("data: {class_path: my_package.MyData}\n")
+    check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.anything", "8"])
