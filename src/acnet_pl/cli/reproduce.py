@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from acnet_pl.cli.functions import PlainParser
@@ -61,9 +62,10 @@ def run(args: Sequence[str]) -> None:
 def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser = PlainParser(
         prog=f"{program()} reproduce",
+        usage=f"{program()} reproduce WHAT [--OPTION VALUE]...",
         description="Run a table or figure of the article, plain nets and ACNets under identical settings, and report.",
         epilog=_EPILOG.format(program=program()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100),
         allow_abbrev=False,
     )
     parser.add_argument(
