@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -156,15 +157,108 @@ def test_flow_that_differs_between_train_and_eval_mode_counts_in_both() -> None:
         assert not net.training
 
 
-def test_optional_arguments_of_forward_are_at_their_defaults() -> None:
-    class Masked(Net):
-        def forward(self, x: Tensor, mask: Tensor | None = None, twice: bool = False) -> Any:
-            out = self.conv1(x)
-            if mask is not None or twice:
-                out = out * 2
-            return self.norm1(out)
+class Masked(Net):
+    """The mask may part the pair, the other argument does not."""
 
-    assert follow(Masked(in_order)).norm_of == PAIR
+    def forward(self, x: Tensor, mask: Tensor | None = None, twice: bool = False) -> Any:
+        out = self.conv1(x)
+        if mask is not None:
+            out = out * mask
+        return self.norm1(out) * (2 if twice else 1), self.norm2(self.conv2(x))
+
+
+class ByIndex(Net):
+    """An argument chooses the norm, an attribute another one."""
+
+    chosen: int
+
+    def __init__(self, flow: Any) -> None:
+        super().__init__(flow)
+        self.chosen = 0
+
+    def forward(self, x: Tensor, index: int = 0) -> Any:
+        norms, convs = [self.norm1, self.norm2], [self.conv1, self.conv2]
+        return norms[index](self.conv1(x)), norms[1 - self.chosen](convs[1](x))
+
+
+class Saying(Net):
+    """Strings, a global helper and an overridden forward decide."""
+
+    mode: str
+
+    def __init__(self, flow: Any) -> None:
+        super().__init__(flow)
+        self.mode = "normal"
+
+    def forward(self, x: Tensor) -> Any:
+        raw = self.conv2(x)
+        return (raw if self.mode == "raw" else self.norm2(raw)), helped(self.conv1, self.norm1, x)
+
+
+class Inheriting(Saying):
+    """Decides in what it inherits."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[0], self.norm1(self.conv1(x))
+
+
+SWITCHED_ON = False
+
+
+def helped(conv: nn.Module, norm: nn.Module, x: Tensor) -> Any:
+    return norm(conv(x)) if not SWITCHED_ON else norm(2 * conv(x))
+
+
+class Sampled(Net):
+    """A random number decides, and a loop that never ends when its condition is inverted."""
+
+    def forward(self, x: Tensor) -> Any:
+        n = 5
+        while n > 1:
+            n //= 2
+        return (self.norm1 if random.random() > -1 else self.norm2)(self.conv1(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs", "undecided", "course"),
+    [
+        (Masked, {"conv2": "norm2"}, {"conv1"}, "it depends on the argument `mask`"),
+        (ByIndex, {}, {"conv1", "conv2"}, "it depends on the argument `index`"),
+        (Saying, {}, {"conv1", "conv2"}, "`helped` decides in line"),
+        (Inheriting, {}, {"conv1", "conv2"}, "`helped` decides in line"),
+        (Sampled, {}, {"conv1"}, "`Sampled.forward` decides in line"),
+    ],
+)
+@pytest.mark.parametrize("how", ["symbolic", "example"])
+def test_pair_that_another_call_may_part_is_undecided(
+    kind: type[Net], pairs: dict[str, str], undecided: set[str], course: str, how: str
+) -> None:
+    net = kind(in_order)
+    given = (X, 0) if kind is ByIndex else X
+    before = dict(vars(kind))
+    for model in (net, nn.Sequential(net)):
+        flow = follow(model, None if how == "symbolic" else given if model is net else X)
+        start = "" if model is net else "0."
+        assert flow.norm_of == {start + conv: start + norm for conv, norm in pairs.items()}
+        assert flow.undecided == {start + conv for conv in undecided}
+        if model is net:
+            assert course in flow.norm_missing.get("conv1", "")
+    assert vars(kind) == before
+    assert type(net) is kind
+
+
+def test_norm_chosen_among_several_by_a_key_is_undecided() -> None:
+    class Keyed(Net):
+        def __init__(self) -> None:
+            super().__init__(in_order)
+            self.norms = nn.ModuleDict({key: nn.BatchNorm2d(3) for key in ("day", "night")})
+
+        def forward(self, x: Tensor, keys: tuple[str, ...] = ("day",)) -> Any:
+            return self.norms[keys[0]](self.conv1(x)), self.norm2(self.conv2(x))
+
+    flow = follow(Keyed())
+    assert flow.norm_of == {"conv2": "norm2"}
+    assert flow.norm_missing["conv1"] == "batch norm `norms.day` is one of several: `norms.night` is not called now"
 
 
 def test_identity_between_is_seen_through() -> None:

@@ -24,7 +24,7 @@ from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
-from acnet_pl.nn.surgery.tracing import asks_metadata, trace_graph
+from acnet_pl.nn.surgery.tracing import asks_metadata, other_graphs, trace_graph
 
 __all__ = ["absorb"]
 
@@ -72,7 +72,14 @@ def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]
     except Exception as error:
         raise _refusal(loose, f"torch.fx does not trace the model: {error}") from error
     with torch.no_grad():
-        return _Absorber(probe, loose, roomy).run(graph)
+        absorber = _Absorber(probe, loose, roomy)
+        absorber.run(graph)
+        for course, other in other_graphs(probe):
+            try:
+                absorber.run(other)
+            except FusionError as error:
+                raise FusionError(f"{error} (it would not hold at every call: {course})") from error
+    return {name: shift for name, (shift, _) in absorber.absorbed.items() if shift is not None}
 
 
 def _refusal(names: Collection[str], why: str) -> FusionError:
@@ -94,10 +101,11 @@ class _Absorber:
         self.values: dict[fx.Node, _Value] = {}
         self.absorbed: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
 
-    def run(self, graph: fx.Graph) -> dict[str, Tensor]:
+    def run(self, graph: fx.Graph) -> None:
+        """Follow the shifts through a graph, which must not contradict those before."""
+        self.values = {}
         for node in graph.nodes:
             self.values[node] = self.evaluate(node)
-        return {name: shift for name, (shift, _) in self.absorbed.items() if shift is not None}
 
     def evaluate(self, node: fx.Node) -> _Value:
         inputs = [self.values[value] for value in node.all_input_nodes]

@@ -70,6 +70,9 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
             f"not trace the model ({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)",
             stacklevel=3,
         )
+    for name in sorted(flow.undecided):
+        if is_plain_conv(found[name]):
+            warnings.warn(f"`{name}` and its batch norm are left as they are: {flow.norm_missing[name]}", stacklevel=3)
     activations: dict[nn.Module, nn.Module] = {}
     for conv_name, norm_name in flow.norm_of.items():
         conv: nn.Module = found[conv_name]

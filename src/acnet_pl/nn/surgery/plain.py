@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedParameter, UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter, is_lazy
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import is_batch_norm
@@ -65,13 +65,13 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
     Judged by what it computes, not by its name: Lightning, for one, leaves a class of its own behind.
     """
     kind = type(norm).__name__
-    if "forward" in vars(norm) or not (is_batch_norm(norm) or carries_activation(norm)):
+    if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
         return f"{kind} has a forward of its own"
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
         return f"{kind} does not normalise the outputs of a 2-D convolution"
     if norm.affine and norm._parameters.get("weight") is None:
         return "its weight is computed (parametrisation, pruning)"
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in [*norm.parameters(), *norm.buffers()]):
+    if any(is_lazy(tensor) for tensor in [*norm.parameters(), *norm.buffers()]):
         return "it is not initialised yet (a lazy module: evaluate the model once)"
     return ""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from acnet_pl.nn.surgery.copying import kept_values, state_kept
+from acnet_pl.nn.surgery.decisions import other_values, strings_in, variations
 from acnet_pl.nn.surgery.trace import OPERATION, Trace, layers
 
-__all__ = ["call", "trace_by_running"]
+__all__ = ["call", "run_otherwise", "trace_by_running"]
 
 
 def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
@@ -22,19 +26,43 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
         ValueError: The model cannot be evaluated on the example.
     """
     traces = []
-    devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
     for mode in (False, True):
-        model.train(mode)
-        with torch.random.fork_rng(devices), torch.no_grad():
-            try:
-                traces.append(_run(model, example_input))
-            except Exception as error:
-                if mode:  # such as a batch norm over a single value; eval mode showed what there is to see
-                    continue
-                raise ValueError(
-                    f"the model cannot be evaluated on `example_input`: {type(error).__name__}: {error}"
-                ) from error
+        try:
+            traces.append(_run(model.train(mode), example_input))
+        except Exception as error:
+            if mode:  # such as a batch norm over a single value; eval mode showed what there is to see
+                continue
+            raise ValueError(
+                f"the model cannot be evaluated on `example_input`: {type(error).__name__}: {error}"
+            ) from error
     return traces
+
+
+def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
+    """Traces of what the code of these classes may decide otherwise, in eval mode, where that can be evaluated."""
+    for course, example, changes in _courses(model.eval(), example_input, kinds):
+        try:
+            with ExitStack() as stack:
+                for change in changes:
+                    stack.enter_context(change)
+                trace = _run(model, example)
+        except Exception:  # a course that it cannot take shows nothing
+            continue
+        yield replace(trace, course=course)
+
+
+def _courses(
+    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]
+) -> Iterator[tuple[str, Any, list[Any]]]:
+    """What may be otherwise: where it is decided, the example, and contexts to evaluate it in."""
+    leaves, spec = tree_flatten(example_input)
+    for index, leaf in enumerate(leaves):
+        for value in other_values(leaf, strings_in(model)):
+            yield "it depends on an argument", tree_unflatten([*leaves[:index], value, *leaves[index + 1 :]], spec), []
+    for kind in kinds:
+        modules = [module for module in model.modules() if type(module) is kind]
+        for variation in variations(modules[0]):
+            yield variation.what, example_input, [variation.taken_by(module) for module in modules]
 
 
 def call(model: Callable[..., Any], example_input: Any) -> Any:
@@ -98,9 +126,11 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
 
         handles += [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
     try:
-        with recorder:
+        devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
+        with torch.random.fork_rng(devices), torch.no_grad(), recorder, state_kept(model):
             output = call(model, example_input)
-        recorder.take(output, OPERATION)
+            kept = [value for value in kept_values(model) if isinstance(value, Tensor)]
+        recorder.take((output, kept), OPERATION)
     finally:
         for handle in handles:
             handle.remove()

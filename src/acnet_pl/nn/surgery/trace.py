@@ -23,8 +23,12 @@ OPERATION, OUTSIDE = "<operation>", "<outside>"
 
 @dataclass
 class Trace:
-    """How often each layer is called, what takes its outputs, what its inputs come from, which are read directly."""
+    """How often each layer is called, what takes its outputs, what its inputs come from, which are read directly.
 
+    ``course`` is "" for what the network does as it is, else says what was decided otherwise.
+    """
+
+    course: str = ""
     calls: Counter[str] = field(default_factory=Counter)
     consumers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     producers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))

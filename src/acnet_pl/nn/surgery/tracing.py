@@ -4,27 +4,93 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
+from itertools import takewhile
+from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
+from acnet_pl.nn.surgery.copying import kept_values, state_kept
+from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, strings_in, variations
 from acnet_pl.nn.surgery.trace import LAYERS, OPERATION, OUTSIDE, Trace
 
-__all__ = ["asks_metadata", "trace_graph", "trace_symbolically"]
+__all__ = ["SymbolicTraces", "asks_metadata", "other_graphs", "trace_graph"]
 
+_SYMBOL: Any = object()  # in place of an argument: anything
 _METADATA = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"}
 _METADATA_METHODS = {"size", "dim", "ndimension", "numel", "is_floating_point"}
 
 
 class _LayerTracer(fx.Tracer):
-    """Traces down to layers; takes ``opaque`` modules, which do not trace, as they are."""
+    """Traces down to layers; takes ``opaque`` modules, which do not trace, as they are.
 
-    def __init__(self, opaque: set[nn.Module]) -> None:
+    ``variation`` is how modules of one class decide otherwise. ``open`` collects the modules that a pair of convolution
+    and batch norm may reach into or out of, or that are told what to do by an argument.
+    """
+
+    def __init__(self, opaque: set[nn.Module], variation: Variation | None = None) -> None:
         super().__init__()
         self.opaque = opaque
         self.proxy_buffer_attributes = True
+        self.variation = variation
+        self.open: set[nn.Module] = set()
+        self.called: set[nn.Module] = set()
+        self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
+        self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
+        self._same: dict[fx.Node, fx.Node] = {}  # from what nn.Identity gives to what it was given
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LAYERS) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        inputs = self._nodes((args, kwargs))
+        if self.is_leaf_module(m, ""):
+            out = super().call_module(m, forward, args, kwargs)
+            if type(m) is nn.Identity:
+                self._same |= dict(zip(self._nodes(out), inputs, strict=False))
+            elif isinstance(m, _BatchNorm):
+                for module, given in reversed(self._inputs):
+                    if not inputs & given:
+                        break
+                    self.open.add(module)
+            elif isinstance(m, LAYERS):
+                self._convolved |= self._nodes(out)
+            return out
+        self.called.add(m)
+        if any(value is not None and not isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+            self.open.add(m)
+        self._inputs.append((m, inputs))
+        out = self._call(m, forward, args, kwargs)
+        self._inputs.pop()
+        if self._nodes(out) & self._convolved:
+            self.open.add(m)
+        return out
+
+    def _call(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.variation is None or type(m) is not self.variation.kind:
+            return super().call_module(m, forward, args, kwargs)
+        stack, depth, last = self.module_stack.copy(), len(self._inputs), next(reversed(self.graph.nodes))
+        with state_kept(m):
+            try:
+                with self.variation.taken_by(m):
+                    return super().call_module(m, forward, args, kwargs)
+            except Exception:  # a course that this one cannot take
+                del self._inputs[depth:]
+                self.module_stack = stack
+                for node in takewhile(lambda node: node is not last, list(reversed(self.graph.nodes))):
+                    if node.op != "get_attr":  # which fx keeps for the next reader
+                        self.graph.erase_node(node)
+        return super().call_module(m, forward, args, kwargs)
+
+    def _nodes(self, values: Any) -> set[fx.Node]:
+        nodes = (value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
+        return {self._same.get(node, node) for node in nodes}
+
+
+_Traced = tuple[fx.Graph, _LayerTracer]
 
 
 def trace_graph(module: nn.Module, opaque: set[nn.Module] | None = None) -> fx.Graph:
@@ -33,47 +99,108 @@ def trace_graph(module: nn.Module, opaque: set[nn.Module] | None = None) -> fx.G
     Raises:
         Exception: Whatever a forward raises that asks a symbol for its value.
     """
+    return _trace(module, _LayerTracer(opaque or set()))
+
+
+def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Graph:
     parameters = inspect.signature(module.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    with warnings.catch_warnings():
+    concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
+    variation = tracer.variation
+    course = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
+    with warnings.catch_warnings(), state_kept(module), course:
         warnings.simplefilter("ignore")
-        return _LayerTracer(opaque or set()).trace(module, concrete_args=defaults)
+        graph = tracer.trace(module, concrete_args=concrete)
+        for value in kept_values(module):
+            if isinstance(value, fx.Proxy):
+                graph.call_function(_keep, (value.node,))
+    return graph
 
 
-def trace_symbolically(model: nn.Module) -> tuple[Trace, str]:
-    """A trace of the whole model, or of its largest parts that trace and the reason why the whole does not."""
-    names = {module: name for name, module in model.named_modules()}
-    opaque: set[nn.Module] = set()
-    trace = Trace()
-    if isinstance(model, LAYERS):
-        trace.calls[""] += 1
-        return trace, ""
-    graphs, obstacle = _cover(model, names, opaque)
-    for part, graph in graphs.items():
-        _read_graph(graph, part, names, opaque, trace)
-    return trace, obstacle
+def _keep(value: Any) -> None:
+    """Stand in a graph for a module that holds on to a value in an attribute."""
+
+
+def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
+    """Graphs of a module that `trace_graph` traces, for what its code may decide otherwise, with what that is."""
+    for course, graph, _ in _courses(module, set(), _LayerTracer(set()), deciding_kinds(module)):
+        yield course, graph
+
+
+class SymbolicTraces:
+    """Traces of the whole model, or of its largest parts that trace.
+
+    Attributes:
+        trace: Of the model as it is.
+        obstacle: The reason why the whole does not trace, "" where it does.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.trace = Trace()
+        self.obstacle = ""
+        self._names = {module: name for name, module in model.named_modules()}
+        self._opaque: set[nn.Module] = set()
+        self._parts: dict[nn.Module, _Traced] = {}
+        if isinstance(model, LAYERS):
+            self.trace.calls[""] += 1
+            return
+        self._parts, self.obstacle = _cover(model, self._names, self._opaque)
+        for part, (graph, _) in self._parts.items():
+            _read_graph(graph, part, self._names, self._opaque, self.trace)
+
+    def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
+        """Traces of what the code of these classes may decide otherwise at another call, where that can be traced."""
+        for part, (_, tracer) in self._parts.items():
+            for course, graph, closed in _courses(part, self._opaque, tracer, kinds):
+                trace = Trace(course)
+                _read_graph(graph, part, self._names, self._opaque | closed, trace)
+                yield trace
+
+
+def _courses(
+    part: nn.Module, opaque: set[nn.Module], base: _LayerTracer, kinds: Collection[type[nn.Module]]
+) -> Iterator[tuple[str, fx.Graph, set[nn.Module]]]:
+    """Graphs of what the code of a part may decide otherwise, with modules that this does not concern as they are."""
+    for parameter in inspect.signature(part.forward).parameters.values():
+        if parameter.default is not parameter.empty:
+            for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
+                try:
+                    graph = _trace(part, _LayerTracer(opaque), **{parameter.name: value})
+                except Exception:  # a course that it cannot take
+                    continue
+                yield f"it depends on the argument `{parameter.name}`", graph, set()
+    examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
+    inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
+    for kind, example in examples.items():
+        closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
+        for variation in variations(example):
+            try:
+                yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation)), closed
+            except Exception:  # a course that it cannot take
+                continue
 
 
 def _cover(
     module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module]
-) -> tuple[dict[nn.Module, fx.Graph], str]:
-    """Graphs that together hold as much of a module as traces; what does not trace is added to ``opaque``."""
+) -> tuple[dict[nn.Module, _Traced], str]:
+    """Trace as many submodules as possible; append the rest to ``opaque``."""
 
     def attempt() -> str:
         if type(module).forward is nn.Module.forward:
             return "no forward"  # a ModuleList or the like: what holds it calls its children
         try:
-            parts[module] = trace_graph(module, opaque)
+            tracer = _LayerTracer(opaque)
+            parts[module] = _trace(module, tracer), tracer
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"`{names[module] or type(module).__name__}`: {reason}"
         return ""
 
-    parts: dict[nn.Module, fx.Graph] = {}
+    parts: dict[nn.Module, _Traced] = {}
     obstacle = attempt()
     if not obstacle:
         return parts, ""
-    inside: dict[nn.Module, fx.Graph] = {}
+    inside: dict[nn.Module, _Traced] = {}
     obstacles = []
     for child in module.children():
         if child in opaque or isinstance(child, LAYERS):

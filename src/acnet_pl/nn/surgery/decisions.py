@@ -1,0 +1,254 @@
+"""What a forward may decide otherwise at another call: its branches, its attributes, the arguments it was left.
+
+A trace shows one course of a network's Python code. Whether the code can take another is found out by making it: every
+conditional jump of a forward, and of what it calls, is inverted in a copy of its bytecode, whatever the condition is
+made of (an argument, an attribute, a global, a random number), and plain attributes and arguments get other values.
+Nothing of the user's is changed: the copies are put into copies of modules.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from acnet_pl.nn.surgery.trace import LAYERS
+
+__all__ = ["Variation", "deciding_kinds", "other_values", "strings_in", "variations"]
+
+Key = tuple[int, str]
+"""Of a function: how many classes up it was found, -1 for a global function, and its name."""
+Site = tuple[Key, tuple[int, ...], int]
+"""A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
+
+_TWINS = {"TRUE": "FALSE", "FALSE": "TRUE", "NOT_NONE": "NONE", "NONE": "NOT_NONE"}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One other course that the code of a class of modules may take.
+
+    Attributes:
+        kind: The class.
+        what: Where it decides, for messages.
+        sites: Jumps to invert, or
+        attribute: the name of an attribute to change, to the ``turn``-th other value.
+    """
+
+    kind: type[nn.Module]
+    what: str
+    sites: tuple[Site, ...] = ()
+    attribute: str = ""
+    turn: int = 0
+    functions: Mapping[Key, FunctionType] = field(default_factory=dict, compare=False, repr=False)
+
+    @contextmanager
+    def taken_by(self, module: nn.Module) -> Iterator[None]:
+        """Let a module of the class take this course."""
+        kind, members = type(module), vars(module)
+        changed = {}
+        if self.attribute:
+            values = other_values(members.get(self.attribute), _strings(self.functions.values()))
+            changed = {self.attribute: values[self.turn]} if self.turn < len(values) else {}
+        spaces: dict[int, dict[str, Any]] = {}
+        for (depth, name), copy in _copies(self.functions, self.sites).items():
+            if depth == 0 and name in members:
+                changed[name] = copy
+            else:
+                spaces.setdefault(depth, {})[name] = copy
+        # What `super()` finds comes from classes put between the class and its parents.
+        between = [
+            type(kind.__mro__[d].__name__, (kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d
+        ]
+        before = {name: members[name] for name in changed}
+        if spaces:
+            module.__class__ = type(kind.__name__, (kind, *between), spaces.get(0, {}))
+        members.update(changed)
+        try:
+            yield
+        finally:
+            module.__class__ = kind
+            members.update(before)
+
+
+def variations(module: nn.Module) -> Iterator[Variation]:
+    """Every single other course of the code of a module's class, and pairs of neighbouring decisions."""
+    kind, functions = type(module), _reachable(module)
+    chosen_sites: list[tuple[Site, ...]] = []
+    for key, function in functions.items():
+        sites = list(_sites(key, function.__code__))
+        chosen_sites += [*((site,) for site in sites), *pairwise(sites)]  # pairs for `a and b`
+    for chosen in chosen_sites:
+        key, path, offset = chosen[-1]
+        code = _nested(functions[key].__code__, path)
+        line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
+        yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
+    names = {name for function in functions.values() for code in _codes(function.__code__) for name in code.co_names}
+    for name in sorted(names & vars(module).keys()):
+        for turn in range(len(other_values(vars(module)[name], _strings(functions.values())))):
+            yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
+
+
+def other_values(value: Any, strings: list[str]) -> list[Any]:
+    """Other values that a plain attribute or argument might have."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    if isinstance(value, str):
+        return [string for string in strings if string != value]
+    return []
+
+
+def strings_in(module: nn.Module) -> list[str]:
+    """The string constants in the code of a module's forward and of what it may call."""
+    return _strings(_reachable(module).values())
+
+
+def _strings(functions: Iterable[FunctionType]) -> list[str]:
+    found = {
+        constant
+        for function in functions
+        for code in _codes(function.__code__)
+        for constant in code.co_consts
+        if isinstance(constant, str) and constant != function.__doc__ and len(constant) <= 40
+    }
+    return sorted(found)[:10]
+
+
+def deciding_kinds(model: nn.Module, pairs: Mapping[str, str] | None = None) -> set[type[nn.Module]]:
+    """The classes, not PyTorch's own, whose code may decide what becomes of some pairs of layers; None is of any layer.
+
+    That are the classes of the modules between the layers of a pair, and those whose code has a layer's name in it.
+    """
+    modules = {name: module for name, module in model.named_modules() if not isinstance(module, LAYERS)}
+    if pairs is None:
+        holders = [m for m in modules.values() if any(isinstance(inner, LAYERS) for inner in m.modules())]
+        return {type(module) for module in holders if _is_users(type(module))}
+    kinds: set[type[nn.Module]] = set()
+    for layer, other in [*pairs.items(), *((norm, conv) for conv, norm in pairs.items())]:
+        while layer:
+            layer = layer.rpartition(".")[0]
+            if _is_users(type(modules[layer])):
+                kinds.add(type(modules[layer]))
+                if not layer or other.startswith(f"{layer}."):
+                    break
+    words = {name: [part for part in name.split(".") if not part.isdigit()] for name in [*pairs, *pairs.values()]}
+    called = {parts[-1] for parts in words.values() if parts}
+    for module in modules.values():
+        if _is_users(type(module)) and type(module) not in kinds:
+            names = {name for f in _reachable(module).values() for code in _codes(f.__code__) for name in code.co_names}
+            if names & called:
+                kinds.add(type(module))
+    return kinds
+
+
+def _is_users(thing: Any) -> bool:
+    """Whether a class or function is neither PyTorch's nor Python's own."""
+    top = str(getattr(thing, "__module__", "")).partition(".")[0]
+    return top != "torch" and top not in sys.stdlib_module_names - {"__main__"}
+
+
+def _reachable(module: nn.Module) -> dict[Key, FunctionType]:
+    """The functions that a module's forward may call by name: methods, functions in attributes, global functions."""
+    found: dict[Key, FunctionType] = {}
+    waiting: list[tuple[Key, Any]] = list(_members(module, "forward", False))
+    while waiting:
+        key, function = waiting.pop()
+        if key in found or not isinstance(function, FunctionType) or not _is_users(function):
+            continue
+        found[key] = function
+        for code in _codes(function.__code__):
+            for name in code.co_names:
+                waiting += _members(module, name, "super" in code.co_names)
+                waiting.append(((-1, name), function.__globals__.get(name)))
+    return found
+
+
+def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
+    """What a name may be of a module: an attribute, a method and, where asked, the methods that it overrides."""
+    if name in vars(module):
+        yield (0, name), vars(module)[name]
+        return
+    homes = [depth for depth, kind in enumerate(type(module).__mro__) if name in vars(kind)]
+    for depth in homes if inherited else homes[:1]:
+        yield (depth, name), vars(type(module).__mro__[depth])[name]
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
+    for index in path:
+        code = code.co_consts[index]
+    return code
+
+
+def _sites(key: Key, code: CodeType, path: tuple[int, ...] = ()) -> Iterator[Site]:
+    """The conditional jumps of a function and those nested in it that can be inverted without an endless loop."""
+    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
+    loops = [
+        (instruction.argval, offset)
+        for offset, instruction in instructions.items()
+        if "JUMP" in instruction.opname
+        and isinstance(instruction.argval, int)
+        and instruction.argval < offset
+        and instructions[instruction.argval].opname != "FOR_ITER"
+    ]
+    for offset, instruction in instructions.items():
+        if _twin(instruction.opname) and not any(first <= offset <= last for first, last in loops):
+            yield key, path, offset
+    for index, constant in enumerate(code.co_consts):
+        if isinstance(constant, CodeType):
+            yield from _sites(key, constant, (*path, index))
+
+
+def _twin(name: str) -> str:
+    """The name of the opposite conditional jump, "" for what is none."""
+    head, found, condition = name.partition("IF_")
+    end = "_OR_POP" if condition.endswith("_OR_POP") else ""
+    twin = _TWINS.get(condition.removesuffix("_OR_POP"), "")
+    return f"{head}IF_{twin}{end}" if found and "JUMP" in head and twin else ""
+
+
+def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> dict[Key, FunctionType]:
+    """The methods and attributes among functions, with some jumps inverted in them or in global functions they call."""
+    spaces: dict[int, dict[str, Any]] = {}
+    made: dict[Key, FunctionType] = {}
+    helped = any(depth < 0 for (depth, _), _, _ in sites)  # then all of them have to see another global function
+    for key in functions if helped else {key for key, _, _ in sites}:
+        function, code = functions[key], functions[key].__code__
+        for _, path, offset in (site for site in sites if site[0] == key):
+            code = _inverted(code, path, offset)
+        space = function.__globals__
+        if helped:
+            space = spaces.setdefault(id(space), dict(space))
+        copy = FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
+        copy.__kwdefaults__ = function.__kwdefaults__
+        made[key] = copy
+    for (depth, name), copy in made.items():
+        for space in spaces.values() if depth < 0 else ():
+            if space.get(name) is functions[depth, name]:
+                space[name] = copy
+    return {key: copy for key, copy in made.items() if key[0] >= 0}
+
+
+def _inverted(code: CodeType, path: tuple[int, ...], offset: int) -> CodeType:
+    if path:
+        constants = list(code.co_consts)
+        constants[path[0]] = _inverted(constants[path[0]], path[1:], offset)
+        return code.replace(co_consts=tuple(constants))
+    changed = bytearray(code.co_code)
+    changed[offset] = dis.opmap[_twin(dis.opname[changed[offset]])]
+    return code.replace(co_code=bytes(changed))
