@@ -7,6 +7,7 @@
 | inherit.py | what a block takes over from the layers it replaces |
 | report.py | `conversion_report` |
 | fuse.py | `fuse_model` |
+| units.py | timm's modules that re-parameterise themselves |
 | stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
 | merge.py | late folding: `merge_block` and what goes with it |
 | copying.py | copies to keep and copies to evaluate at will |

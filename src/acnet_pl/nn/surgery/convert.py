@@ -20,6 +20,7 @@ from acnet_pl.nn.surgery.inherit import inherit_layer
 from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, reports_in
 from acnet_pl.nn.surgery.trace import Layer, layers, listed
+from acnet_pl.nn.surgery.units import keep_units
 
 __all__ = ["Init", "convert", "convert_to_acnet", "convert_with"]
 
@@ -123,6 +124,7 @@ def convert(
         raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
     acnet = replace_modules(acnet, replacements)
     attach_report(acnet, report)
+    keep_units(acnet, {entry.name: entry for entry in report.converted}, found)
     return acnet
 
 

@@ -16,6 +16,7 @@ from acnet_pl.nn.surgery.copying import deep_copy
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.plain import activation_of, inherit_hooks, is_plain_conv, is_plain_norm
 from acnet_pl.nn.surgery.trace import layers, listed
+from acnet_pl.nn.surgery.units import fuse_units
 
 __all__ = ["fuse_model", "replace_modules"]
 
@@ -27,7 +28,8 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
     Plain network and ACNet deploy to the same structure: a batch norm that was folded leaves an ``nn.Identity`` (or
     its activation, where it carries one, as timm's ``BatchNormAct2d`` does), and its convolution has a bias. A batch
     norm is folded where the data flow proves that it normalises the output of one convolution and nothing else, and
-    that nothing else uses this output. Folding the result again changes nothing.
+    that nothing else uses this output. Fusing the result again changes nothing. Modules of timm that re-parameterise
+    themselves (RepVGG, MobileOne, FastViT, RepViT, ...) do so, in float64 and compared.
 
     Args:
         model: Any module, which stays as it is. What is folded must be in eval mode.
@@ -48,7 +50,7 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
           (2): ReLU()
         )
     """
-    fused = deep_copy(model)
+    fused = fuse_units(deep_copy(model))
     convs: dict[nn.Module, nn.Module] = {}
     for name, module in layers(fused):
         if isinstance(module, FusibleConv):

@@ -1,0 +1,107 @@
+"""timm's networks that re-parameterise themselves: through fuse_model, and by timm's own walker after a conversion."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn import FusibleConv, FusionError, convert_to_acnet, fuse_model, stock_state_dict
+
+Randomise = Callable[[nn.Module], nn.Module]
+
+
+def images() -> Tensor:
+    return torch.randn(1, 3, 64, 64)
+
+
+def apart(a: nn.Module, b: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        expected = a(x)
+        return float((b(x) - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "repvgg_a0"])
+def test_whole_networks_fuse_exactly(name: str, randomise: Randomise) -> None:
+    model = randomise(timm.create_model(name, num_classes=5)).eval()
+    fused = fuse_model(model)
+    assert not any(isinstance(module, _BatchNorm) for module in fused.modules())
+    assert apart(model, fused, images()) <= 1e-5
+    theirs = fuse_model(reparameterize_model(model))
+    assert [p.shape for p in fused.parameters()] == [p.shape for p in theirs.parameters()]
+    assert apart(fused, reparameterize_model(fused), images()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "include"), [("lcnetv2_base", "stages.0"), ("mobileone_s0", "stages.0"), ("repvit_m0_9", "stages.0")]
+)
+def test_converted_networks_survive_timms_walker(name: str, include: str, randomise: Randomise) -> None:
+    model = timm.create_model(name, num_classes=5)
+    acnet = randomise(convert_to_acnet(model, include=include)).eval()
+    fused, theirs = fuse_model(acnet), reparameterize_model(copy.deepcopy(acnet))
+    assert apart(acnet, fused, images()) <= 1e-5
+    assert apart(acnet, theirs, images()) <= 1e-5
+    assert not any(isinstance(module, FusibleConv) for module in theirs.modules())
+    model.load_state_dict(stock_state_dict(acnet))
+    assert apart(acnet, model.eval(), images()) <= 1e-5
+
+
+class Unit(nn.Module):
+    """A module of timm's kind; the method by which it fuses adds what it likes."""
+
+    __module__ = "timm.models.made_up"
+
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.conv, self.bn, self.error = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), error
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.bn(self.conv(x))
+        return out
+
+    def fuse(self) -> nn.Conv2d:
+        w = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()  # type: ignore[operator]
+        conv = nn.Conv2d(3, 4, 3)
+        assert self.conv.bias is not None
+        assert conv.bias is not None
+        conv.weight.data = self.conv.weight * w[:, None, None, None] + self.error
+        conv.bias.data = (self.conv.bias - self.bn.running_mean) * w + self.bn.bias
+        return conv
+
+
+def test_a_unit_is_fused_by_its_own_method_or_not_at_all(randomise: Randomise) -> None:
+    right: Any = randomise(nn.Sequential(Unit(0.0))).eval().requires_grad_(False)
+    fused = fuse_model(right)
+    assert isinstance(fused[0], nn.Conv2d)  # type: ignore[index]
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert apart(right, fused, torch.randn(2, 3, 8, 8)) <= 1e-5
+    wrong = randomise(nn.Sequential(Unit(1e-3))).eval()
+    with pytest.warns(UserWarning, match=r"`0` is not fused as a whole: fuse\(\) of timm's Unit does not"):
+        fused = fuse_model(wrong)
+    assert apart(wrong, fused, torch.randn(2, 3, 8, 8)) <= 1e-5  # layer by layer
+    with pytest.raises(FusionError, match=r"^`0`: it is in train mode"):
+        fuse_model(right.train())
+
+
+def test_a_bias_without_a_place_in_the_unit_is_refused(randomise: Randomise) -> None:
+    class Loose(Unit):
+        __module__ = "timm.models.made_up"
+
+        def __init__(self) -> None:
+            super().__init__(0.0)
+            self.conv = nn.Conv2d(3, 4, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.bn(self.conv(x).relu())
+            return out
+
+    acnet = randomise(convert_to_acnet(nn.Sequential(Loose()), init="preserve")).eval()
+    with pytest.raises(FusionError, match="`conv` has gained a bias, for which the unit has no place"):
+        reparameterize_model(acnet)
