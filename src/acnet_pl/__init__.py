@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         convert_to_acnet,
         explicit_branches,
         fuse_model,
+        keep_fused,
         stock_state_dict,
     )
 
@@ -48,6 +49,7 @@ _HOMES = {
         "convert_to_acnet",
         "explicit_branches",
         "fuse_model",
+        "keep_fused",
         "stock_state_dict",
     ),
     "acnet_pl.modules": ("ImageClassifier",),
@@ -76,6 +78,7 @@ __all__ = [
     "export_model",
     "fuse_model",
     "fused_info",
+    "keep_fused",
     "load_fused",
     "save_fused",
     "stock_state_dict",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn import ACBlock, explicit_branches
+from acnet_pl.nn import ACBlock, explicit_branches, keep_fused
 from acnet_pl.nn.scale import ChannelScale
 
 OPTIONS: list[dict[str, Any]] = [
@@ -101,11 +101,11 @@ def test_exports(options: dict[str, Any], training: bool, strict: bool) -> None:
     torch.testing.assert_close(loaded(other), block.forward_branches(other), rtol=1e-4, atol=1e-5)
 
 
-def test_exports_after_the_cache_was_filled_with_the_parameters_not_the_cached_kernel() -> None:
+def test_exports_the_parameters_and_not_a_kept_kernel() -> None:
     block = make(padding=1).eval()
-    with torch.no_grad():
+    with torch.no_grad(), keep_fused(block):
         block(X)
-    program = torch.export.export(block, (X,))
+        program = torch.export.export(block, (X,))
     assert {"square.weight", "square_norm.running_var"} <= set(program.state_dict)
     module = program.module()
     module.load_state_dict({name: t * 2 for name, t in program.state_dict.items()})
@@ -164,7 +164,7 @@ def test_functional_call_and_gradients_of_functions(options: dict[str, Any], tra
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # which jvp itself uses
-def test_functions_leave_a_sound_cache() -> None:
+def test_functions_leave_a_sound_kept_kernel() -> None:
     block = make(padding=1).eval().requires_grad_(False)
 
     def total(x: Tensor) -> Tensor:
@@ -172,12 +172,10 @@ def test_functions_leave_a_sound_cache() -> None:
 
     expected = torch.autograd.grad(total(x := X.clone().requires_grad_()), x)[0]
     for function in (grad(total), lambda x: jvp(block, (x,), (x,)), vmap(lambda x: block(x[None])), grad(total)):
-        block.eval()  # forgets, so that the kernel is first folded inside the transform
-        function(X)
-        kept = block._cache._entry
-        assert kept is None or kept.folded[0].data_ptr()  # a tensor of the transform has no memory of its own
-        torch.testing.assert_close(block(X), block.forward_branches(X), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(grad(total)(X), expected)
+        with keep_fused(block):  # what is kept is first wanted inside the transform
+            function(X)
+            torch.testing.assert_close(block(X), block.forward_branches(X), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(grad(total)(X), expected)
 
 
 def test_ensemble_by_vmap() -> None:

@@ -3,6 +3,7 @@
 from acnet_pl.callbacks.display import ConvSummary, ProgressBar
 from acnet_pl.callbacks.equivalence import EquivalenceCheck, EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork, FuseOnFitEnd
+from acnet_pl.callbacks.keep_fused import KeepFused
 from acnet_pl.callbacks.kernels import KernelMagnitude
 from acnet_pl.callbacks.late_fold import LateFold
 from acnet_pl.callbacks.metrics_csv import MetricsCSV
@@ -19,6 +20,7 @@ __all__ = [
     "EquivalenceError",
     "FuseOnFitEnd",
     "FusedNetwork",
+    "KeepFused",
     "KernelMagnitude",
     "LateFold",
     "MetricsCSV",

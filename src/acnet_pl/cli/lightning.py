@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities import rank_zero_only
 
-from acnet_pl.callbacks import ConvSummary, EpochTimer, ProgressBar, RunCheckpoint
+from acnet_pl.callbacks import ConvSummary, EpochTimer, KeepFused, ProgressBar, RunCheckpoint
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
 from acnet_pl.cli.loggers import make_loggers, run_name, wandb_run_ends
@@ -121,7 +121,7 @@ class CLI(RunOptions):
         if trainer_config.get("enable_model_summary") is not False:
             callbacks.append(ConvSummary())
         trainer_config["enable_model_summary"] = False
-        callbacks.append(EpochTimer())
+        callbacks += [EpochTimer(), KeepFused()]
         if trainer_config.get("logger") is not False:
             callbacks.append(LearningRateMonitor("step"))
         return self._instantiate_trainer(trainer_config, callbacks)

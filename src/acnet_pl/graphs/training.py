@@ -187,13 +187,9 @@ class NetworkTraining:
         self.synchronize()
 
     def synchronize(self) -> None:
-        """Wait for this network's steps, and count them in the versions of what they changed.
-
-        A replay writes behind autograd's back, and folded kernels are kept for as long as versions stay.
-        """
+        """Wait for this network's steps."""
         if self.stream is not None:
             self.stream.synchronize()
-        torch.autograd.graph.increment_version([*self.network.parameters(), *self.network.buffers()])
 
     def learning_rates(self, step: int) -> list[float]:
         """Return the learning rate of each group at a step, counted from the beginning of the training."""

@@ -8,6 +8,7 @@ from acnet_pl.nn.draw import KernelDraw, draw_kernel
 from acnet_pl.nn.explicit import explicit_branches
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.keep import keep_fused
 from acnet_pl.nn.mobileone import MobileOneBlock, MobileOneConv
 from acnet_pl.nn.orepa import OREPABlock, OREPAConv
 from acnet_pl.nn.repvgg import RepVGGBlock, RepVGGConv
@@ -40,5 +41,6 @@ __all__ = [
     "draw_kernel",
     "explicit_branches",
     "fuse_model",
+    "keep_fused",
     "stock_state_dict",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from typing_extensions import Self
 
 from acnet_pl.nn.arguments import (
     IntPair,
@@ -21,10 +23,10 @@ from acnet_pl.nn.arguments import (
     square_size,
 )
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
-from acnet_pl.nn.fold_cache import FoldCache
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
-from acnet_pl.nn.fusion import sum_branches
 from acnet_pl.nn.geometry import BranchGeometry
+from acnet_pl.nn.keep import kept_or
+from acnet_pl.nn.kernel_sum import frozen_scale_and_shift, sum_kernels
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.share import (
     images_in_share,
@@ -51,11 +53,10 @@ class ACBlock(FusibleConv):
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
-    In eval mode the block computes *one* convolution with the folded kernel, which is kept until a parameter or buffer
-    changes, is loaded or moved, or the block is trained. (PyTorch cannot see edits made through ``tensor.data``; after
-    such an edit call ``block.eval()``.) Without batch norms in the branches it trains with one convolution too, on the
-    sum of the kernels. `explicit_branches` turns both shortcuts off, and so does a hook or
-    parametrisation of a branch's layer (pruning, spectral norm, feature extraction), which works on that layer's call.
+    In eval mode the block computes *one* convolution with the fused kernel, made anew for every batch; `keep_fused`
+    makes it once for many. Without batch norms in the branches it trains with one convolution too, on the sum of the
+    kernels. `explicit_branches` turns both shortcuts off, and so does a hook or parametrisation of a branch's layer
+    (pruning, spectral norm, feature extraction), which works on that layer's call.
 
     Args:
         in_channels: C_in.
@@ -157,7 +158,6 @@ class ACBlock(FusibleConv):
         self.paired = paired
         self.branch_norm = branch_norm
         self.statistics_share = statistics_share
-        self._cache = FoldCache()
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
         self.geometry: dict[str, BranchGeometry] = {}
@@ -221,9 +221,10 @@ class ACBlock(FusibleConv):
         x = self._padded(x)
         norms = [self.norm, *(norm for _, _, norm in self._layers())]
         if all(map(is_frozen, norms)):
-            return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
+            return self._convolve(x, *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
-            return self._call(self.norm, self._convolve(x, self._summed_kernel(), None))
+            scales = [frozen_scale_and_shift(scale)[0] for scale in norms[1:]]
+            return self._call(self.norm, self._convolve(x, self._sum_kernels(scales), None))
         if work_alike(norms[1:]) and (count := images_in_share(x, self._share)) is not None:
             return self._train_by_share(x, count)
         return self._sum_branches(x, in_place=may_add_in_place(norms[1:]))
@@ -264,22 +265,12 @@ class ACBlock(FusibleConv):
             for name in self._modules.keys() - {"fused"}:
                 setattr(self, name, None)
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode as nn.Module does, and forget the folded kernel."""
-        self._cache.clear()
-        return super().train(mode)
-
     def extra_repr(self) -> str:
         """The convolution's arguments and what differs from the article's block."""
         text = super().extra_repr()
         if self.asymmetric_size != self.kernel_size[0]:
             text += f", asymmetric_size={self.asymmetric_size}"
         return text + (", position='border'" if self.position == "border" else "")
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._cache.clear()  # which also frees it on the device that the block leaves
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def _layers(self) -> list[tuple[str, nn.Conv2d, nn.Module | None]]:
         """Name, convolution and batch norm or scale of each branch, the square one first."""
@@ -320,23 +311,29 @@ class ACBlock(FusibleConv):
         x, part = take_images(x, count)
         names, convs, norms = zip(*self._layers(), strict=True)
         outputs = [conv(self.geometry[name].pad_or_crop(part)) for name, conv in zip(names, convs, strict=True)]
-        scaled = []
-        for name, conv, scale, shift in zip(names, convs, *scale_and_shift(norms, outputs), strict=True):
-            scaled.append((self.geometry[name].embed(conv.weight * scale.view(-1, 1, 1, 1)), shift))
-        kernel, bias = sum_branches(scaled)
-        return self._convolve(x, kernel.to(convs[0].weight.dtype), bias.to(convs[0].weight.dtype))
+        scales, shifts = scale_and_shift(norms, outputs)
+        kernel = self._sum_kernels(scales.unbind())
+        bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
+        return self._convolve(x, kernel, bias.to(kernel.dtype))
 
-    def _summed_kernel(self) -> Tensor:
-        kernels = [
-            self.geometry[name].embed(
-                scale.scale_kernel(conv.weight) if isinstance(scale, ChannelScale) else conv.weight
-            )
-            for name, conv, scale in self._layers()
-        ]
-        total = kernels[0]
-        for kernel in kernels[1:]:
-            total = total + kernel
-        return total
+    def _fuse_frozen(self) -> Fused:
+        """Return the kernel and bias of the block with norms in eval mode, as exact as its own dtype is."""
+        outer, total = frozen_scale_and_shift(self.norm)
+        scales = []
+        for _, _, norm in self._layers():
+            scale, shift = frozen_scale_and_shift(norm)
+            if outer is not None:
+                scale = outer if scale is None else outer * scale
+            elif shift is not None:
+                total = shift if total is None else total + shift
+            scales.append(scale)
+        kernel = self._sum_kernels(scales)
+        return kernel, kernel.new_zeros(self.out_channels) if total is None else total.to(kernel.dtype)
+
+    def _sum_kernels(self, scales: Sequence[Tensor | None]) -> Tensor:
+        names, convs, _ = zip(*self._layers(), strict=True)
+        kernels = [conv.weight for conv in convs]
+        return sum_kernels(kernels, scales, [self.geometry[name] for name in names]).to(kernels[0].dtype)
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         padding = self._zero_padding

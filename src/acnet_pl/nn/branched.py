@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
-from typing_extensions import Self
 
 from acnet_pl.nn.arguments import check_choice
 from acnet_pl.nn.branch_layers import BranchLayer, ConvShape
 from acnet_pl.nn.draw import KernelDraw
-from acnet_pl.nn.fold_cache import FoldCache
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, is_frozen
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen
+from acnet_pl.nn.fusion import sum_branches
+from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place
 
@@ -27,9 +27,9 @@ __all__ = ["BranchedConv"]
 class BranchedConv(FusibleConv):
     """The sum of branches, which have their own batch norms or, with scales instead, one batch norm after the sum.
 
-    In eval mode it computes one convolution with the fused kernel, which is kept for as long as it is right. Without
-    batch norms in the branches it trains with one convolution too, on the sum of the kernels (online, as OREPA).
-    `explicit_branches`, hooks and parametrisations of inner layers turn both shortcuts off.
+    In eval mode it computes one convolution with the fused kernel, made anew for every batch; `keep_fused` makes it
+    once for many. Without batch norms in the branches it trains with one convolution too, on the sum of the kernels
+    (online, as OREPA). `explicit_branches`, hooks and parametrisations of inner layers turn both shortcuts off.
 
     Args:
         shape: Of the convolution.
@@ -67,7 +67,6 @@ class BranchedConv(FusibleConv):
         self.layers = nn.ModuleDict(layers)
         online = any(isinstance(layer.norm, ChannelScale) for layer in layers.values())
         self.register_module("norm", nn.BatchNorm2d(shape.out_channels) if online else None)
-        self._cache = FoldCache()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -88,7 +87,7 @@ class BranchedConv(FusibleConv):
         if self.explicit or is_traced(x) or self._needs_calls():
             return self.forward_branches(x)
         if all(map(is_frozen, norms)):
-            return self._convolve(x, *self._cache.get(self.get_equivalent_kernel_bias, self.kernels(), norms))
+            return self._convolve(x, *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
             out: Tensor = self.norm(self._convolve(x, self._online_kernel(x), None))
             return out
@@ -108,21 +107,24 @@ class BranchedConv(FusibleConv):
 
     def fuse_branches(self) -> dict[str, Fused]:
         """Return each branch's kernel in the k×k window and bias, in float64."""
-        fused = {name: layer.fused() for name, layer in self._layers()}
+        return self._fuse_branches(exact)
+
+    def _fuse_branches(self, cast: Callable[[Tensor], Tensor]) -> dict[str, Fused]:
+        fused = {name: layer.fused(cast) for name, layer in self._layers()}
         return {
             name: (kernel, kernel.new_zeros(self.out_channels) if bias is None else bias)
             for name, (kernel, bias) in fused.items()
         }
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode as nn.Module does, and forget the fused kernel."""
-        self._cache.clear()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._cache.clear()  # which also frees it on the device that the block leaves
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
+    def _fuse_frozen(self) -> Fused:
+        """Return the kernel and bias of the block with norms in eval mode, as exact as its own dtype is."""
+        like = next(self.kernels())
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        with torch.autocast(like.device.type, enabled=False):
+            kernel, bias = sum_branches(self._fuse_branches(lambda tensor: tensor.to(dtype)).values())
+            if self.norm is not None:
+                kernel, bias = fold_norm(kernel, bias, self.norm)
+        return kernel.to(like.dtype), bias.to(like.dtype)
 
     def _layers(self) -> list[tuple[str, BranchLayer]]:
         modules: dict[str, Any] = self.layers._modules

@@ -49,7 +49,7 @@ def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
 
 
 def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold a batch norm or scale into a float64 kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` (Eq. 2).
+    """Fuse a batch norm or scale into a kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, in their dtype (Eq. 2).
 
     Raises:
         FusionError: It is no batch norm or keeps no running statistics, so no fixed convolution equals it.
@@ -69,10 +69,10 @@ def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     return fold_batch_norm(
         kernel,
         bias,
-        exact(norm.running_mean),
-        exact(norm.running_var),
-        None if norm.weight is None else exact(norm.weight),
-        None if norm.bias is None else exact(norm.bias),
+        norm.running_mean.to(kernel),
+        norm.running_var.to(kernel),
+        None if norm.weight is None else norm.weight.to(kernel),
+        None if norm.bias is None else norm.bias.to(kernel),
         norm.eps,
     )
 

@@ -73,3 +73,8 @@ class BranchGeometry:
     def embed(self, kernel: Tensor) -> Tensor:
         """The kernel ``(O, I/groups, h, w)`` in its place in a window of zeros."""
         return kernel if self.size == self.window else embed_kernel(kernel, self.window, self.offset)
+
+    def place(self) -> tuple[slice, slice]:
+        """Return the kernel's rows and columns in the window."""
+        (top, left), (height, width) = self.offset, self.size
+        return slice(top, top + height), slice(left, left + width)

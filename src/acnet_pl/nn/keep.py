@@ -1,0 +1,59 @@
+"""keep_fused: fuse every block once for many batches, while no weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from acnet_pl.nn.fusible import Fused, FusibleConv
+
+__all__ = ["keep_fused", "kept_or"]
+
+_kept: WeakKeyDictionary[nn.Module, Fused | None] = WeakKeyDictionary()  # not in the blocks, whose copies may train
+
+
+@contextmanager
+def keep_fused(model: nn.Module) -> Iterator[None]:
+    """Within this context every block in eval mode fuses its kernel for the first batch, and keeps it for all others.
+
+    Without it a block makes its kernel anew for each batch, which takes little time beside a large batch and a multiple
+    of that of a single image. Weights and running statistics must not change within; gradients of weights may be
+    taken, and are computed as ever.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> import torch
+        >>> from acnet_pl import ACBlock
+        >>> block = ACBlock(4, 4, 3).eval()
+        >>> with torch.no_grad(), keep_fused(block):
+        ...     outputs = [block(torch.randn(1, 4, 8, 8)) for _ in range(10)]
+    """
+    blocks = [module for module in model.modules() if isinstance(module, FusibleConv) and module not in _kept]
+    _kept.update(dict.fromkeys(blocks))
+    try:
+        yield
+    finally:
+        for block in blocks:
+            _kept.pop(block, None)
+
+
+def kept_or(block: FusibleConv, fuse: Callable[[], Fused]) -> Fused:
+    """Return what `keep_fused` keeps for the block; outside of it, and where weights want a gradient, ``fuse()``."""
+    if (
+        torch.compiler.is_compiling()
+        or block not in _kept
+        or torch._C._are_functorch_transforms_active()
+        or (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters()))
+    ):
+        return fuse()
+    fused = _kept[block]
+    if fused is None:
+        with torch.inference_mode(False), torch.no_grad():
+            fused = _kept[block] = fuse()
+    return fused
