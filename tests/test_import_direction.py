@@ -18,8 +18,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "backbones": {"nn"},
     "analysis": {"nn"},
-    "modules": {"nn", "backbones", "trust"},
+    "modules": {"quiet", "nn", "backbones", "trust"},
     "atomic": set(),
+    "quiet": set(),
     "trust": set(),
     "provenance": set(),
     "checkpoint": {"nn", "backbones", "modules", "atomic"},  # networks out of checkpoints and files
@@ -28,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what a command line says, and the parser that knows the options of callbacks
     "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"},
     "graphs": {"nn", "analysis", "data"},
-    "callbacks": {"nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
+    "loggers": {"atomic"},
+    "callbacks": {"loggers", "quiet", "nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
 }
 MAY_IMPORT["reproduce"] = {*MAY_IMPORT, "config", "integrations"}  # everything but the command line above it
 SEE_EVERYTHING = {"", "__main__", "cli", "integrations"}  # "" is acnet_pl/__init__.py

@@ -56,7 +56,7 @@ def test_metrics_of_every_epoch_are_in_the_csv(finished):
     epochs = [row["epoch"] for row in rows if row.get("val/top1") and row.get("equivalence/top1_agreement")]
     assert epochs[:2] == ["0", "1"]
     assert any(row.get("train/top1") for row in rows)
-    assert any(row.get("lr-SGD/pg1") for row in rows)
+    assert any(row.get("lr") for row in rows)
     assert any(row.get("rotation/rotate_90/top1") for row in rows)
     assert any(row.get("fused/macs_folded") for row in rows)
 
@@ -119,3 +119,24 @@ def test_without_a_seed_option_the_run_is_reproducible(tmp_path, small):
         (folder,) = (tmp_path / name).iterdir()
         weights.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_tensorboard_logs_into_the_run_folder(tmp_path, small):
+    assert main(["fit", *small, "--trainer.max_epochs", "1", "--runs_dir", str(tmp_path), "--name", "t",
+                 "--trainer.logger", "TensorBoardLogger"]) == 0  # fmt: skip
+    (folder,) = (tmp_path / "t").iterdir()
+    names = {path.relative_to(folder).parts[0] for path in folder.rglob("*")}
+    assert {"config.yaml", "metrics.csv", "fused.safetensors", "summary.json", "checkpoints", "pictures"} <= names
+    assert "wandb" not in names
+    assert any(name.startswith("events.out") for name in names)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["folder"] == str(folder)
+    assert summary["fused"]["path"] == str(folder / "fused.safetensors")
+
+
+def test_a_logger_that_is_not_installed(tmp_path, small, monkeypatch, capsys):
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning_fabric.loggers.tensorboard.{name}", False)
+    assert main(["fit", *small, "--runs_dir", str(tmp_path), "--trainer.logger", "TensorBoardLogger"]) == 1
+    assert "run pip install 'acnet-pl[tensorboard]'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

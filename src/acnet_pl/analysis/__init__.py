@@ -7,7 +7,7 @@ from acnet_pl.analysis.evaluation import accuracy
 from acnet_pl.analysis.inputs import Inputs, labels_of, network_inputs
 from acnet_pl.analysis.kernels import KernelMagnitude, kernel_magnitude
 from acnet_pl.analysis.locations import LOCATIONS, Location, location_mask
-from acnet_pl.analysis.plots import plot_kernel_magnitude, plot_pruning_curves
+from acnet_pl.analysis.plots import plot_confusion, plot_kernel_magnitude, plot_predictions, plot_pruning_curves
 from acnet_pl.analysis.pruning import PruningCurve, prune_by_location, pruning_curve
 from acnet_pl.analysis.rotation import (
     TRANSFORMS,
@@ -42,7 +42,9 @@ __all__ = [
     "labels_of",
     "location_mask",
     "network_inputs",
+    "plot_confusion",
     "plot_kernel_magnitude",
+    "plot_predictions",
     "plot_pruning_curves",
     "prune_by_location",
     "pruning_curve",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from acnet_pl.analysis.kernels import KernelMagnitude
 from acnet_pl.analysis.locations import Location
 from acnet_pl.analysis.pruning import PruningCurve
@@ -12,7 +14,7 @@ from acnet_pl.analysis.pruning import PruningCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_kernel_magnitude", "plot_pruning_curves"]
+__all__ = ["plot_confusion", "plot_kernel_magnitude", "plot_predictions", "plot_pruning_curves"]
 
 # The colour-blind-safe palette of Okabe and Ito; markers and dashes tell the curves apart in black and white too.
 _STYLES: dict[Location, tuple[str, str, str]] = {
@@ -111,3 +113,56 @@ def _check_panels(count: int, titles: Sequence[str]) -> None:
         raise ValueError("there is nothing to plot: give at least one result")
     if titles and len(titles) != count:
         raise ValueError(f"give as many `titles` as panels ({count}), or none; got {len(titles)}")
+
+
+def plot_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix: a row for each class, a column for each prediction, shares of the row as shades.
+
+    Args:
+        counts: ``(C, C)``, of images of a class (row) that were taken for a class (column).
+        names: Names of the C classes.
+    """
+    from matplotlib.figure import Figure
+
+    size = min(12.0, 2.0 + 0.3 * len(names))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="class")
+    if len(names) <= 30:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 20:
+        for row, line in enumerate(counts.tolist()):
+            for column, count in enumerate(line):
+                if count:
+                    shade = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(column, row, count, ha="center", va="center", fontsize=7, color=shade)
+    return figure
+
+
+def plot_predictions(images: Tensor, titles: Sequence[tuple[str, str]]) -> Figure:
+    """Draw images, each under its class and what it was taken for where that is another.
+
+    Args:
+        images: ``(N, C, H, W)``; scaled to the range of their own values unless they are within 0 and 1.
+        titles: Class and prediction of each.
+    """
+    from matplotlib.figure import Figure
+
+    if images.min() < -0.01 or images.max() > 1.01:
+        images = (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.4 * columns, 1.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, image, (label, guess) in zip(panels, images.clamp(0, 1), titles, strict=False):
+        picture = image.permute(1, 2, 0) if len(image) >= 3 else image[0]
+        axes.imshow(picture[..., :3].numpy() if len(image) >= 3 else picture.numpy(), cmap="gray")
+        axes.set_title(
+            label if label == guess else f"{label}: {guess}", fontsize=7, color="black" if label == guess else "red"
+        )
+    return figure

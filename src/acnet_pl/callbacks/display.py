@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.util import find_spec
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ModelSummary, RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich import get_console
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -17,10 +19,20 @@ __all__ = ["ConvSummary", "ProgressBar", "conv_table"]
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with loss and accuracies."""
+    """Lightning's rich progress bar with loss and accuracies; a line for each epoch in notebooks without ipywidgets."""
 
     def __init__(self) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_format=".3f"))
+        # There rich would show an empty output.
+        self._lines = get_console().is_jupyter and find_spec("ipywidgets") is None
+        super().__init__(refresh_rate=0 if self._lines else 100, theme=RichProgressBarTheme(metrics_format=".3f"))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what the epoch came to."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._lines and trainer.is_global_zero:
+            figures = self.get_metrics(trainer, pl_module)
+            numbers = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, (int, float)))
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *numbers, sep="  ")
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -32,7 +44,16 @@ class ProgressBar(RichProgressBar):
 
 
 class ConvSummary(Callback):
-    """Print, when fit starts, which kinds of convolution the network has: how many blocks, and what stayed plain."""
+    """Print, when fit starts, which kinds of convolution the network has: how many blocks, and what stayed plain.
+
+    Lightning's own model summary is not printed beside it.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Switch Lightning's summary off."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelSummary):
+                callback._max_depth = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table on rank zero."""

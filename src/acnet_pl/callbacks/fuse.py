@@ -15,11 +15,11 @@ from torch import nn
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
-from acnet_pl.callbacks.logging import log_file, log_scalars
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
 from acnet_pl.checkpoint import check_readable, read_checkpoint
 from acnet_pl.deploy import describe_inputs, example_inputs, load_fused, save_fused
+from acnet_pl.loggers import log_file, log_scalars
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
 

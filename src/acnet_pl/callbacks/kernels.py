@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from acnet_pl import analysis
 from acnet_pl.callbacks.subject import Subject
+from acnet_pl.loggers import log_figure
 from acnet_pl.nn import FusibleConv
 
 __all__ = ["KernelMagnitude", "commonest_kernel_size"]
@@ -20,7 +20,7 @@ class KernelMagnitude(Callback):
     """Log, every few epochs and after the last, where the network's kernels keep their weight.
 
     Logs ``kernels/skeleton`` and ``kernels/corner``, the shares of the average kernel magnitude matrix (Fig. 6) at
-    these locations, ``kernels/skeleton/<layer>`` for every layer, and to Weights & Biases the matrix as a heat map.
+    these locations, ``kernels/skeleton/<layer>`` for every layer, and the matrix as a heat map.
     Even weights would give 5/9 and 4/9. Blocks count folded. ``result`` holds the last matrices.
 
     Args:
@@ -64,10 +64,9 @@ class KernelMagnitude(Callback):
         shares = {f"{self._prefix}/{where}": self.result.share(where) for where in ("skeleton", "corner")}
         layers = {f"{self._prefix}/skeleton/{name}": self.result.share("skeleton", name) for name in self.result.layers}
         pl_module.log_dict({**shares, **layers}, rank_zero_only=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                figure = analysis.plot_kernel_magnitude(self.result, titles=[f"epoch {epoch}"])
-                logger.log_image(f"{self._prefix}/magnitude", [figure], step=trainer.global_step)
+        if trainer.loggers:
+            figure = analysis.plot_kernel_magnitude(self.result, titles=[f"epoch {epoch}"])
+            log_figure(trainer, f"{self._prefix}/magnitude", figure)
 
 
 def commonest_kernel_size(network: nn.Module) -> int | None:

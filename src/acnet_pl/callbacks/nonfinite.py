@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from acnet_pl.analysis.inputs import Inputs, network_inputs, tensors_of
-from acnet_pl.callbacks.logging import log_scalars
 from acnet_pl.callbacks.subject import Subject
+from acnet_pl.loggers import log_scalars
 from acnet_pl.nn.surgery.running import call
 
 __all__ = ["NonFiniteCheck", "NonFiniteLossError", "first_nonfinite"]

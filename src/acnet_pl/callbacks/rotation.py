@@ -15,8 +15,8 @@ from acnet_pl.analysis import Inputs, RotationAccuracy, RotationMetric, labels_o
 from acnet_pl.analysis.evaluation import require_logits
 from acnet_pl.analysis.inputs import describe_batch, sample_count
 from acnet_pl.analysis.rotation import TRANSFORMS
-from acnet_pl.callbacks.logging import log_table
 from acnet_pl.callbacks.subject import Subject, few
+from acnet_pl.loggers import log_table
 from acnet_pl.nn.precision import full_precision
 
 __all__ = ["RotationRobustness"]

@@ -17,9 +17,9 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from acnet_pl.callbacks.metrics_csv import MetricsCSV
 from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, check_readable, install_io, read_checkpoint
+from acnet_pl.loggers import MetricsCSV
 
 __all__ = ["RunCheckpoint", "newest_checkpoint"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,17 +11,32 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities import rank_zero_only
 
-from acnet_pl.callbacks import ConvSummary, EpochTimer, KeepFused, ProgressBar, RunCheckpoint
+from acnet_pl.callbacks import (
+    ConfusionMatrix,
+    ConvSummary,
+    EpochTimer,
+    KeepFused,
+    LearningRate,
+    ProgressBar,
+    RunCheckpoint,
+)
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
-from acnet_pl.cli.loggers import make_loggers, run_name, wandb_run_ends
+from acnet_pl.cli.loggers import (
+    in_run_folder,
+    know_run_folder,
+    make_loggers,
+    require_packages,
+    run_name,
+    wandb_run_ends,
+)
 from acnet_pl.cli.resume import find_run
 from acnet_pl.cli.summary import write_summary
 from acnet_pl.cli.torchrun import fresh_store
@@ -60,6 +74,7 @@ class CLI(RunOptions):
                 "runs/NAME/TIME/checkpoints/last.ckpt"
             )
         check_classes(self.config[self.subcommand])
+        require_packages(self.config[self.subcommand].trainer.get("logger"))
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's options from the checkpoint; refuse to where the user asked for another network.
@@ -102,9 +117,12 @@ class CLI(RunOptions):
         name = config.name or run_name(self.model.hparams)
         self._choose_run_folder(config, name)
         kwargs["default_root_dir"] = str(self.run_folder)
-        if config.trainer.get("logger") is None:
+        if config.trainer.get("logger") in (None, True):
             wandb = self.config_init[self.subcommand].wandb
             kwargs["logger"] = make_loggers(self.run_folder, name, wandb, self.model.hparams, self.datamodule)
+        elif config.trainer.logger is not False:
+            given = self.config_init[self.subcommand].trainer.logger
+            kwargs["logger"] = in_run_folder(self.run_folder, given, config.trainer.logger)
         trainer_config = {**self.config_init[self.subcommand].trainer, **kwargs}
         plugins = _with_safe_io(trainer_config.get("plugins"))
         if trainer_config.get("sync_batchnorm") and not any(isinstance(plugin, LayerSync) for plugin in plugins):
@@ -123,7 +141,7 @@ class CLI(RunOptions):
         trainer_config["enable_model_summary"] = False
         callbacks += [EpochTimer(), KeepFused()]
         if trainer_config.get("logger") is not False:
-            callbacks.append(LearningRateMonitor("step"))
+            callbacks += [LearningRate(), ConfusionMatrix()]
         return self._instantiate_trainer(trainer_config, callbacks)
 
     def _choose_run_folder(self, config: Namespace, name: str) -> None:
@@ -188,6 +206,7 @@ def run(args: Sequence[str]) -> Path:
     _tell_nodes_apart()
     _keep_advice_quiet()
     enable_installed()
+    know_run_folder()
     store = fresh_store()  # lives until this returns
     args = with_data_of_checkpoint(with_config_of_resumed(args))
     configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
@@ -227,16 +246,10 @@ def _keep_advice_quiet() -> None:
     """Silence what Lightning says about itself; what it says about the run stays."""
     for message in (".*args parameter is intended to run from within Python.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", message=".*add_instantiator.*")
-    # What acnet_pl's callbacks log is the same in all processes, or the first one's on purpose.
-    advice = r"It is recommended to use `self.log\('(equivalence|rotation|kernels|time)/"
-    warnings.filterwarnings("ignore", message=advice)
     # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
     warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -9,15 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers import tensorboard
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from acnet_pl.callbacks import MetricsCSV
 from acnet_pl.callbacks.sigterm import EXIT_TERMINATED
 from acnet_pl.cli.resume import wandb_id
 from acnet_pl.config.own_options import WandbOptions
+from acnet_pl.loggers import MetricsCSV, RunWandbLogger
 
-__all__ = ["backbone_name", "make_loggers", "run_name", "wandb_run_ends"]
+__all__ = [
+    "backbone_name",
+    "in_run_folder",
+    "know_run_folder",
+    "make_loggers",
+    "require_packages",
+    "run_name",
+    "wandb_run_ends",
+]
+
+_RUN_FOLDER = ""
 
 
 def make_loggers(
@@ -41,7 +53,7 @@ def make_loggers(
 
     kind = "plain" if _class_name(model["conv"]) == "PlainConv" else "acnet"
     dataset = getattr(data, "dataset", type(data).__name__.removesuffix("DataModule"))
-    logger = WandbLogger(
+    logger = RunWandbLogger(
         name=f"{name}/{folder.name}",
         id=wandb_id(folder),
         save_dir=str(folder),
@@ -53,8 +65,61 @@ def make_loggers(
         # Quiet, and hands off the terminal that the progress bar draws on.
         settings=wandb.Settings(silent=True, console="off"),
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it always
     return [*loggers, logger]
+
+
+def know_run_folder() -> None:
+    """Let loggers that a command line names do without ``save_dir``: `in_run_folder` gives them the run's."""
+    for kind in (CSVLogger, TensorBoardLogger):
+        signature = inspect.signature(kind.__init__)
+        parameters = [
+            parameter.replace(default=_RUN_FOLDER) if name == "save_dir" else parameter
+            for name, parameter in signature.parameters.items()
+        ]
+        vars(kind.__init__)["__signature__"] = signature.replace(parameters=parameters)
+
+
+def require_packages(options: Any) -> None:
+    """Check that what the loggers of a command line need is installed.
+
+    Args:
+        options: The configuration of ``trainer.logger``.
+
+    Raises:
+        ValueError: It is not.
+    """
+    for description in options if isinstance(options, (list, tuple)) else [options]:
+        name = str(getattr(description, "class_path", "")).rpartition(".")[2]
+        if name == "TensorBoardLogger" and not (
+            tensorboard._TENSORBOARD_AVAILABLE or tensorboard._TENSORBOARDX_AVAILABLE
+        ):
+            raise ValueError(
+                "--trainer.logger TensorBoardLogger: neither `tensorboard` nor `tensorboardX` is installed; run "
+                "pip install 'acnet-pl[tensorboard]'"
+            )
+
+
+def in_run_folder(folder: Path, given: Any, options: Any) -> list[Logger]:
+    """The loggers that a command line names, beside ``metrics.csv``, all in the run's folder unless they say another.
+
+    Args:
+        folder: The run's folder.
+        given: One or several loggers, as the command line made them.
+        options: Their configuration.
+    """
+    loggers: list[Logger] = [MetricsCSV(folder)]
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    descriptions = list(options) if isinstance(options, (list, tuple)) else [options]
+    for logger, description in zip(several, descriptions, strict=True):
+        arguments = dict(description.init_args)
+        if arguments.get("save_dir") in (_RUN_FOLDER, "."):
+            if isinstance(logger, CSVLogger):
+                continue  # metrics.csv is that already
+            if isinstance(logger, TensorBoardLogger):
+                arguments.update(name="", version="")
+            logger = type(logger)(**{**arguments, "save_dir": str(folder)})
+        loggers.append(logger)
+    return loggers
 
 
 @contextmanager

@@ -70,6 +70,12 @@ class ImageClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"`backbone` is a {type(backbone).__name__} that is built already; give what builds it, a class or "
+                "function of a conv builder and a number of classes, such as ImageClassifier(MyNet, ACBConv(), 10), or "
+                "train it in a LightningModule of your own: the callbacks work there too"
+            )
         conv = PlainConv() if conv is None else conv
         schedule = CosineSchedule() if schedule is None else schedule
         self.save_hyperparameters()
@@ -161,10 +167,14 @@ class ImageClassifier(LightningModule):
         """Count loss and accuracies of one validation batch."""
         self._evaluate(batch, "val", self.val_loss, self.val_accuracy)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count loss and accuracies of one test batch, in float32 whatever the Trainer's mixed precision."""
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        """Count loss and accuracies of one test batch, in float32 whatever the Trainer's mixed precision.
+
+        Returns:
+            The logits ``(N, num_classes)``, for callbacks; None of an empty batch.
+        """
         with full_precision(batch[0].device):
-            self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
+            return self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Class probabilities ``(N, num_classes)`` of one batch."""
@@ -199,8 +209,9 @@ class ImageClassifier(LightningModule):
 
     def _evaluate(
         self, batch: tuple[Tensor, Tensor], prefix: str, mean_loss: MeanMetric, accuracy: MetricCollection
-    ) -> None:
+    ) -> Tensor | None:
         images, labels = batch
+        logits: Tensor | None = None
         if len(labels):  # none are left where all are unreadable and may be skipped
             logits = self(images)
             mean_loss(F.cross_entropy(logits, labels), len(labels))
@@ -208,6 +219,7 @@ class ImageClassifier(LightningModule):
         self.log(f"{prefix}/loss", mean_loss, on_step=False, on_epoch=True)
         for name, metric in accuracy.items():
             self.log(name, metric, on_step=False, on_epoch=True, prog_bar=name.endswith("top1"))
+        return logits
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups: dict[str, list[nn.Parameter]] = {"kernel": [], "norm": [], "bias": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -257,6 +258,10 @@ class FusibleConv(nn.Module, ABC):
                     f"`{name}` holds {bad} NaN or infinite value{'s' * (bad > 1)} of {tensor.numel()}; the training "
                     "diverged: fold a checkpoint from before that"
                 )
+
+    def __repr__(self) -> str:
+        """Show the layers that there are."""
+        return re.sub(r"\n *\(\w+\): None(?=\n)", "", super().__repr__())
 
     def extra_repr(self) -> str:
         """The convolution's arguments, as nn.Conv2d shows them."""

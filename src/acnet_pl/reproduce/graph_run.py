@@ -15,7 +15,6 @@ from torch import Tensor
 
 from acnet_pl.analysis import compare, complexity, rotation_accuracy
 from acnet_pl.atomic import atomic_path, remove_unfinished
-from acnet_pl.callbacks import MetricsCSV
 from acnet_pl.callbacks.equivalence import EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
@@ -24,6 +23,7 @@ from acnet_pl.data.in_memory import InMemoryDataModule
 from acnet_pl.data.training_loader import TrainingSampler
 from acnet_pl.deploy import save_fused
 from acnet_pl.graphs import Batching, DeviceImages, Momentum, NetworkTraining, evaluate
+from acnet_pl.loggers import MetricsCSV
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import fuse_model
@@ -116,8 +116,7 @@ class GraphRun:
         every = int(self.planned.config["trainer"]["log_every_n_steps"] or 50)
         for number, loss in enumerate(losses, epoch * steps + 1):
             if number % every == 0:
-                rates = enumerate(self.training.learning_rates(number - 1), 1)
-                row: dict[str, Tensor | float] = {f"lr-SGD/pg{group}": rate for group, rate in rates}
+                row: dict[str, Tensor | float] = {"lr": self.training.learning_rates(number - 1)[0]}
                 row |= {"epoch": epoch, "train/loss": loss}
                 self._csv.log_metrics(row, step=number - 1)
         last = (epoch + 1) * steps - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from html import escape
 
 from torch import nn
 
@@ -66,12 +67,25 @@ class ConversionReport:
         """One dict for each convolution, for loggers and data frames."""
         return [asdict(layer) for layer in self.layers]
 
-    def __str__(self) -> str:
+    def _table(self) -> list[tuple[str, ...]]:
         head = ("convolution", "layer", "becomes", "with batch norm", "note")
-        rows = [
-            (entry.name, entry.layer, "block" if entry.converted else "-", entry.norm or "-", entry.reason)
-            for entry in self.layers
+        return [
+            head,
+            *(
+                (entry.name, entry.layer, "block" if entry.converted else "-", entry.norm or "-", entry.reason)
+                for entry in self.layers
+            ),
         ]
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        head, *rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._table())
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        total = escape(str(self).splitlines()[-1])
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{total}</p>"
+
+    def __str__(self) -> str:
+        head, *rows = self._table()
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [head, tuple("-" * width for width in widths), *rows]
         table = "\n".join(

@@ -1,0 +1,25 @@
+"""The scripts of the documentation run as a reader would run them, without a warning."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted(Path(__file__).parents[1].joinpath("docs/examples").glob("*.py"))
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"fit_in_ten_lines", "own_module"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+    ignored = ["ignore:The '", "ignore:You defined"]  # advice on worker processes, which differs between machines
+    warnings = [option for text in ("error", *ignored[:1]) for option in ("-W", text)]
+    done = subprocess.run(
+        [sys.executable, *warnings, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Fused the last weights" in done.stderr + done.stdout
+    assert len(list(tmp_path.rglob("fused.safetensors"))) == 1
