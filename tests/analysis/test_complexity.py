@@ -48,6 +48,13 @@ def test_macs_are_those_of_the_forward_pass_in_training(
     assert one_conv_a_block == (branch_norm is not True)
 
 
+def test_macs_of_a_share_of_the_batch(small_net: Callable[..., nn.Module]) -> None:
+    net = small_net(ACBConv(statistics_share=0.25)).train()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.randn(8, 3, 10, 10))
+    assert complexity(net, (3, 10, 10)).macs == counter.get_total_flops() // 2 // 8
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_single_layer_by_hand(groups: int) -> None:
     layer = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=groups, bias=True)

@@ -221,7 +221,7 @@ def test_is_shown_counted_and_explained(builder: ConvBuilder, randomise: Any) ->
     assert next(iter(table.columns[0].cells)) == f"{type(block).__name__} 3×3 ({shown})"
     fused = complexity(fuse_model(nn.Sequential(block)), (4, 8, 8)).macs
     assert fused == 4 * 4 * 9 * 8 * 8
-    assert (complexity(block, (4, 8, 8)).macs > fused) == block.trains_apart
+    assert (complexity(block, (4, 8, 8)).macs > fused) == bool(block.share_apart)
 
 
 def concrete_blocks() -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.analysis.evaluation import evaluating, placed
 from acnet_pl.analysis.inputs import sample_count, tensors_of
-from acnet_pl.nn import FusibleConv, explicit_branches
+from acnet_pl.nn import FusibleConv, explicit_branches, keep_fused
 from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Complexity", "complexity"]
@@ -48,8 +49,8 @@ def complexity(
     Counted are convolutions and matrix products (linear layers, attention), as half the FLOPs that
     ``torch.utils.flop_counter`` reports; not biases, batch norms, activations and pooling. A block counts as what a
     training step's forward pass computes: every branch where each has its own batch norm, one convolution of the summed
-    kernel where batch norm follows the sum. Count the fused copy for the cost of deployment. The model, its mode and
-    its buffers stay as they are.
+    kernel where batch norm follows the sum, both where branches are evaluated on a share of the batch. Count the fused
+    copy for the cost of deployment. The model, its mode and its buffers stay as they are.
 
     Args:
         model: Takes images ``(N, C, H, W)``, or the example.
@@ -71,13 +72,34 @@ def complexity(
         example_input = torch.zeros(1, *input_shape)
     inputs = placed(model, example_input)
     shape = next((tuple(tensor.shape[1:]) for tensor in tensors_of(inputs)), ())
+    with evaluating(model), keep_fused(model):
+        call(model, inputs)  # after which the fused kernels are kept, whose making does not depend on the input
+        flops, fused = _flops(model, inputs)
+        with explicit_branches(model):
+            _, apart = _flops(model, inputs)
+    for block in fused:
+        share = block.share_apart
+        flops += round(share * apart[block]) - (fused[block] if share == 1 else 0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Complexity(parameters, flops // 2 // max(1, sample_count(inputs)), shape)
+
+
+def _flops(model: nn.Module, inputs: Any) -> tuple[int, dict[FusibleConv, int]]:
+    """Count what one evaluation takes, in all and in each block that it calls."""
     counter = FlopCounterMode(display=False)
-    # In eval mode a block would use its fused kernel.
-    blocks = [module for module in model.modules() if isinstance(module, FusibleConv)]
-    with evaluating(model), explicit_branches(nn.ModuleList(block for block in blocks if block.trains_apart)):
-        if not all(block.trains_apart or block.is_plain for block in blocks):
-            call(model, inputs)  # after which they keep the kernel, whose making does not depend on the input
+    blocks: dict[FusibleConv, int] = {}
+
+    def before(block: FusibleConv, args: Any) -> None:
+        blocks[block] = blocks.get(block, 0) - counter.get_total_flops()
+
+    def after(block: FusibleConv, args: Any, output: Any) -> None:
+        blocks[block] += counter.get_total_flops()
+
+    with ExitStack() as hooks:
+        for block in model.modules():
+            if isinstance(block, FusibleConv):
+                hooks.callback(block.register_forward_pre_hook(before).remove)
+                hooks.callback(block.register_forward_hook(after).remove)
         with counter:
             call(model, inputs)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Complexity(parameters, counter.get_total_flops() // 2 // max(1, sample_count(inputs)), shape)
+    return counter.get_total_flops(), blocks

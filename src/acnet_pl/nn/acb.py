@@ -200,6 +200,11 @@ class ACBlock(FusibleConv):
     def statistics_share(self, share: float) -> None:
         self._share = share_fraction(share, self.branch_norm)
 
+    @property
+    def share_apart(self) -> float:
+        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        return self.statistics_share if self.norm is None else 0.0
+
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, those in the branches to γ = ``gamma_init``."""
         main: Tensor | None = None

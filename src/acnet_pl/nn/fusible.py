@@ -134,9 +134,9 @@ class FusibleConv(nn.Module, ABC):
         """
 
     @property
-    def trains_apart(self) -> bool:
-        """Whether a training step evaluates the branches one by one, and not one convolution of their sum."""
-        return self.norm is None
+    def share_apart(self) -> float:
+        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        return 1.0 if self.norm is None else 0.0
 
     def fuse_sum(self) -> Fused:
         """Return the kernel and bias of the sum of the branches, as `fuse_branches` gives them (Eq. 6-7)."""
