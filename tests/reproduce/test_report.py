@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 import statistics
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from acnet_pl.analysis import LOCATIONS
 from acnet_pl.deploy import save_fused
 from acnet_pl.modules.architecture import build_network
 from acnet_pl.nn import fuse_model
-from acnet_pl.reproduce import TARGETS, charts, html
+from acnet_pl.reproduce import TARGETS, plots
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import write_report
@@ -70,7 +72,7 @@ def test_the_json_holds_mean_std_and_pairs(report: tuple[Path, GridResult]) -> N
 def test_the_markdown_marks_what_is_missing_and_what_departs(report: tuple[Path, GridResult]) -> None:
     text = (report[0] / "report.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| Cifar-quick |")]
-    assert "| 83.13 | 84.24 | +1.11 |" in row
+    assert row.endswith("| 3 | 83.13 | 84.24 | +1.11 | 86.20 | 86.87 | +0.67 |")
     assert "| 83.10 ± 0.46 | 84.10 ± 0.46 | **+1.00 ± 0.17** | +0.57 to +1.43 | +1.20, +0.90, +0.90 | 3 |" in row
     (row,) = [line for line in text.splitlines() if line.startswith("| VGG-16 |")]
     assert "| 90.00 (1 of 3) |" in row
@@ -152,7 +154,7 @@ def test_a_run_from_before_testing_in_float32_has_the_accuracy_of_its_equivalenc
 
 def test_links_to_runs_are_relative_and_lead_there(report: tuple[Path, GridResult]) -> None:
     folder, _ = report
-    links = re.findall(r'<td class="label"><a href="([^"]+)"', (folder / "report.html").read_text())
+    links = re.findall(r'<td class="label"[^>]*><a href="([^"]+)"', (folder / "report.html").read_text())
     assert len(links) == 9
     assert all(not Path(link).is_absolute() and (folder / link / "config.yaml").is_file() for link in links)
 
@@ -160,7 +162,7 @@ def test_links_to_runs_are_relative_and_lead_there(report: tuple[Path, GridResul
 class Tags(HTMLParser):
     """Collects what a browser would fetch, and whether all tags are closed."""
 
-    VOID = ("meta", "link", "br", "line", "rect", "circle", "polyline", "polygon")
+    VOID = ("meta", "link", "br", "img", "source")
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class Tags(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         for name, value in attrs:
-            if name == "src" or (name == "href" and tag == "link"):
+            if name in ("src", "srcset") or (name == "href" and tag == "link"):
                 self.fetched.append(value or "")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -188,12 +190,15 @@ def test_the_page_is_well_formed_and_fetches_nothing(report: tuple[Path, GridRes
     tags = Tags()
     tags.feed(text)
     assert tags.open == []
-    assert tags.fetched == ["data:,"]
+    assert all(address.startswith("data:") for address in tags.fetched)
     assert "url(" not in text
     assert "@import" not in text
     assert "<script" not in text
     assert tags.count["table"] >= 3
-    assert tags.count["svg"] >= 1
+    assert tags.count["img"] == tags.count["picture"] == 9  # three courses of each network with a run
+    svg = base64.b64decode(tags.fetched[1].rpartition(",")[2]).decode()
+    ElementTree.fromstring(svg)
+    assert "Cifar-quick" in svg
 
 
 def test_the_page_escapes_what_it_is_given(
@@ -209,12 +214,23 @@ def test_the_page_escapes_what_it_is_given(
     assert "&lt;b&gt;&amp;" in page
 
 
-def test_the_page_has_a_colour_for_every_variant_and_place() -> None:
-    css = (Path(html.__file__).parent / "report.css").read_text()
+@pytest.mark.parametrize(("theme", "page"), [(plots.LIGHT, "#ffffff"), (plots.DARK, "#14171a")])
+def test_every_variant_and_place_has_a_colour_that_stands_out(theme: plots.Theme, page: str) -> None:
     most = max(len(load_grid(name).variants) for name in TARGETS)
-    for style in range(max(most, len(LOCATIONS))):
-        assert f".s{style} {{ stroke: var(--c{style}); }}" in css
-        assert len(re.findall(rf"--c{style}: #[0-9a-f]{{6}};", css)) == 2, "one for light, one for dark"
+    assert len({*theme.colours}) == len(theme.colours) >= max(most, len(LOCATIONS))
+
+    def luminance(colour: str) -> float:
+        """Relative luminance (WCAG 2.2)."""
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    def contrast(colour: str) -> float:
+        low, high = sorted((luminance(colour), luminance(page)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert min(map(contrast, theme.colours)) >= 3  # of graphics
+    assert min(map(contrast, (theme.ink, theme.soft))) >= 4.5  # of text
 
 
 def test_what_training_costs_stands_beside_what_it_gains(
@@ -229,8 +245,8 @@ def test_what_training_costs_stands_beside_what_it_gains(
             fabricate(run, 0.9, seconds=seconds[run.run.variant][run.run.seed])
     result = GridResult(grid, [RunResult.of(run) for run in runs], "cosine", "last", 5)
     text = write_report(tmp_path, {"cheaper": result}, []).with_name("report.md").read_text()
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| Cifar-quick |")]
-    ends = {row[1]: tuple(row[-2:]) for row in rows}
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    ends = {row[0]: tuple(row[-2:]) for row in rows}
     macs = {run.run.variant: run.macs for run in runs}
     full = macs["acb"] / macs["plain"]
     assert ends["plain"] == ("1.00", "1.00")
@@ -239,15 +255,39 @@ def test_what_training_costs_stands_beside_what_it_gains(
     assert ends["ACNet, folded after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")
 
 
-def test_no_title_of_a_heat_map_is_wider_than_the_map() -> None:
-    titles = {variant.title for name in TARGETS for variant in load_grid(name).variants}
-    for title in titles:
-        svg = charts.heat_map([[0.5] * 3] * 3, title)
-        lines = re.findall(r'<text class="title"[^>]*>([^<]*)<', svg)
-        assert " ".join(lines) == title
-        assert max(map(len, lines)) <= 26
-        first_cell = min(float(y) for y in re.findall(r'<rect[^>]* y="([\d.]+)"', svg))
-        assert first_cell > max(float(y) for y in re.findall(r'<text class="title"[^>]* y="([\d.]+)"', svg))
+@pytest.mark.parametrize(
+    ("plain", "acnet", "said"),
+    [
+        ((0.80, 0.81, 0.80), (0.81, 0.82, 0.811), "+1.03 points (95% interval +0.89 to +1.18, 3 pairs)."),
+        (
+            (0.80, 0.81, 0.80),
+            (0.79, 0.79, 0.80),
+            "this may be chance, and a gain of this size needs about 7 pairs more.",
+        ),
+        ((0.80,), (0.81,), "for one seed; a gain needs at least 2."),
+    ],
+)
+def test_the_headline_says_what_came_out_and_what_it_would_take(
+    plain: tuple[float, ...],
+    acnet: tuple[float, ...],
+    said: str,
+    tmp_path: Path,
+    parser: SettingsParser,
+    fabricate: Callable[..., Path],
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=tuple(range(len(plain))), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    for run in runs:
+        fabricate(run, (plain if run.run.variant == "plain" else acnet)[run.run.seed])
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    page = write_report(tmp_path / "out", {"table1": result}, []).read_text()
+    (headline,) = re.findall(r'<p class="headline">(.*?)</p>', page)
+    assert headline.startswith(
+        "Cifar-quick: ACNet 8" if acnet[0] > 0.8 else "Cifar-quick: ACNet 79.33 % against plain 80.33 %"
+    )
+    assert headline.endswith(said)
+    kinds = re.findall(r'<td class="(gain|loss|fall)"', page)
+    assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance" in said else [])
 
 
 def test_pruning_curves_that_are_still_to_be_computed_are_named(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
-__all__ = ["Block", "Cell", "Commands", "Figure", "Notice", "Points", "Section", "Table", "Text"]
+from acnet_pl.reproduce.plots import Chart
+
+__all__ = ["Block", "Cell", "Commands", "Figure", "Headline", "Notice", "Points", "Section", "Table", "Text"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Cell:
 
     Attributes:
         text: What it says.
-        kind: "" for a number, "label" for words, "strong", "loss" for a gain below zero, "quiet", or "missing".
+        kind: "" for a number, "label" for words, "quiet", "missing"; of gains, "gain" or "loss" where the interval is
+            above or below zero, "fall" for one below zero whose interval includes it.
         link: Where it leads, if anywhere.
         note: What is shown on pointing at it.
     """
@@ -34,12 +38,35 @@ class Table:
         columns: Headings.
         rows: As many cells each as there are columns.
         groups: ``(heading, number of columns)`` from left to right, over all columns; empty for none.
+        cards: On a narrow screen each row becomes a card, so that no column is out of sight.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     groups: Sequence[tuple[str, int]] = ()
+    cards: bool = False
+
+    @property
+    def words(self) -> set[int]:
+        """Columns that hold words."""
+        return {index for row in self.rows for index, cell in enumerate(row) if cell.kind == "label"}
+
+    @property
+    def headings(self) -> list[str]:
+        """The group over each column; empty for none."""
+        return [heading for heading, width in self.groups for _ in range(width)] or [""] * len(self.columns)
+
+    @property
+    def labels(self) -> list[str]:
+        """What each column is called where its heading stands alone: with the group, if several have that heading."""
+        pairs = zip(self.headings, self.columns, strict=True)
+        return [f"{group}: {column}" if self.columns.count(column) > 1 else column for group, column in pairs]
+
+    @property
+    def starts(self) -> set[int]:
+        """Columns that a group begins with, but for the first."""
+        return {*accumulate(width for _, width in self.groups)} - {len(self.columns)}
 
 
 @dataclass(frozen=True)
@@ -47,8 +74,15 @@ class Figure:
     """Charts side by side, and the numbers in them."""
 
     caption: str
-    charts: Sequence[str]
+    charts: Sequence[Chart]
     numbers: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What came out, in a sentence each."""
+
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +117,7 @@ class Commands:
     folded: bool = False
 
 
-Block = Table | Figure | Notice | Text | Points | Commands
+Block = Headline | Table | Figure | Notice | Text | Points | Commands
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ _ALWAYS = (
     "Last epoch: the article does not say which epoch its accuracies are of, and the authors' log script averages the "
     "last five evaluations; here the last epoch's weights are tested, unless --select says otherwise.",
     "Initial weights: kernels and fully connected layers are drawn as PyTorch draws them, as in the authors' code; the "
-    "article says nothing. Results under the Kaiming fan-out draw (`draw: fan_out`) are not comparable.",
+    "article says nothing. Results under the Kaiming fan-out draw (draw: fan_out) are not comparable.",
 )
 _NORMALISED = (
     "Images: normalised by mean and standard deviation of the training images; the authors' code has (0.5, 0.5, 0.5), "

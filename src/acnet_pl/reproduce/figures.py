@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from acnet_pl.analysis import KernelMagnitude
 from acnet_pl.reproduce.blocks import Cell, Figure, Table
-from acnet_pl.reproduce.charts import Series, heat_map, line_chart
+from acnet_pl.reproduce.plots import Chart, Series, heat_map, line_chart
 from acnet_pl.reproduce.pruning import PruningSummary
 from acnet_pl.reproduce.results import GridResult
 
@@ -135,7 +135,7 @@ def _pruned(curve: PruningSummary, index: int) -> str:
     return text + (f" ({100 * curve.over_draws[index]:.1f})" if curve.over_draws else "")
 
 
-def _training(result: GridResult) -> Iterator[str]:
+def _training(result: GridResult) -> Iterator[Chart]:
     for model in result.grid.models:
         for name, label, factor in _COURSES:
             series: list[Series] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from acnet_pl.reproduce.blocks import Block, Cell, Commands, Figure, Notice, Points, Section, Table, Text
+from acnet_pl.reproduce.blocks import Block, Cell, Commands, Figure, Headline, Notice, Points, Section, Table, Text
 
 __all__ = ["render_markdown"]
 
@@ -32,6 +32,8 @@ def _block(block: Block) -> Iterator[str]:
         if block.numbers:
             yield block.caption
         yield from map(_table, block.numbers)
+    elif isinstance(block, Headline):
+        yield from (f"**{_plain(line)}**" for line in block.lines)
     elif isinstance(block, Notice):
         yield "\n".join([f"> **{_plain(block.title)}**", *(f"> - {_plain(line)}" for line in block.lines)])
     elif isinstance(block, Points):
@@ -44,12 +46,9 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _table(table: Table) -> str:
-    headings = []
-    groups = [heading for heading, width in table.groups for _ in range(width)] or [""] * len(table.columns)
-    for group, column in zip(groups, table.columns, strict=True):
-        headings.append(f"{group}: {column}" if group else column)
-    words = {index for row in table.rows for index, cell in enumerate(row) if cell.kind == "label"}
-    ruler = [":--" if index in words else "--:" for index in range(len(headings))]
+    pairs = zip(table.headings, table.columns, strict=True)
+    headings = [f"{group}: {column}" if group else column for group, column in pairs]
+    ruler = [":--" if index in table.words else "--:" for index in range(len(headings))]
     lines = [_row(headings), _row(ruler), *(_row([_cell(cell) for cell in row]) for row in table.rows)]
     return f"{_plain(table.caption)}\n\n" + "\n".join(lines)
 
@@ -58,7 +57,7 @@ def _cell(cell: Cell) -> str:
     text = _plain(cell.text)
     if cell.link:
         return f"[{text}](<{cell.link}>)"
-    return f"**{text}**" if cell.kind in ("strong", "loss") else text
+    return f"**{text}**" if cell.kind in ("gain", "loss") else text
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.provenance import versions
-from acnet_pl.reproduce.blocks import Block, Commands, Notice, Points, Section, Table, Text
+from acnet_pl.reproduce.blocks import Block, Commands, Headline, Notice, Points, Section, Table, Text
 from acnet_pl.reproduce.blocks import Cell as _Cell
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.figures import figures
+from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.html import render_html
 from acnet_pl.reproduce.markdown import render_markdown
 from acnet_pl.reproduce.results import GridResult
@@ -64,6 +65,9 @@ def write_report(output: Path, results: Mapping[str, GridResult], command: Seque
 
 
 def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
+    said = list(headlines(result))
+    if said:
+        yield Headline(said)
     recipe = result.grid.recipes[result.recipe].title
     seeds = ", ".join(map(str, result.seeds))
     yield Text(f"Recipe: {recipe}. Data: {result.data}. Seeds: {seeds}. Figures: {result.protocol}.")

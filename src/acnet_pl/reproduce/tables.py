@@ -55,82 +55,82 @@ def run_table(result: GridResult, output: Path) -> Table:
                 _number(equivalence.get("max_rel_difference"), 1, "{:.1e}"),
             )
         )
-    return Table(
-        "Every run; its name leads to its folder. Fold error is relative, on all validation images.", columns, rows
-    )
+    caption = "Every run; its name leads to its folder. Fold error is relative, on all validation images."
+    return Table(caption, columns, rows, cards=True)
 
 
 def _pairs(result: GridResult, measure: Measure) -> Table:
     grid = result.grid
     base, other = grid.variants[0], grid.variants[-1]
     alone = base is other
-    groups: list[tuple[str, int]] = [("", 1)]
-    columns = ["model"]
+    adjusted = result.adjusted(measure)
+    headings = _gain_headings(adjusted)
+    groups: list[tuple[str, int]] = [("", 1), ("here", 1 if alone else 2 + len(headings))]
+    columns = ["model", *([base.title] if alone else [base.title, other.title, *headings])]
     sources = [published for published in _ordered(result) if any(key[2] == measure.key for key in published.values)]
     for published in sources:
         groups.append((_source(published, result), 3))
         columns += ["plain", "ACNet", "gain of one run"]
-    adjusted = result.adjusted(measure)
-    headings = _gain_headings(adjusted)
-    groups.append(("here", 1 if alone else 2 + len(headings)))
-    columns += [base.title] if alone else [base.title, other.title, *headings]
     rows = []
     for model in grid.models:
         row = [Cell(model.title, "label")]
+        for variant in (base,) if alone else (base, other):
+            row.append(_mean(result.sample(model.key, variant.key, measure), result))
+        if not alone:
+            row += _difference(result.gain(model.key, other.key, measure), adjusted, (model.key, other.key))
         for published in sources:
             plain = published.values.get((model.key, "plain", measure.key))
             acnet = published.values.get((model.key, "acb", measure.key))
             single = "" if plain is None or acnet is None else _signed(acnet - plain)
             row += [_quiet(plain), _quiet(acnet), Cell(single, "quiet")]
-        for variant in (base,) if alone else (base, other):
-            row.append(_mean(result.sample(model.key, variant.key, measure), result))
-        if not alone:
-            gain = result.gain(model.key, other.key, measure)
-            row += _difference(gain, adjusted, (model.key, other.key))
         rows.append(row)
-    return Table(_caption(result, measure), columns, rows, groups)
+    return Table(_caption(result, measure), columns, rows, groups, cards=True)
 
 
 def _variants(result: GridResult) -> Table:
     grid = result.grid
     first = grid.measures[0]
     sources = _ordered(result)
-    groups, columns = [("", 2)], ["model", "variant"]
+    several = len(grid.models) > 1
+    has_gain = len(grid.variants) > 1 and grid.variants[0].is_plain
+    has_costs = grid.costs and grid.variants[0].is_plain
+    adjusted = result.adjusted(first) if has_gain else {}
+    headings = _gain_headings(adjusted)
+    columns = [*(["model"] if several else []), "variant"]
+    groups = [("", len(columns))]
     for measure in grid.measures:
         groups.append((measure.title if sources else "", 1 + len(sources)))
-        columns += [*(_source(published, result) for published in sources), "here" if sources else measure.title]
-    has_gain = len(grid.variants) > 1 and grid.variants[0].is_plain
-    if has_gain:
-        adjusted = result.adjusted(first)
-        headings = _gain_headings(adjusted)
-        groups.append((f"{first.title}, gain over plain", len(headings)))
-        columns += headings
-    has_costs = grid.costs and grid.variants[0].is_plain
+        columns += ["here" if sources else measure.title, *(_source(published, result) for published in sources)]
+        if has_gain and measure is first:
+            groups.append((f"{first.title}, gain over plain", len(headings)))
+            columns += headings
     if has_costs:
         groups.append(("training, × plain", 2))
         columns += ["multiplications", "time"]
     rows = []
     for model in grid.models:
         for variant in grid.variants:
-            row = [Cell(model.title, "label"), Cell(variant.title, "label")]
+            row = [*([Cell(model.title, "label")] if several else []), Cell(variant.title, "label")]
             for measure in grid.measures:
-                row += [_quiet(source.values.get((model.key, variant.key, measure.key))) for source in sources]
                 row.append(_mean(result.sample(model.key, variant.key, measure), result))
-            if has_gain and variant.is_plain:
-                row += [Cell("", "quiet")] * len(headings)
-            elif has_gain:
-                row += _difference(result.gain(model.key, variant.key, first), adjusted, (model.key, variant.key))
+                row += [_quiet(source.values.get((model.key, variant.key, measure.key))) for source in sources]
+                if has_gain and measure is first:
+                    gain, key = result.gain(model.key, variant.key, first), (model.key, variant.key)
+                    empty = [Cell("", "quiet")] * len(headings)
+                    row += empty if variant.is_plain else _difference(gain, adjusted, key)
             if has_costs:
                 ratios = result.time_ratios(model.key, variant.key)
                 row.append(_number(result.macs_ratio(model.key, variant.key), 1, "{:.2f}"))
                 row.append(_number(median(ratios) if ratios else None, 1, "{:.2f}"))
             rows.append(row)
     caption = _caption(result, None)
+    if not several:
+        caption = f"{grid.models[0].title}. {caption}"
     if has_costs:
         caption += (
             " Time is the median over pairs, and worth as much as the machine was quiet; multiplications are counted."
         )
-    return Table(caption, columns, rows, groups)
+    return Table(caption, columns, rows, groups, cards=True)
 
 
 def _caption(result: GridResult, measure: Measure | None) -> str:
@@ -170,7 +170,8 @@ def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float], key: tu
     p = [_probability(adjusted.get(key))] if len(adjusted) > 1 else []
     if interval is None:
         return [Cell("needs 2 pairs", "missing"), Cell("", "missing"), *p, by_seed, Cell(str(gain.n))]
-    cells = [Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}", "strong" if gain.mean >= 0 else "loss")]
+    kind = "gain" if interval[0] > 0 else "loss" if interval[1] < 0 else "fall" if gain.mean < 0 else ""
+    cells = [Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}", kind)]
     return [*cells, Cell(" to ".join(map(_signed, interval))), *p, by_seed, Cell(str(gain.n))]
 
 

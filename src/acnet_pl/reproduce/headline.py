@@ -1,0 +1,42 @@
+"""Say in a sentence for each network what a grid has shown so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.statistics import CONFIDENCE, pairs_needed
+
+__all__ = ["headlines"]
+
+
+def headlines(result: GridResult) -> Iterator[str]:
+    """A sentence for each network with a finished pair of plain network and ACNet.
+
+    Args:
+        result: The grid.
+    """
+    base, measure = result.grid.variants[0], result.grid.measures[0]
+    other = next((variant for variant in result.grid.variants if variant.key == "acb"), result.grid.variants[-1])
+    if other is base or not base.is_plain:
+        return
+    for model in result.grid.models:
+        gain = result.gain(model.key, other.key, measure)
+        if not gain.n:
+            continue
+        plain, own = (
+            sum(result.sample(model.key, variant.key, measure).values[seed] for seed in gain.values) / gain.n
+            for variant in (base, other)
+        )
+        said = f"{model.title}: {other.title} {own:.2f} % against plain {plain:.2f} %"
+        interval = gain.interval()
+        if interval is None or gain.std is None:
+            yield f"{said} for one seed; a gain needs at least 2."
+            continue
+        mean, low, high = (f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in (gain.mean, *interval))
+        said += f", {mean} points ({CONFIDENCE:.0%} interval {low} to {high}, {gain.n} pairs)"
+        if interval[0] <= 0 <= interval[1]:
+            said += "; this may be chance"
+            more = pairs_needed(gain.mean, gain.std) - gain.n if gain.mean else 0
+            said += f", and a gain of this size needs about {more} pairs more" if 0 < more <= 100 else ""
+        yield f"{said}."
