@@ -111,14 +111,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
+        self.write(buffer.getbuffer(), path, **(storage_options or {}))
+
+    def write(self, content: bytes | memoryview, path: str | Path, previous: str | Path | None = None) -> None:
+        """Write the bytes of a checkpoint; arguments and errors are those of `save_checkpoint`."""
         try:
-            with atomic_path(path, **(storage_options or {})) as unfinished:
-                unfinished.write_bytes(buffer.getbuffer())
+            with atomic_path(path, previous) as unfinished:
+                unfinished.write_bytes(content)
         except OSError as error:
             full = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise OSError(
                 error.errno,
-                f"cannot write a checkpoint of {buffer.tell() / 1e6:.1f} MB: {error.strerror}. The earlier checkpoints "
+                f"cannot write a checkpoint of {len(content) / 1e6:.1f} MB: {error.strerror}. The earlier checkpoints "
                 f"are whole{full} and start the same command with --resume auto",
                 str(path),
             ) from error

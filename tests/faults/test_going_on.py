@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import warnings
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from acnet_pl.callbacks import RunCheckpoint
-from acnet_pl.config.run_folder import Claim
+from acnet_pl.config.files import run_order
+from acnet_pl.config.run_folder import Claim, make_run_folder
 
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 FIRST = ["at", STEP, 1]
@@ -133,7 +135,7 @@ def test_processes_that_do_not_agree_are_stopped() -> None:
 
     trainer: Any = SimpleNamespace(strategy=Strategy(), default_root_dir="runs/a", fast_dev_run=False, global_rank=1)
     with pytest.raises(ValueError, match=r"process 1 was to go on from None and process 0 from runs/a"):
-        RunCheckpoint().setup(trainer, Any, "fit")  # type: ignore[arg-type]
+        RunCheckpoint(enabled=False).setup(trainer, Any, "fit")  # type: ignore[arg-type]
 
 
 def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:
@@ -164,6 +166,23 @@ def test_what_a_killed_run_has_started_does_not_hold_its_folder(tmp_path: Path) 
         os.kill(worker, signal.SIGKILL)
 
 
+def test_the_newest_run_is_the_one_made_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        times = iter([10, 10, 12, 3, 3, 11, 13])  # set back after the third
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Clock:
+            return cls(2026, 1, 1, 0, 0, next(cls.times))
+
+    monkeypatch.setattr("acnet_pl.config.run_folder.datetime", Clock)
+    monkeypatch.setenv("ACNET_PL_RUN_FOLDER", "")
+    suffixes = ["", "", "", "-test", "", "", ""]
+    made = [make_run_folder(str(tmp_path), "run", suffix) for suffix in suffixes]
+    assert sorted(tmp_path.glob("run/*"), key=run_order) == made
+    assert made[4].name == "2026-01-01T00-00-12-3"
+    assert made[6].name == "2026-01-01T00-00-13"
+
+
 def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -181,6 +200,10 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_143(mortal: Any, undisturbed
     assert "Traceback" not in output
     run = run_of(tmp_path)
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
+    # In the middle of a validation, too: the state before the last batch of training, 3 epochs of 11 batches.
+    output, _ = mortal.run(tmp_path, death=["told", "acnet_pl.modules:ImageClassifier.validation_step", 1])
+    assert "Stopped by SIGTERM" in output
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 21
     # Outside of training there is nothing to write.
     before = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     output, _ = mortal.run(tmp_path, death=["told", "acnet_pl.modules:ImageClassifier.test_step", 1])

@@ -14,9 +14,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loops.progress import _StartedTracker
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
-from torchmetrics import Metric
 
+from acnet_pl.callbacks.before_validation import BeforeValidation
+from acnet_pl.callbacks.metric_states import load_metric_states, metric_states
 from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, check_readable, install_io, read_checkpoint
 from acnet_pl.loggers import MetricsCSV
@@ -37,9 +37,9 @@ class RunCheckpoint(Callback):
     seeded from the run's seed, the process and the number of the batch. On a CPU, with ``trainer.deterministic``, a
     resumed run ends with the same bits as an undisturbed one.
 
-    On SIGTERM a checkpoint is written after the batch at hand (with several processes within 10 steps), and the process
-    ends with exit code 143. Values that are logged by ``self.log(..., on_epoch=True)`` as plain numbers instead of
-    torchmetrics are averaged over the resumed part of an epoch only.
+    On SIGTERM a checkpoint is written after the batch at hand, of validation too (with several processes within 10
+    steps), and the process ends with exit code 143. Values that are logged by ``self.log(..., on_epoch=True)`` as plain
+    numbers instead of torchmetrics are averaged over the resumed part of an epoch only.
 
     Files are written by `AtomicCheckpointIO`, which takes the place of Lightning's own. ``fit(ckpt_path=...)`` with a
     file of the same ``default_root_dir`` goes on with that run. ModelCheckpoint may be used beside it for the best
@@ -85,6 +85,7 @@ class RunCheckpoint(Callback):
         self._due = self._writing = self._trained = self._terminated = self._stopping = False
         self._loaders: list[Any] | None = None
         self._written_at = 0.0
+        self._before_validation = BeforeValidation()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that checkpoints can be written and read, and that all processes go on from the same one."""
@@ -134,6 +135,11 @@ class RunCheckpoint(Callback):
         self._written_at = time.monotonic()
         on_sigterm(self._note_sigterm if self.enabled else exit_terminated)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the beginning of an epoch kept for its validation, if that comes after so few batches."""
+        if self.enabled and self._before_validation.plan(trainer, 0):
+            self._loaders = None
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the checkpoint that is due; everything before this batch is done and nothing of it."""
         loop = trainer.fit_loop.epoch_loop
@@ -143,7 +149,7 @@ class RunCheckpoint(Callback):
             batches = loop.batch_progress.total
             assert isinstance(batches, _StartedTracker)
             batches.ready = batches.started + 1
-            _load_metrics(pl_module, self._resumed["metrics"] if trainer.is_global_zero else {})
+            load_metric_states(pl_module, self._resumed["metrics"] if trainer.is_global_zero else {})
             self._resumed = None
         _seed_everything(f"{self._seed}/{trainer.global_rank}/{loop.batch_progress.total.ready}")
         if self._due:
@@ -151,6 +157,7 @@ class RunCheckpoint(Callback):
             self._write(trainer)
             if self._stopping:
                 self._stop()
+        self._before_validation.keep(trainer, batch_idx, lambda: self._dump(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -165,7 +172,7 @@ class RunCheckpoint(Callback):
         late = time.monotonic() - self._written_at > 60 * self.every_n_minutes
         self._stopping = self._any(trainer, self._terminated)
         self._due |= self._any(trainer, late) or self._stopping
-        if self._due:
+        if self._due | (not ends_epoch and self._before_validation.plan(trainer, batch_idx + 1)):
             # The loader stands right now: before the next batch begins it has given that away.
             loader = trainer.fit_loop._combined_loader
             self._loaders = None if ends_epoch or loader is None else loader._state_dicts()
@@ -177,7 +184,7 @@ class RunCheckpoint(Callback):
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV) and trainer.is_global_zero]
         checkpoint[_KEY] = {
             "steps_logged": trainer.fit_loop.epoch_loop._batches_that_stepped,
-            "metrics": _metrics(pl_module),
+            "metrics": metric_states(pl_module),
             "rows": max((file.rows() for file in files), default=0),
             "seed": self._seed,
             "trained": self._trained,
@@ -202,6 +209,15 @@ class RunCheckpoint(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             on_sigterm(exit_terminated)
 
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """On SIGTERM write the state before this validation, from which one batch is trained again before it."""
+        if self._terminated and self._before_validation.write(trainer, self._folder / _LAST, self._folder / _PREVIOUS):
+            self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the state before it."""
+        self._before_validation.drop()
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise."""
         on_sigterm(exit_terminated)
@@ -216,6 +232,13 @@ class RunCheckpoint(Callback):
         if trainer.is_global_zero and isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
             trainer.strategy.checkpoint_io.remove_unwanted()
         self._written_at, self.last_path = time.monotonic(), str(path)
+
+    def _dump(self, trainer: Trainer) -> dict[str, Any]:
+        self._writing = True
+        try:
+            return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        finally:
+            self._writing = False
 
     def _stop(self) -> None:
         rank_zero_info(f"Stopped by SIGTERM; --resume auto goes on from {self._folder / _LAST}")
@@ -258,31 +281,6 @@ def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = Tr
             if set_aside:
                 path.replace(path.with_name(f"{name}.damaged"))
     return None
-
-
-def _metrics(module: LightningModule) -> dict[str, Any]:
-    """State of every torchmetric that has counted something, over all processes."""
-    states = {}
-    for name, metric in module.named_modules():
-        if isinstance(metric, Metric) and metric.update_called:
-            with metric.sync_context():
-                state = {key: _copied(value) for key, value in metric.metric_state.items()}
-            states[name] = {"count": metric.update_count, "state": state}
-    return states
-
-
-def _load_metrics(module: LightningModule, states: dict[str, Any]) -> None:
-    for name, metric in module.named_modules():
-        if isinstance(metric, Metric) and name in states:
-            for key, value in states[name]["state"].items():
-                setattr(metric, key, _copied(value, metric.device))
-            metric._update_count = states[name]["count"]
-
-
-def _copied(value: Tensor | list[Tensor], device: torch.device | None = None) -> Tensor | list[Tensor]:
-    if isinstance(value, Tensor):
-        return value.detach().to(device, copy=True)
-    return [item.detach().to(device, copy=True) for item in value]
 
 
 def _seed_everything(what: str) -> None:

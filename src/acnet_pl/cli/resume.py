@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from acnet_pl.atomic import remove_unfinished
 from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
-from acnet_pl.config.files import run_config
+from acnet_pl.config.files import run_config, run_order
 from acnet_pl.config.run_folder import MARKER, Claim
 from acnet_pl.modules import ImageClassifier
 
@@ -56,7 +56,7 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
     """
     first = getattr(rank_zero_only, "rank", 0) == 0
     options = yaml.safe_load(config)
-    folders = sorted(candidates, reverse=True) if resume == "auto" else [_given(Path(resume), options)]
+    folders = sorted(candidates, key=run_order, reverse=True) if resume == "auto" else [_given(Path(resume), options)]
     for folder in folders:
         if resume == "auto" and not (
             (folder / MARKER).is_file() and _comparable(run_config(folder)) == _comparable(options)

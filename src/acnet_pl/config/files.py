@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest
 
-__all__ = ["CONFIG", "EXPERIMENTS", "check_there", "content_of", "is_missing", "nearby", "read_config", "run_config"]
+__all__ = [
+    "CONFIG",
+    "EXPERIMENTS",
+    "check_there",
+    "content_of",
+    "is_missing",
+    "nearby",
+    "read_config",
+    "run_config",
+    "run_order",
+]
 
 CONFIG = "config.yaml"
 """Name of the file in a run's folder that holds its whole configuration."""
@@ -126,3 +137,17 @@ def _nearest_file(path: Path) -> str | None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def run_order(folder: Path) -> tuple[str, int, str]:
+    """Return a key that sorts the folders ``runs/NAME/<time>`` by the order in which they were made.
+
+    `make_run_folder` gives no run a time before that of an earlier one, even where the clock was set back.
+
+    Example:
+        >>> names = ["2026-01-02T03-04-05-10", "2026-01-02T03-04-05-test-2", "2026-01-02T03-04-05"]
+        >>> [folder.name for folder in sorted(map(Path, names), key=run_order)]
+        ['2026-01-02T03-04-05', '2026-01-02T03-04-05-test-2', '2026-01-02T03-04-05-10']
+    """
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d)(?:-[a-z]+)?(?:-(\d+))?", folder.name)
+    return (found[1], int(found[2] or 1), folder.name) if found else ("", 0, folder.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from acnet_pl.atomic import atomic_path
-from acnet_pl.config.files import CONFIG
+from acnet_pl.config.files import CONFIG, run_order
 
 __all__ = ["MARKER", "Claim", "make_run_folder", "write_config"]
 
@@ -63,8 +63,11 @@ def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return Path(os.environ.get(_VARIABLE) or Path(runs_dir) / name / "other-process")
-    started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    for attempt in range(1, 1000):
+    # No run is named before an earlier one, though the clock be set back: the newest is found by its name.
+    newest, last, _ = max(map(run_order, (Path(runs_dir) / name).glob("*")), default=("", 0, ""))
+    now = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    started, first = (now, 1) if now > newest else (newest, last + 1)
+    for attempt in range(first, first + 1000):
         folder = Path(runs_dir).absolute() / name / (started + suffix + (f"-{attempt}" if attempt > 1 else ""))
         try:
             folder.mkdir(parents=True)

@@ -14,6 +14,7 @@ import torch
 
 from acnet_pl.analysis import complexity
 from acnet_pl.callbacks import LateFold
+from acnet_pl.config.files import run_order
 from acnet_pl.data.errors import DataError
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.nn import PlainConv
@@ -78,7 +79,7 @@ class PlannedRun:
     def folders(self) -> list[Path]:
         """All folders of runs of this name, oldest first."""
         parent = self.runs_dir / self.run.name
-        return sorted(path.parent for path in parent.glob("*/config.yaml"))
+        return sorted((path.parent for path in parent.glob("*/config.yaml")), key=run_order)
 
     def folder(self) -> Path | None:
         """The newest folder of a run with these settings: a finished one if there is."""
