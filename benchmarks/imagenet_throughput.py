@@ -33,7 +33,7 @@ from torchvision import datasets, transforms
 
 from acnet_pl.data import ImageNetDataModule
 from acnet_pl.data.crops import resized_crop
-from acnet_pl.data.decoding import decode, quiet_decoding
+from acnet_pl.data.decoding import decode
 from record import write_record
 
 Pass = Callable[[int], int]
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "imagenet_throughput.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, quiet_decoding():
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         size = write_images(root, options.images, options.quality)
         passes = {

@@ -225,6 +225,50 @@ class TestNothingIsExecuted:
             kind(PlainConv(), 5, name="resnet18", weights_file=str(path))
         assert not proof.exists()
 
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("depth", 600_000_002, "must be at most 10,000"),
+            ("width", 10_000_000, "far larger than the file|cannot be built"),
+            ("shortcut", ["identity"] * 3, "cannot be built|`shortcut`"),
+        ],
+    )
+    def test_a_network_that_the_file_cannot_hold_is_not_built(
+        self, key: str, value: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        network = "WideResNet" if key == "width" else "ResNetCifar"
+        options = content(randomised())
+        options["hyper_parameters"]["backbone"] = {
+            "class_path": f"acnet_pl.backbones.{network}",
+            "init_args": {key: value},
+        }
+        torch.save(options, path)
+        (tmp_path / "config.yaml").write_text("data: {class_path: acnet_pl.data.DigitsDataModule}\n")
+        for place in ("load_network", "load_from_checkpoint", "test"):
+            with pytest.raises(ValueError, match=message):
+                self.places(path, capsys)[place]()
+
+    def test_a_tensor_larger_than_its_file_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "last.ckpt"
+        options = content(randomised())
+        options["state_dict"]["net.more"] = torch.zeros(1).expand(
+            2**20, 2**20
+        )  # four bytes, four terabytes once copied
+        torch.save(options, path)
+        for place in ("read_checkpoint", "load_from_checkpoint", "Trainer's plugin"):
+            with pytest.raises(ValueError, match=r"shape \(1048576, 1048576\) is larger than the whole file"):
+                self.places(path, capsys)[place]()
+
+    @pytest.mark.parametrize("name", ["/dev/zero", "/proc/self/environ", "notes.pth", "notes.safetensors", "."])
+    def test_only_a_file_of_weights_is_opened(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for file in ("notes.pth", "notes.safetensors"):
+            Path(file).write_text("secret: 1")
+        with pytest.raises(ValueError, match="is no file") as refused:
+            Torchvision(PlainConv(), 5, name="resnet18", weights_file=name)
+        assert "secret" not in str(refused.value)
+
     def test_a_malicious_folded_file_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path, proof = tmp_path / "fused.safetensors", tmp_path / "proof"
         torch.save(Malicious(proof), path)

@@ -16,10 +16,12 @@ from torch import nn
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network
+from acnet_pl.modules.budget import built_within, check_tensor_sizes
 
 __all__ = [
     "AtomicCheckpointIO",
     "CheckpointError",
+    "build_described",
     "check_readable",
     "install_io",
     "load_network",
@@ -41,6 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         _verify(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        check_tensor_sizes(content, path.stat().st_size)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; a run keeps its own under checkpoints/") from error
     except Exception as error:  # a damaged archive may fail in any way
@@ -73,13 +76,28 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if not isinstance(options, dict) or not {"backbone", "conv", "num_classes"} <= options.keys():
         raise CheckpointError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
     info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
-    network = build_network(**info)
+    network = build_described(info, path)
     state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
     return network.eval(), info
+
+
+def build_described(options: Mapping[str, Any], path: str | Path) -> nn.Module:
+    """Build the network that a checkpoint's hyper-parameters describe, unless it is far larger than the file.
+
+    Raises:
+        CheckpointError: It is, or is nested too deep.
+        ValueError: A class is not trusted, or cannot be built with these options.
+    """
+    info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
+    try:
+        with built_within(path):
+            return build_network(**info)
+    except RecursionError as error:
+        raise CheckpointError(f"{path} describes a network that is nested too deep") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -15,6 +15,7 @@ from torch import nn
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network, describe
+from acnet_pl.modules.budget import built_within
 from acnet_pl.nn import fuse_model
 
 __all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
@@ -134,7 +135,9 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
             f"load_fused({str(path)!r}, into={str(info.get('network', 'MyNet')).rpartition('.')[2]}(...))"
         )
     if into is None:
-        network = fuse_model(build_network(info["backbone"], info["conv"], info["num_classes"]).eval())
+        with built_within(path):
+            network = build_network(info["backbone"], info["conv"], info["num_classes"])
+        network = fuse_model(network.eval())
     else:
         network = fuse_model(copy.deepcopy(into).cpu().eval(), example_inputs(info.get("inputs")))
     try:

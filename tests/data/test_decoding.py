@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +17,10 @@ from PIL import Image
 
 from acnet_pl.data import decoding
 from acnet_pl.data.crops import random_resized_box, resized_crop
-from acnet_pl.data.decoding import UnreadableImageError, decode, decode_all, jpeg_components, quiet_decoding
+from acnet_pl.data.decoding import UnreadableImageError, decode, decode_all, jpeg_frame
 from acnet_pl.data.random_words import uniform_stream
 
 Draw = Callable[[int, int, int], npt.NDArray[np.uint8]]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with quiet_decoding():
-        yield
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> torch.Tensor:
@@ -107,14 +104,32 @@ def test_what_cannot_be_decoded_is_an_error_and_its_neighbours_are_not(
     assert torch.equal(torch.as_tensor(first), torch.as_tensor(third))
 
 
+def test_a_header_that_asks_for_gigabytes_is_refused(natural_image: Draw) -> None:
+    jpeg = encoded(Image.fromarray(natural_image(0, 16, 16)), "JPEG").clone()
+    frame = next(n for n in range(len(jpeg)) if jpeg[n : n + 2].tolist() == [0xFF, 0xC0])
+    jpeg[frame + 5 : frame + 9] = 255  # height and width
+    assert jpeg_frame(jpeg) == (65535, 65535, 3)
+    png = encoded(Image.fromarray(natural_image(0, 16, 16)), "PNG").numpy().tobytes()
+    sizes = b"IHDR" + struct.pack(">II", 13_000, 13_800) + png[24:29]
+    bomb = png[:12] + sizes + struct.pack(">I", zlib.crc32(sizes)) + png[33:]
+    for content in (jpeg, torch.frombuffer(bytearray(bomb), dtype=torch.uint8)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own warning, from half of the limit on
+            with pytest.raises(
+                UnreadableImageError, match=r"its header says \d+×\d+ pixels|exceeds limit of 178956970"
+            ):
+                decode(content)
+    assert decode(encoded(Image.fromarray(natural_image(0, 16, 16)), "JPEG")).shape == (3, 16, 16)
+
+
 def test_components_are_read_from_the_header(natural_image: Draw) -> None:
     image = Image.fromarray(natural_image(0, 40, 40))
     expected = {"grey": 1, "CMYK": 4, "PNG": 0, "BMP": 0, "PNG with alpha": 0, "PNG with palette": 0}
-    assert {kind: jpeg_components(make(image)) for kind, make in KINDS.items()} == {
+    assert {kind: jpeg_frame(make(image))[2] for kind, make in KINDS.items()} == {
         kind: expected.get(kind, 3) for kind in KINDS
     }
     content = KINDS["baseline 4:2:0"](image)
-    assert {jpeg_components(content[:length]) for length in range(170)} <= {0, 3}
+    assert {jpeg_frame(content[:length])[2] for length in range(170)} <= {0, 3}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

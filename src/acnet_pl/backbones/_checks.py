@@ -8,6 +8,9 @@ from torch import Tensor, nn
 __all__ = ["ImageSize", "blocks_per_stage", "check_at_least"]
 
 
+_DEEPEST = 10_000  # the deepest network of the literature has 1,202 layers
+
+
 def check_at_least(name: str, value: float, least: float) -> None:
     """Raise ValueError if an option is below its least value."""
     if value < least:
@@ -23,12 +26,14 @@ def blocks_per_stage(depth: int, per_block: int, outside: int) -> int:
         outside: Layers outside the blocks.
 
     Raises:
-        ValueError: There is no network of this depth; the message says which depths are nearest.
+        ValueError: There is no network of this depth; the message says which depths are nearest, or the greatest.
 
     Example:
         >>> blocks_per_stage(56, per_block=6, outside=2)
         9
     """
+    if depth > _DEEPEST:
+        raise ValueError(f"`depth` (={depth}) must be at most {_DEEPEST:,}")
     n, rest = divmod(depth - outside, per_block)
     if rest or n < 1:
         nearest = [per_block * max(n, 1) + outside] + [per_block * (n + 1) + outside] * (n >= 1)

@@ -53,6 +53,14 @@ def load_weights(model: nn.Module, path: str | Path, num_classes: int) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"`weights_file` (={str(path)!r}) is no file; nothing is downloaded: give the path of one")
+    with path.open("rb") as file:
+        begin = file.read(9)
+    if path.suffix == ".safetensors":
+        fits = begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < path.stat().st_size
+    else:
+        fits = begin.startswith((b"PK\x03\x04", b"\x80\x02"))  # an archive of torch.save, or its format before 1.6
+    if not fits:
+        raise ValueError(_not_weights(path, "it does not begin as one"))
     content: Any
     try:
         if path.suffix == ".safetensors":

@@ -52,7 +52,6 @@ def check(source: Path, workers: int = 8) -> None:
     from rich.markup import escape
     from rich.progress import track
 
-    from acnet_pl.data.decoding import quiet_decoding
     from acnet_pl.data.errors import DataError
     from acnet_pl.data.shard_writer import in_order
 
@@ -61,7 +60,7 @@ def check(source: Path, workers: int = 8) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     damaged = 0
 
-    with ThreadPoolExecutor(workers) as pool, quiet_decoding():
+    with ThreadPoolExecutor(workers) as pool:
         for name, split in splits.items():
             faults = in_order(pool, partial(_fault, split), range(len(split)), 4 * workers)
             for found in track(faults, escape(f"Decoding {name}"), total=len(split)):

@@ -28,7 +28,7 @@ from acnet_pl.callbacks import (
     RunCheckpoint,
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, read_checkpoint
 from acnet_pl.cli.loggers import (
     in_run_folder,
     know_run_folder,
@@ -87,7 +87,9 @@ class CLI(RunOptions):
             return
         if Path(path).is_file():
             content = read_checkpoint(path)
-            check_hyper_parameters(content.get("hyper_parameters") or {})
+            check_hyper_parameters(described := content.get("hyper_parameters") or {})
+            if {"backbone", "conv", "num_classes"} <= described.keys():
+                build_described(described, path)  # of a size that the file can hold
             if self.config.subcommand == "fit" and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
                 raise CheckpointError(
                     f"{path} holds weights and no state of a training to go on with; give one that was not saved with "

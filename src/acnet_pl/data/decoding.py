@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["UnreadableImageError", "decode", "decode_all", "jpeg_components", "quiet_decoding"]
+__all__ = ["UnreadableImageError", "decode", "decode_all", "jpeg_frame"]
 
 _DEPRECATED = "The image decoding and encoding capabilities of TorchVision are deprecated"
+_MOST_PIXELS = 178_956_970  # what Pillow refuses as a decompression bomb; ImageNet's largest has 61 million
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman
 _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})
 
@@ -22,8 +23,8 @@ class UnreadableImageError(ValueError):
 
 
 @contextmanager
-def quiet_decoding() -> Iterator[None]:
-    """Within this context torchvision does not say of every image that its decoders will move to another package."""
+def _quiet() -> Iterator[None]:
+    """Within this context torchvision does not say of every batch that its nvJPEG decoder moves to another package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_DEPRECATED, category=DeprecationWarning)
         yield
@@ -32,7 +33,7 @@ def quiet_decoding() -> Iterator[None]:
 def decode(encoded: Tensor) -> Tensor:
     """Decode one image to RGB as ``PIL.Image.open(file).convert("RGB")`` does, EXIF orientation ignored.
 
-    JPEGs are decoded by torchvision straight into a tensor; whatever it refuses, and every other format (ImageNet has
+    JPEGs are decoded by libjpeg-turbo straight into a tensor; whatever it refuses, and every other format (ImageNet has
     a PNG among its files), by Pillow.
 
     Args:
@@ -42,15 +43,20 @@ def decode(encoded: Tensor) -> Tensor:
         uint8 ``(3, H, W)`` in channels-last memory.
 
     Raises:
-        UnreadableImageError: It cannot be decoded.
+        UnreadableImageError: It cannot be decoded, or its header asks for more pixels than any photograph has.
     """
-    from torchvision.io import ImageReadMode, decode_jpeg
+    import simplejpeg
 
     if _is_jpeg(encoded):
+        content = encoded.numpy()
         try:
-            image: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
-            return image
-        except RuntimeError:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+            _check_size(height, width)
+            if colours in ("Gray", "YCbCr", "RGB"):
+                return torch.from_numpy(simplejpeg.decode_jpeg(content, "RGB")).permute(2, 0, 1)
+        except UnreadableImageError:
+            raise
+        except ValueError:
             pass  # damaged, or of a kind that Pillow alone knows
     return _decode_by_pillow(encoded)
 
@@ -69,7 +75,8 @@ def decode_all(encoded: Sequence[Tensor], device: torch.device) -> Iterator[Tens
     failure: RuntimeError | None = None
     if device.type == "cuda":
         # nvJPEG knows grey and YCbCr. One damaged file fails a whole call: then the CPU finds it.
-        chosen = [position for position, content in enumerate(encoded) if jpeg_components(content) in (1, 3)]
+        frames = map(jpeg_frame, encoded)
+        chosen = [n for n, (height, width, colours) in enumerate(frames) if colours in (1, 3) and _fits(height, width)]
         try:
             ready = dict(zip(chosen, _decode_by_nvjpeg([encoded[p] for p in chosen], device), strict=True))
         except torch.OutOfMemoryError:
@@ -90,33 +97,44 @@ def decode_all(encoded: Sequence[Tensor], device: torch.device) -> Iterator[Tens
         )
 
 
-def jpeg_components(encoded: Tensor) -> int:
-    """The number of colour components of a JPEG: 1 grey, 3 colour, 4 CMYK; 0 where the bytes are no JPEG.
+def jpeg_frame(encoded: Tensor) -> tuple[int, int, int]:
+    """Return height, width and colour components (1 grey, 3 colour, 4 CMYK) of a JPEG; zeros for other bytes.
 
     Example:
-        >>> jpeg_components(torch.zeros(100, dtype=torch.uint8))
-        0
+        >>> jpeg_frame(torch.zeros(100, dtype=torch.uint8))
+        (0, 0, 0)
     """
     if not _is_jpeg(encoded):
-        return 0
+        return 0, 0, 0
     content = encoded.numpy()
     position = 2
     while position + 9 < len(content):
         marker = int(content[position + 1])
         if content[position] != 0xFF:
-            return 0
+            return 0, 0, 0
         if marker in _FRAME_HEADERS:
-            return int(content[position + 9])
+            height, width = (256 * int(content[n]) + int(content[n + 1]) for n in (position + 5, position + 7))
+            return height, width, int(content[position + 9])
         length = 0 if marker in _WITHOUT_LENGTH else 256 * int(content[position + 2]) + int(content[position + 3])
         position += length + (1 if marker == 0xFF else 2)
-    return 0
+    return 0, 0, 0
 
 
 def _decode_by_nvjpeg(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
+    with _quiet():
+        images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
     return images
+
+
+def _fits(height: int, width: int) -> bool:
+    return height * width <= _MOST_PIXELS
+
+
+def _check_size(height: int, width: int) -> None:
+    if not _fits(height, width):
+        raise UnreadableImageError(f"its header says {height}×{width} pixels, more than {_MOST_PIXELS:,} in all")
 
 
 def _decode_by_pillow(encoded: Tensor) -> Tensor:
@@ -125,6 +143,7 @@ def _decode_by_pillow(encoded: Tensor) -> Tensor:
 
     try:
         with Image.open(io.BytesIO(encoded.numpy().tobytes())) as image:
+            _check_size(image.height, image.width)
             pixels = np.array(image.convert("RGB"))
     except Exception as error:  # a decoder may fail in any way on a damaged file
         raise UnreadableImageError(str(error) or type(error).__name__) from None

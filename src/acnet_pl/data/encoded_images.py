@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from acnet_pl.data.crops import center_crop, random_resized_box, resized_crop
-from acnet_pl.data.decoding import UnreadableImageError, decode_all, quiet_decoding
+from acnet_pl.data.decoding import UnreadableImageError, decode_all
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import Batch
 from acnet_pl.data.random_words import random_words, uniform_stream
@@ -171,17 +171,16 @@ class EncodedImages(Dataset[Batch]):
         indices, given = batch.indices.tolist(), batch.labels.tolist()
         words = self.cut.words(batch.epoch, batch.indices)
         images, labels, kept = [], [], []
-        with quiet_decoding():
-            for number, image in enumerate(decode_all(torch.split(batch.contents, batch.sizes), device)):
-                label: int = given[number]
-                if isinstance(image, UnreadableImageError):
-                    replaced = self._instead_of(indices[number], image)
-                    if replaced is None:
-                        continue
-                    image, label = replaced[0].to(device), replaced[1]
-                images.append(self.cut(image, words[number]))
-                labels.append(label)
-                kept.append(indices[number])
+        for number, image in enumerate(decode_all(torch.split(batch.contents, batch.sizes), device)):
+            label: int = given[number]
+            if isinstance(image, UnreadableImageError):
+                replaced = self._instead_of(indices[number], image)
+                if replaced is None:
+                    continue
+                image, label = replaced[0].to(device), replaced[1]
+            images.append(self.cut(image, words[number]))
+            labels.append(label)
+            kept.append(indices[number])
         if not images and self.cut.seed is not None:
             raise DataError(f"no image can be decoded, among them {self.split.describe(indices[0])}")
         size = self.cut.size

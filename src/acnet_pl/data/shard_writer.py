@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from acnet_pl.data.decoding import UnreadableImageError, decode, quiet_decoding
+from acnet_pl.data.decoding import UnreadableImageError, decode
 from acnet_pl.data.encoded_images import Split
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import InMemoryImages
@@ -122,7 +122,7 @@ def write_shards(
     from rich.progress import track
 
     counts = {}
-    with new_folder(destination) as unfinished, ThreadPoolExecutor(workers) as pool, quiet_decoding():
+    with new_folder(destination) as unfinished, ThreadPoolExecutor(workers) as pool:
         for name, split in splits.items():
             folder = unfinished / name
             folder.mkdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
 from acnet_pl.modules.architecture import describe
+from acnet_pl.modules.budget import built_within, check_tensor_sizes
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
@@ -127,6 +130,8 @@ class ImageClassifier(LightningModule):
         """
         try:
             content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+            if not hasattr(checkpoint_path, "seek"):
+                check_tensor_sizes(content, Path(checkpoint_path).stat().st_size)
         except OSError:
             raise
         except Exception as error:  # a damaged file may fail in any way
@@ -134,7 +139,12 @@ class ImageClassifier(LightningModule):
         check_hyper_parameters(content.get("hyper_parameters", {}) if isinstance(content, dict) else None)
         if hasattr(checkpoint_path, "seek"):
             checkpoint_path.seek(0)
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+        try:
+            with built_within(checkpoint_path):
+                return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+        except ArgumentError as error:
+            raise ValueError(f"{checkpoint_path} cannot be built as described: {error}") from error
 
     def setup(self, stage: str) -> None:
         """Raise an error if synchronising batch norms would change the network."""

@@ -1,0 +1,68 @@
+"""A limit on what a network described by a file may take, before it is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["built_within", "check_tensor_sizes"]
+
+_TIMES, _BYTES = 64, 64 * 2**20
+"""A network is built with more than its file holds: unfused, in float32, with buffers and what draws its kernels."""
+
+
+class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the tensors that are made, each before it is, and raises an error when they are too many."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.left = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = args[0] if args else None
+        if isinstance(size, (list, tuple)) and all(isinstance(side, int) for side in size):
+            self.left -= 4 * math.prod(size)
+            if self.left < 0:
+                raise ValueError("it describes a network that is far larger than the file itself")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def built_within(path: str | Path) -> Iterator[None]:
+    """Within this context a network that a file describes may be built, but none of a size that the file cannot hold.
+
+    Args:
+        path: The checkpoint or the fused file.
+
+    Raises:
+        ValueError: More than 64 times the size of the file was asked for, and 64 MiB.
+    """
+    with _Budget(_TIMES * Path(path).stat().st_size + _BYTES):
+        yield
+
+
+def check_tensor_sizes(content: Any, most: int) -> None:
+    """Raise ValueError if a tensor in a loaded file claims more bytes than the file has.
+
+    A tensor with strides of zero takes four bytes in a file and terabytes once it is copied.
+
+    Args:
+        content: What was loaded: containers and tensors.
+        most: Size of the file, in bytes.
+    """
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.numel() * value.element_size() > most:
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is larger than the whole file")
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
