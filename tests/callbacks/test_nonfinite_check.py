@@ -51,13 +51,15 @@ def train(
     precision: Any = "32-true",
     scaler: Any = None,
     accumulate: int = 1,
+    accelerator: str = "cpu",
     **options: Any,
 ) -> SpoilsSomeBatches:
     torch.manual_seed(0)
     half = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]} if scaler else {"precision": precision}
     model = SpoilsSomeBatches(partial(ResNetCifar, depth=8), ACBConv(), **options)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         max_epochs=1,
         limit_val_batches=0,
         accumulate_grad_batches=accumulate,
@@ -103,6 +105,19 @@ class TestTraining:
         expected = never_seen.net.state_dict()
         for name, value in passed_over.net.state_dict().items():
             assert torch.equal(value, expected[name]), name
+
+    @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_the_answer_comes_in_time_on_any_device(self, accumulate: int, accelerator: str, tmp_path: Path) -> None:
+        """On a GPU it is copied without waiting, and an event says when it is there."""
+        check = NonFiniteCheck(skip=len(BAD))
+        with pytest.warns(UserWarning, match=r"Passing over batch [12] of 2: loss not finite at step \d"):
+            model = train(tmp_path, check, accelerator=accelerator, accumulate=accumulate)
+        assert check.skipped == len(BAD)
+        assert all(value.isfinite().all() for value in model.net.state_dict().values())
+        assert (check._event is not None) == (accelerator == "gpu")
+        with pytest.raises(NonFiniteLossError, match=r"epoch 0, batch 3, images \["):
+            train(tmp_path, NonFiniteCheck(), accelerator=accelerator)
 
     def test_leaving_batches_out_under_a_gradient_scaler(self, tmp_path: Path) -> None:
         scaler, check = torch.amp.GradScaler("cpu"), NonFiniteCheck(skip=len(BAD))

@@ -71,7 +71,7 @@ def test_seed_and_epoch_change_the_draw(changed: str) -> None:
     assert same <= 10  # 200 / (9 · 9 · 2) is to be expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_device_does_not_matter() -> None:
     images, indices, scale = draw(300), torch.arange(300), (0.5, 0.4, 0.3)
     got = augment(images.cuda(), indices.cuda(), seed=3, epoch=4, pad=4, flip=True)

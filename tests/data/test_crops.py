@@ -82,7 +82,7 @@ def test_a_resized_crop_is_pillows_to_a_tenth_of_a_grey_level(seed: int, natural
     assert difference.float().mean() < 0.1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_gpu_cuts_as_the_cpu_does(natural_image: Draw) -> None:
     image = as_tensor(natural_image(0, 375, 500))
     on_gpu = resized_crop(image.cuda(), (37, 50, 300, 400), 224).cpu()

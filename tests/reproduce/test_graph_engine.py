@@ -22,6 +22,7 @@ from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.settings import SettingsParser
 
 OPTIONS = ["--models", "resnet8", "--seeds", "3", "--epochs", "2", "--pruning_seeds", "1", "--data.image_size", "8"]
+OPTIONS += ["--trainer.accelerator", "cpu"]
 
 
 def reproduce(runs_dir: Path, *options: str) -> int:
@@ -57,7 +58,7 @@ def by_fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (3,),
             epochs=2,
             runs_dir=runs_dir,
-            fit=("--data.image_size", "8", "--wandb.mode", "disabled"),
+            fit=("--data.image_size", "8", "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"),
         )
     )["digits"][1]
     assert main(run.arguments) == 0
@@ -161,7 +162,7 @@ def test_a_network_whose_loss_is_not_finite_fails_alone(tmp_path: Path, capsys: 
     parser = SettingsParser()
     plan = {}
     for lr, variant in (("1e30", "plain"), ("0.1", "acb")):
-        fit = ("--data.image_size", "8", "--model.optimizer.init_args.lr", lr)
+        fit = ("--trainer.accelerator", "cpu", "--data.image_size", "8", "--model.optimizer.init_args.lr", lr)
         options = Options(("digits",), ("resnet8",), (variant,), (3,), epochs=1, runs_dir=tmp_path, fit=fit)
         (plan[variant],) = make_plan(options, parser)["digits"][1]
     failed = graphs.run_side_by_side(list(plan.values()), Console(width=200), at_once=2)
