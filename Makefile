@@ -41,5 +41,8 @@ docs: install
 docs-serve: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
+gpu-check: $(if $(filter $(BIN)/python,$(CHECK_PYTHON)),install)
+	$(CHECK_PYTHON) benchmarks/gpu_check.py --device $(DEVICE) --budget $(BUDGET) --out $(OUT) $(CHECK)
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
