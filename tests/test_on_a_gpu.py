@@ -92,7 +92,7 @@ def test_a_compiled_network_trains_as_the_eager_one_and_folds(tmp_path: Path) ->
 
 @pytest.mark.gpu
 def test_folded_kernels_follow_the_weights_under_reduced_overhead() -> None:
-    """CUDA graphs inside: in eval mode nothing of an earlier fold may be left, in training nothing of an earlier step."""
+    """CUDA graphs inside: in eval mode nothing of an earlier fold may be left, nor in training of an earlier step."""
     torch.compiler.reset()
     eager = classifier(ACBConv(gamma_init=1 / 3)).net.cuda()
     network = copy.deepcopy(eager)
