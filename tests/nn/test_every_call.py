@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn import conversion_report, convert_to_acnet, fuse_model
+from acnet_pl.nn import FusionError, conversion_report, convert_to_acnet, fuse_model, stock_state_dict
 
 Randomise = Callable[[nn.Module], nn.Module]
 X = torch.randn(2, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -97,3 +97,66 @@ def test_output_that_a_module_keeps_belongs_to_no_pair(randomise: Randomise) -> 
 def test_detector_folds_in_its_parts() -> None:
     model = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None).eval()
     assert not any(isinstance(module, _BatchNorm) for module in fuse_model(model).modules())
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, one whose weight is a projection too, two norms with one γ, and two of none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d, self.e = (nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(5))
+        self.b.weight = self.a.weight
+        self.projection = self.c.weight
+        self.norms[3].weight = self.norms[4].weight
+
+    def forward(self, x: Tensor) -> Any:
+        for conv, norm in zip([self.a, self.b, self.c, self.d, self.e], self.norms, strict=True):
+            x = norm(conv(x)).relu()
+        return x + self.projection.sum()
+
+
+def test_tied_tensors_stay_tied(randomise: Randomise) -> None:
+    torch.manual_seed(0)
+    model = randomise(Tied().double())
+    acnet = convert_to_acnet(model, init="preserve")
+    report = {layer.name: layer for layer in conversion_report(acnet).layers}
+    assert [name for name, layer in report.items() if layer.converted] == ["d", "e"]
+    assert report["a"].reason == "its weight is tied to `b.weight`"
+    assert report["c"].reason == "its weight is tied to `projection`"
+    assert report["d"].reason == "batch norm `norms.3`: its weight is tied to `norms.4.weight`"
+    assert same(model.eval(), acnet.eval(), X)
+    optimiser = torch.optim.SGD(acnet.train().parameters(), 0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (acnet(X) - X.roll(1, 3)).square().mean().backward()
+        optimiser.step()
+    stock = Tied().double()
+    stock.load_state_dict(stock_state_dict(acnet.eval()))
+    assert same(acnet, stock.eval(), X)
+    assert same(acnet, fuse_model(acnet), X)
+
+
+def test_parameters_in_the_same_memory_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    model[1].weight.data = model[0].weight.data
+    with pytest.raises(ValueError, match=r"`0\.weight` and `1\.weight` are two parameters in the same memory"):
+        convert_to_acnet(model)
+
+
+def test_bias_moves_into_no_tied_layer(randomise: Randomise) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+            self.one, self.two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.two.bias = self.one.bias
+
+        def forward(self, x: Tensor) -> Any:
+            return self.two(self.one(self.conv(x)).relu())
+
+    acnet = randomise(convert_to_acnet(Model().double())).eval()
+    with pytest.raises(
+        FusionError, match=r"`conv`: .*`one` would have to take it up alone, but its bias is tied to `two"
+    ):
+        stock_state_dict(acnet)

@@ -10,8 +10,10 @@
 | units.py | timm's modules that re-parameterise themselves |
 | stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
 | merge.py | late folding: `merge_block` and what goes with it |
+| ties.py | tensors that several modules share |
 | copying.py | copies to keep and copies to evaluate at will |
 | dataflow.py | which batch norm follows which convolution, from the traces of |
+| decisions.py | what other courses the code of a network may take |
 | tracing.py, running.py, trace.py | torch.fx and an example input |
 """
 

@@ -24,6 +24,7 @@ from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
+from acnet_pl.nn.surgery.ties import ties
 from acnet_pl.nn.surgery.tracing import asks_metadata, other_graphs, trace_graph
 
 __all__ = ["absorb"]
@@ -98,6 +99,7 @@ class _Absorber:
         self.loose = loose
         self.roomy = roomy
         self.names = {module: name for name, module in model.named_modules()}
+        self.tied = ties(model)
         self.values: dict[fx.Node, _Value] = {}
         self.absorbed: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
 
@@ -221,6 +223,9 @@ class _Absorber:
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Note what a layer absorbs, which must be the same at every call."""
+        tied = self.tied.get(self.model.get_submodule(name), {})
+        if shift is not None and (why := tied.get("running_mean") or tied.get("bias")):
+            raise _refusal(sources, f"`{name}` would have to take it up alone, but {why}")
         if name in self.absorbed:
             before, earlier = self.absorbed[name]
             same = before is shift if before is None or shift is None else torch.allclose(before, shift, rtol=1e-12)

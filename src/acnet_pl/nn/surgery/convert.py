@@ -19,6 +19,7 @@ from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.inherit import inherit_layer
 from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, reports_in
+from acnet_pl.nn.surgery.ties import refuse_shared_memory, ties
 from acnet_pl.nn.surgery.trace import Layer, layers, listed
 from acnet_pl.nn.surgery.units import keep_units
 
@@ -43,6 +44,8 @@ def convert(
     the data flow proves that this batch norm normalises the convolution's output and nothing else, and that nothing
     else uses this output. The batch norm leaves an ``nn.Identity``, or its activation where it carries one (timm's
     ``BatchNormAct2d``). A block that takes no batch norm over still has its own.
+
+    A convolution or batch norm whose tensors another layer has too (tied weights) stays as it is.
 
     Eligible is every plain ``nn.Conv2d`` with a square kernel of a size that the builder builds blocks for: grouped,
     depthwise, with any stride, dilation, padding and padding mode. `conversion_report` lists what happened to each
@@ -79,12 +82,14 @@ def convert(
             "the model has been converted already; convert the original, with all options in one call, or, to go on "
             "from these weights, load stock_state_dict(acnet) into the original first"
         )
+    refuse_shared_memory(model)
     acnet = deep_copy(model)
     found = dict(layers(acnet))
     eligibility = Eligibility(include, exclude, kernel_sizes, conv.why_plain)
     eligibility.check({name: layer for name, layer in found.items() if isinstance(layer, nn.Conv2d)})
     flow = follow(acnet, example_input)
 
+    tied = ties(acnet)
     entries, unknown = [], []
     replacements: dict[nn.Module, nn.Module] = {}
     for name, layer in found.items():
@@ -92,10 +97,12 @@ def convert(
             continue
         norm_name, without = flow.norm_of.get(name), flow.norm_missing.get(name, "")
         norm = found[norm_name] if norm_name is not None else None
-        if isinstance(norm, _BatchNorm) and (why := why_norm_not_plain(norm)):
+        if isinstance(norm, _BatchNorm) and (
+            why := why_norm_not_plain(norm) or next(iter(tied.get(norm, {}).values()), "")
+        ):
             norm, without = None, f"batch norm `{norm_name}`: {why}"
         assert norm is None or isinstance(norm, _BatchNorm)
-        reason = eligibility.obstacle(name, layer, flow)
+        reason = eligibility.obstacle(name, layer, flow) or next(iter(tied.get(layer, {}).values()), "")
         if not reason and isinstance(layer, nn.Conv2d):
             try:
                 block = _build(conv, layer, norm is not None)

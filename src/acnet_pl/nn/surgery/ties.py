@@ -1,0 +1,51 @@
+"""Tensors that several modules share, which conversion must not part."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["refuse_shared_memory", "ties"]
+
+
+def ties(model: nn.Module) -> dict[nn.Module, dict[str, str]]:
+    """Find modules with a parameter or buffer that another module has too.
+
+    Returns:
+        By module and name of its tensor: that it is tied and to what, in words.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+        >>> model[1].weight = model[0].weight
+        >>> list(ties(model).values())
+        [{'weight': 'its weight is tied to `1.weight`'}, {'weight': 'its weight is tied to `0.weight`'}]
+    """
+    owners: dict[Tensor, list[tuple[nn.Module, str, str]]] = {}
+    for name, module in model.named_modules():
+        for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                owners.setdefault(tensor, []).append((module, own, f"{name}.{own}" if name else own))
+    tied: dict[nn.Module, dict[str, str]] = {}
+    for sharing in owners.values():
+        for module, own, _ in sharing:
+            for holder, _, other in sharing:
+                if holder is not module:
+                    tied.setdefault(module, {})[own] = f"its {own} is tied to `{other}`"
+    return tied
+
+
+def refuse_shared_memory(model: nn.Module) -> None:
+    """Raise an error for two parameters in the same memory, which a copy would part.
+
+    Raises:
+        ValueError: The message names both.
+    """
+    found: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or is_lazy(parameter) or not parameter.numel():
+            continue
+        if (other := found.setdefault(parameter.data_ptr(), name)) != name:
+            raise ValueError(
+                f"`{other}` and `{name}` are two parameters in the same memory, which a copy of the network would "
+                "part; tie them by using one parameter for both, as in b.weight = a.weight"
+            )
