@@ -143,7 +143,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        _check_types(network, tensors)
+        _check_values(network, tensors)
         network.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ValueError(f"{path} does not fit the network it describes: {error}") from error
@@ -192,8 +192,11 @@ def example_inputs(described: Any) -> Any:
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
 
 
-def _check_types(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Assigning takes over whatever dtype a file has; a folded network may have another precision, not another kind."""
     for name, tensor in network.state_dict().items():
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
             raise RuntimeError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")
+    for name, _ in network.named_parameters():
+        if name in tensors and not tensors[name].isfinite().all():
+            raise RuntimeError(f"{name} holds NaN or infinite values; the training diverged, or the file is damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from acnet_pl.nn import FusionError, conversion_report, convert_to_acnet, fuse_model, stock_state_dict
+from acnet_pl.nn import (
+    FusionError,
+    conversion_report,
+    convert_to_acnet,
+    fuse_model,
+    stock_state_dict,
+)
 
 Randomise = Callable[[nn.Module], nn.Module]
 X = torch.randn(2, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -160,3 +168,52 @@ def test_bias_moves_into_no_tied_layer(randomise: Randomise) -> None:
         FusionError, match=r"`conv`: .*`one` would have to take it up alone, but its bias is tied to `two"
     ):
         stock_state_dict(acnet)
+
+
+def test_feature_extractor_stays_in_its_mode(randomise: Randomise) -> None:
+    model = randomise(torchvision.models.resnet18().double())
+    extractor = create_feature_extractor(model.eval(), {"layer1": "a"})
+    for training in (False, True, False):
+        extractor.train(training)
+        acnet = convert_to_acnet(extractor, init="preserve")
+        assert {module.training for module in acnet.modules()} == {training}
+    fused = fuse_model(extractor)
+    expected = extractor(X)["a"]
+    for network in (acnet, fused, fuse_model(acnet)):
+        torch.testing.assert_close(network(X)["a"], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_compiled_network_is_taken_for_what_is_inside(randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)).double()).eval()
+    compiled: Any = torch.compile(model, backend="eager")
+    assert same(model, fuse_model(compiled), X)
+    acnet = convert_to_acnet(compiled, init="preserve")
+    wrapped: Any = torch.compile(acnet, backend="eager")
+    stock = copy.deepcopy(model)
+    stock.load_state_dict(stock_state_dict(wrapped))
+    assert same(model, stock, X)
+    with pytest.raises(ValueError, match=r"`0` is what torch\.compile returned"):
+        fuse_model(nn.Sequential(compiled))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_scripting_a_block_names_the_way_out(randomise: Randomise) -> None:
+    acnet = randomise(convert_to_acnet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double())).eval()
+    with pytest.raises(FusionError, match=r"torch\.jit\.script cannot compile a ACBlock; script the fused network"):
+        torch.jit.script(acnet)
+    torch.testing.assert_close(torch.jit.script(fuse_model(acnet))(X), acnet(X), rtol=1e-10, atol=1e-12)
+
+
+def test_complex_convolution_is_none_of_the_kind() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, dtype=torch.complex128), nn.ReLU()).eval()
+    with pytest.raises(ValueError, match="its weight is complex128"):
+        convert_to_acnet(model)
+
+
+def test_traced_acnet_keeps_its_branches_with_a_word(randomise: Randomise) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    acnet = randomise(convert_to_acnet(model.double(), init="preserve")).eval()
+    with pytest.warns(UserWarning, match=r"torch\.fx traced `0`, `3` before they were fused.*fuse first"):
+        fused = fuse_model(torch.fx.symbolic_trace(acnet))
+    assert same(acnet, fused, X)
+    fuse_model(torch.fx.symbolic_trace(fuse_model(acnet)))

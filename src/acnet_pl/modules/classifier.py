@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,21 @@ class ImageClassifier(LightningModule):
         """Raise an error if synchronising batch norms would change the network."""
         if stage == "fit":
             refuse_lossy_sync(self.trainer, self.net)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load weights as nn.Module does, but none of another kind, whose values it would change without a word.
+
+        Raises:
+            ValueError: A tensor is complex, or of integers where the network has floating-point numbers.
+        """
+        for name, own in self.state_dict().items():
+            given = state_dict.get(name, own)
+            if given.is_complex() or given.is_floating_point() != own.is_floating_point():
+                raise ValueError(
+                    f"`{name}` is {str(given.dtype).removeprefix('torch.')} in the checkpoint and "
+                    f"{str(own.dtype).removeprefix('torch.')} in the network; give a checkpoint of this network"
+                )
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -237,6 +237,17 @@ class FusibleConv(nn.Module, ABC):
         conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Tell ``torch.jit.script``, which calls this, that it has to be given the fused network.
+
+        Raises:
+            FusionError: Always.
+        """
+        raise FusionError(
+            f"torch.jit.script cannot compile a {type(self).__name__}; script the fused network, "
+            "fuse_model(acnet.eval())"
+        )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Load tensors, of a block or of the plain layer that a block was fused to during training.

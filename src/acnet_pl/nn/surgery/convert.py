@@ -12,7 +12,7 @@ from typing_extensions import deprecated
 from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
-from acnet_pl.nn.surgery.copying import deep_copy
+from acnet_pl.nn.surgery.copying import deep_copy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.fuse import replace_modules
@@ -82,6 +82,7 @@ def convert(
             "the model has been converted already; convert the original, with all options in one call, or, to go on "
             "from these weights, load stock_state_dict(acnet) into the original first"
         )
+    model = uncompiled(model)
     refuse_shared_memory(model)
     acnet = deep_copy(model)
     found = dict(layers(acnet))

@@ -7,18 +7,36 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError, fold_batch_norm
-from acnet_pl.nn.surgery.copying import deep_copy
+from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
-from acnet_pl.nn.surgery.plain import activation_of, inherit_hooks, is_plain_conv, is_plain_norm
+from acnet_pl.nn.surgery.plain import activation_of, is_plain_conv, is_plain_norm
 from acnet_pl.nn.surgery.trace import layers, listed
 from acnet_pl.nn.surgery.units import fuse_units
 
 __all__ = ["fuse_model", "replace_modules"]
+
+
+def _warn_of_traced_blocks(model: nn.Module) -> None:
+    """Say of blocks that torch.fx has taken apart that their branches stay."""
+    blocks = {
+        path
+        for module in model.modules()
+        if isinstance(module, fx.GraphModule)
+        for node in module.graph.nodes
+        for path, kind in node.meta.get("nn_module_stack", {}).values()
+        if isinstance(kind, type) and issubclass(kind, FusibleConv)
+    }
+    if blocks:
+        warnings.warn(
+            f"torch.fx traced {listed(sorted(blocks))} before they were fused, so their branches stay several "
+            "convolutions; fuse first and trace then: torch.fx.symbolic_trace(fuse_model(acnet))",
+            stacklevel=4,
+        )
 
 
 @torch.no_grad()
@@ -50,7 +68,8 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
           (2): ReLU()
         )
     """
-    fused = fuse_units(deep_copy(model))
+    fused = fuse_units(deep_copy(uncompiled(model)))
+    _warn_of_traced_blocks(fused)
     convs: dict[nn.Module, nn.Module] = {}
     for name, module in layers(fused):
         if isinstance(module, FusibleConv):

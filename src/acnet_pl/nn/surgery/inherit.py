@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv
-from acnet_pl.nn.surgery.plain import inherit_hooks
+from acnet_pl.nn.surgery.copying import inherit_hooks
 
 __all__ = ["inherit_layer"]
 

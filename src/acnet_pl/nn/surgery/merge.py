@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.conv import ConvNorm
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.plain import inherit_hooks
+from acnet_pl.nn.surgery.copying import inherit_hooks
 from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Moments", "become_plain", "blocks_of", "merge_block", "merged_velocity", "output_moments"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,27 +11,16 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import is_batch_norm
+from acnet_pl.nn.surgery.copying import inherit_hooks
 
 __all__ = [
     "activation_of",
     "carries_activation",
-    "inherit_hooks",
     "is_plain_conv",
     "is_plain_norm",
     "why_norm_not_plain",
     "why_not_plain",
 ]
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_is_full_backward_hook",
-)
 
 
 def is_plain_conv(module: nn.Module) -> TypeIs[nn.Conv2d]:
@@ -51,6 +39,8 @@ def why_not_plain(conv: nn.Conv2d) -> str:
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if isinstance(conv.weight, UninitializedParameter):
         return "its weight is not initialised yet (a lazy module: evaluate the model once)"
+    if not conv.weight.is_floating_point():
+        return f"its weight is {str(conv.weight.dtype).removeprefix('torch.')}"
     return ""
 
 
@@ -89,13 +79,6 @@ def activation_of(norm: _BatchNorm) -> nn.Module:
     rest.train(norm.training)
     inherit_hooks(rest, norm)
     return rest
-
-
-def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Give a module the forward and backward hooks of the one whose place it takes."""
-    for name in _HOOKS:
-        value: Any = getattr(old, name)
-        setattr(new, name, value.copy() if isinstance(value, dict) else value)
 
 
 def carries_activation(norm: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.absorb import absorb
-from acnet_pl.nn.surgery.copying import light_copy
+from acnet_pl.nn.surgery.copying import light_copy, uncompiled
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
 
 __all__ = ["stock_state_dict"]
@@ -50,6 +50,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
         >>> model.load_state_dict(stock_state_dict(acnet))
         <All keys matched successfully>
     """
+    acnet = uncompiled(acnet)
     state: dict[str, Tensor] = acnet.state_dict()
     converted = list(reports_in(acnet))
     if not converted:
