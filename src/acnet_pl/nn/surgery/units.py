@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.copying import deep_copy
-from acnet_pl.nn.surgery.plain import inherit_hooks
+from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks
 from acnet_pl.nn.surgery.report import LayerReport
 
 __all__ = ["fuse_units", "keep_units"]
