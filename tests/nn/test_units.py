@@ -67,13 +67,14 @@ class Unit(nn.Module):
         return out
 
     def fuse(self) -> nn.Conv2d:
-        w = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()  # type: ignore[operator]
-        conv = nn.Conv2d(3, 4, 3)
-        assert self.conv.bias is not None
-        assert conv.bias is not None
-        conv.weight.data = self.conv.weight * w[:, None, None, None] + self.error
-        conv.bias.data = (self.conv.bias - self.bn.running_mean) * w + self.bn.bias
-        return conv
+        layer: Any = self.conv
+        norm: Any = self.bn
+        made: Any = nn.Conv2d(3, 4, 3)
+        w = norm.weight / (norm.running_var + norm.eps).sqrt()
+        made.weight.data = layer.weight * w[:, None, None, None] + self.error
+        made.bias.data = (layer.bias - norm.running_mean) * w + norm.bias
+        assert isinstance(made, nn.Conv2d)
+        return made
 
 
 def test_a_unit_is_fused_by_its_own_method_or_not_at_all(randomise: Randomise) -> None:

@@ -124,14 +124,14 @@ def test_the_cost_is_three_forward_passes_of_every_image(tmp_path: Path, parser:
     run = plan_one(tmp_path, parser, epochs=2)
     # Cifar-quick: 5×5 convolutions at 32×32, 15×15 and 7×7, and two linear layers.
     forward = 25 * (3 * 32 * 32**2 + 32 * 32 * 15**2 + 32 * 64 * 7**2) + 576 * 64 + 64 * 10
-    assert run.macs == forward
+    assert run.cost.macs == forward
     assert run.training_macs == 3 * forward * 50_000 * 2
     assert plan_one(tmp_path, parser, fit=("--data", "DigitsDataModule")).training_macs is None
 
 
 def test_the_cost_of_a_late_fold_is_that_of_both_networks(tmp_path: Path, parser: SettingsParser) -> None:
     ((_, runs),) = make_plan(Options(("cheaper",), epochs=5, seeds=(0,), runs_dir=tmp_path), parser).values()
-    macs = {run.run.variant: run.macs for run in runs}
+    macs = {run.run.variant: run.cost.macs for run in runs}
     cost = {run.run.variant: run.training_macs for run in runs}
     assert macs["acb_late_fold"] == macs["acb"] > macs["plain"] == macs["acb_scaled"] == macs["acb_norm_after_sum"]
     assert cost["acb_late_fold"] == 3 * 50_000 * (2 * macs["acb"] + 3 * macs["plain"])

@@ -247,7 +247,7 @@ def test_what_training_costs_stands_beside_what_it_gains(
     text = write_report(tmp_path, {"cheaper": result}, []).with_name("report.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     ends = {row[0]: tuple(row[-2:]) for row in rows}
-    macs = {run.run.variant: run.macs for run in runs}
+    macs = {run.run.variant: run.cost.macs for run in runs}
     full = macs["acb"] / macs["plain"]
     assert ends["plain"] == ("1.00", "1.00")
     assert ends["ACNet"] == (f"{full:.2f}", "2.25")

@@ -18,6 +18,7 @@ from acnet_pl.analysis.rotation import (
     rotation_logits,
     rotation_outputs,
 )
+from acnet_pl.analysis.training_cost import TrainingCost, training_cost
 
 __all__ = [
     "LOCATIONS",
@@ -32,6 +33,7 @@ __all__ = [
     "PruningCurve",
     "RotationAccuracy",
     "RotationMetric",
+    "TrainingCost",
     "accuracy",
     "compare",
     "complexity",
@@ -51,4 +53,5 @@ __all__ = [
     "rotation_accuracy",
     "rotation_logits",
     "rotation_outputs",
+    "training_cost",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -153,7 +155,8 @@ class BranchedConv(FusibleConv):
 
     def _online_kernel(self, x: Tensor) -> Tensor:
         """The sum of the kernels, in their own precision also under autocast: it is made once a step."""
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
             kernels = [layer.fused(lambda tensor: tensor)[0] for _, layer in self._layers()]
         total = kernels[0]
         for kernel in kernels[1:]:

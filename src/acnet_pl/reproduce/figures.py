@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 
 from acnet_pl.analysis import KernelMagnitude
-from acnet_pl.reproduce.blocks import Cell, Figure, Table
+from acnet_pl.reproduce.costs import gain_over_cost
+from acnet_pl.reproduce.elements import Cell, Figure, Table
 from acnet_pl.reproduce.plots import Chart, Series, heat_map, line_chart
 from acnet_pl.reproduce.pruning import PruningSummary
 from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.statistics import CONFIDENCE
 
 __all__ = ["figures"]
 
@@ -27,6 +29,12 @@ def figures(result: GridResult) -> Iterator[Figure]:
     Args:
         result: The grid.
     """
+    if result.grid.costs and (costs := list(gain_over_cost(result))):
+        yield Figure(
+            "Gain over plain against what the training costs: mean over pairs of one seed, and its "
+            f"{CONFIDENCE:.0%} interval as a line. Up and to the left is better; the plain network is at (1, 0).",
+            costs,
+        )
     if result.magnitudes:
         yield _magnitude(result)
     if result.pruning:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from acnet_pl.reproduce.blocks import Section
+from acnet_pl.reproduce.elements import Section
 
 __all__ = ["render_html"]
 

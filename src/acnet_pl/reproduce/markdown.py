@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from acnet_pl.reproduce.blocks import Block, Cell, Commands, Figure, Headline, Notice, Points, Section, Table, Text
+from acnet_pl.reproduce.elements import Block, Cell, Commands, Figure, Headline, Notice, Points, Section, Table, Text
 
 __all__ = ["render_markdown"]
 

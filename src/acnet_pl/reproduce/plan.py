@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from acnet_pl.analysis import complexity
+from acnet_pl.analysis import TrainingCost, training_cost
 from acnet_pl.callbacks import LateFold
 from acnet_pl.config.files import run_order
 from acnet_pl.data.errors import DataError
@@ -106,9 +106,9 @@ class PlannedRun:
         return int(self.config["trainer"]["max_epochs"] or 0)
 
     @cached_property
-    def macs(self) -> int:
-        """Multiply-accumulates of one image's forward pass in training, as the first epoch has it."""
-        return self._macs(self.config["model"]["conv"])
+    def cost(self) -> TrainingCost:
+        """What a training step costs for each image, as the first epoch has it."""
+        return self._cost(self.config["model"]["conv"])
 
     @property
     def training_macs(self) -> int | None:
@@ -122,16 +122,17 @@ class PlannedRun:
             return None
         images = self.grid.data.train_images - int(data["init_args"].get("val_size") or 0)
         folded = self.epochs - self._first_folded_epoch()
-        after = self._macs(describe(PlainConv())) if folded else 0
-        return 3 * images * ((self.epochs - folded) * self.macs + folded * after)
+        after = self._cost(describe(PlainConv())).macs if folded else 0
+        return 3 * images * ((self.epochs - folded) * self.cost.macs + folded * after)
 
-    def _macs(self, conv: Mapping[str, Any]) -> int:
+    def _cost(self, conv: Mapping[str, Any]) -> TrainingCost:
         data = instantiate_data(self.config)
         shape = getattr(data, "image_shape", self.grid.data.image_shape)
         classes = getattr(data, "num_classes", self.grid.data.num_classes)
         with torch.device("meta"):
             network = build_network(_full(self.config["model"]["backbone"]), _full(conv), classes)
-        return complexity(network, tuple(shape)).macs
+        channels, height, width = shape
+        return training_cost(network, (channels, height, width))
 
     def _first_folded_epoch(self) -> int:
         options = [part["LateFold"] for part in self.settings.get("trainer.callbacks") or () if "LateFold" in part]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.provenance import versions
-from acnet_pl.reproduce.blocks import Block, Commands, Headline, Notice, Points, Section, Table, Text
-from acnet_pl.reproduce.blocks import Cell as _Cell
+from acnet_pl.reproduce.costs import deployed
 from acnet_pl.reproduce.departures import standing_departures
+from acnet_pl.reproduce.elements import Block, Commands, Headline, Notice, Points, Section, Table, Text
+from acnet_pl.reproduce.elements import Cell as _Cell
 from acnet_pl.reproduce.figures import figures
 from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.html import render_html
@@ -120,6 +121,8 @@ def _reading(result: GridResult) -> Iterator[str]:
         "Intervals and p are those of Student's t over pairs of one seed: the spread of trainings. Where a table has "
         "several gains, p is adjusted for all of them by Holm's method; the intervals are not."
     )
+    if result.grid.costs:
+        yield from deployed(result)
     means = [
         result.sample(model.key, result.grid.variants[0].key, result.grid.measures[0]) for model in result.grid.models
     ]

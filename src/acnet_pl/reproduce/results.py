@@ -199,6 +199,11 @@ class GridResult:
         base, own = (self.of(model, key)[0].planned.training_macs for key in (self.grid.variants[0].key, variant))
         return own / base if own and base else None
 
+    def cost_ratios(self, model: str, variant: str) -> tuple[float, float]:
+        """Parameters in training, and bytes kept of the forward pass, over those of the baseline."""
+        base, own = (self.of(model, key)[0].planned.cost for key in (self.grid.variants[0].key, variant))
+        return own.parameters / base.parameters, own.kept_bytes / base.kept_bytes
+
     def time_ratios(self, model: str, variant: str) -> list[float]:
         """Seconds of training over those of the baseline of the same seed, of finished pairs."""
         pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)

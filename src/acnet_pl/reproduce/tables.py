@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-from acnet_pl.reproduce.blocks import Cell, Table
+from acnet_pl.reproduce.elements import Cell, Table
 from acnet_pl.reproduce.grid import Measure, Published
 from acnet_pl.reproduce.results import GridResult, RunResult
 from acnet_pl.reproduce.statistics import CONFIDENCE, Sample
@@ -105,8 +105,8 @@ def _variants(result: GridResult) -> Table:
             groups.append((f"{first.title}, gain over plain", len(headings)))
             columns += headings
     if has_costs:
-        groups.append(("training, × plain", 2))
-        columns += ["multiplications", "time"]
+        groups.append(("training, × plain", 4))
+        columns += ["parameters", "kept activations", "multiplications", "time"]
     rows = []
     for model in grid.models:
         for variant in grid.variants:
@@ -120,6 +120,7 @@ def _variants(result: GridResult) -> Table:
                     row += empty if variant.is_plain else _difference(gain, adjusted, key)
             if has_costs:
                 ratios = result.time_ratios(model.key, variant.key)
+                row += [_number(ratio, 1, "{:.2f}") for ratio in result.cost_ratios(model.key, variant.key)]
                 row.append(_number(result.macs_ratio(model.key, variant.key), 1, "{:.2f}"))
                 row.append(_number(median(ratios) if ratios else None, 1, "{:.2f}"))
             rows.append(row)
@@ -128,7 +129,8 @@ def _variants(result: GridResult) -> Table:
         caption = f"{grid.models[0].title}. {caption}"
     if has_costs:
         caption += (
-            " Time is the median over pairs, and worth as much as the machine was quiet; multiplications are counted."
+            " Time is the median over pairs, and worth as much as the machine was quiet; the others are counted. Kept "
+            "activations are the bytes that the forward pass keeps for the backward pass."
         )
     return Table(caption, columns, rows, groups, cards=True)
 

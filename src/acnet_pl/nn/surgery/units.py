@@ -101,7 +101,7 @@ def keep_units(model: nn.Module, entries: Mapping[str, LayerReport], norms: Mapp
         setattr(unit, verb, partial(_fuse_restored, unit, verb, tuple(pairs)))
 
 
-def _fuse_restored(unit: nn.Module, verb: str, pairs: Iterable[tuple[str, bool, str | None, _BatchNorm | None]]) -> Any:
+def _fuse_restored(unit: nn.Module, verb: str, pairs: Iterable[tuple[str, bool, str | None, Any]]) -> Any:
     """Give a unit its own kinds of layers back, which compute what the blocks do, and let it fuse, in place."""
     for block_name, biased, norm_name, shell in pairs:
         block = unit.get_submodule(block_name)
