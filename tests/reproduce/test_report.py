@@ -18,6 +18,7 @@ from acnet_pl.deploy import save_fused
 from acnet_pl.modules.architecture import build_network
 from acnet_pl.nn import fuse_model
 from acnet_pl.reproduce import TARGETS, plots
+from acnet_pl.reproduce.costs import gain_over_cost
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import write_report
@@ -253,6 +254,15 @@ def test_what_training_costs_stands_beside_what_it_gains(
     assert ends["ACNet"] == (f"{full:.2f}", "2.25")
     assert ends["scaled branches, one batch norm after the sum"] == ("1.00", "1.05")
     assert ends["ACNet, folded after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")
+    cost = {run.run.variant: run.cost for run in runs}
+    kept, parameters = (
+        f"{getattr(cost['acb'], name) / getattr(cost['plain'], name):.2f}" for name in ("kept_bytes", "parameters")
+    )
+    assert next(row for row in rows if row[0] == "ACNet")[-4:-2] == [parameters, kept]
+    assert [chart.title for chart in gain_over_cost(result)] == [
+        f"Cifar-quick: gain in Top-1 (points) by {kind} (× plain)"
+        for kind in ("multiplications", "kept activations", "time")
+    ]
 
 
 @pytest.mark.parametrize(
