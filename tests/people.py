@@ -210,13 +210,12 @@ def loader(kind: type[Own], batches: int = 2) -> DataLoader[Any]:
 
 
 def trainer(folder: Any, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
-    defaults: dict[str, Any] = {"max_epochs": 2, "logger": False, "enable_checkpointing": False}
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    defaults: dict[str, Any] = {"max_epochs": 2, **off}
     return pl.Trainer(
         accelerator="cpu",
         callbacks=list(callbacks),
         default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=1,
         **{**defaults, **options},
     )

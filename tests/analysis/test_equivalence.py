@@ -1,11 +1,13 @@
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from acnet_pl.analysis import Equivalence, EquivalenceMetric, compare
+from acnet_pl.analysis import Equivalence, EquivalenceMetric, accuracy, compare, rotation_accuracy
 from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, PlainConv, fuse_model
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -131,3 +133,45 @@ def test_it_prints_a_sentence() -> None:
         "trained vs folded on 100 images: max difference 1.5e-06 (relative 2e-07), top-1 agreement 100.00%, "
         "accuracy 87.50% trained, 87.50% folded"
     )
+
+
+def test_nan_agrees_with_nothing_and_is_never_right() -> None:
+    logits = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
+    metric = EquivalenceMetric()
+    metric.update(logits, logits, torch.tensor([1, 0, 0]))
+    result = metric.result()
+    assert result.top1_agreement == result.trained_accuracy == result.folded_accuracy == pytest.approx(1 / 3)
+    assert math.isnan(result.max_rel_difference)
+    assert not result.within(1e9)
+
+
+def test_empty_batches_are_passed_over(small_net: Callable[..., nn.Module], batches: Batches) -> None:
+    net = small_net()
+    empty = (batches[0][0][:0], batches[0][1][:0])
+    assert compare(net, fuse_model(net), [empty, *batches, empty]) == compare(net, fuse_model(net), batches)
+    assert accuracy(net, [empty, *batches]) == accuracy(net, batches)
+    assert rotation_accuracy(net, [*batches, empty]) == rotation_accuracy(net, batches)
+    with pytest.raises(ValueError, match="there are no images"):
+        compare(net, fuse_model(net), [empty])
+
+
+@dataclass
+class Detected:
+    boxes: list[Tensor]
+    classes: Tensor
+
+
+def test_any_outputs_are_compared_each_by_its_own_range() -> None:
+    large, small = torch.tensor([[0.0, 800.0]]), torch.tensor([0.5, 0.25])
+    trained = {"found": Detected([large, torch.zeros(0, 4)], torch.tensor([3, 1])), "scores": (small,)}
+    metric = EquivalenceMetric()
+    metric.update(trained, trained, samples=1)
+    assert metric.result() == Equivalence(1, 0.0, 0.0)
+    wrong = {"found": Detected([large, torch.zeros(0, 4)], torch.tensor([3, 1])), "scores": (small + 0.05,)}
+    metric.update(trained, wrong, samples=1)  # a sixteen-thousandth of the largest number, a tenth of its own
+    assert metric.result().max_rel_difference == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="must be tensors of the same shapes"):
+        metric.update(trained, {"scores": (small,)})
+    other = {"found": Detected([large, torch.zeros(0, 4)], torch.tensor([3, 2])), "scores": (small,)}
+    metric.update(trained, other, samples=1)
+    assert metric.result().max_rel_difference == pytest.approx(1 / 3)
