@@ -55,12 +55,14 @@ CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
     "acnet": lambda: ACBConv(gamma_init=1 / 3),
     "share 1/8": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8),
+    "at once": lambda: ACBConv(gamma_init=1 / 3, at_once=True),
+    "share 1/8 at once": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8, at_once=True),
     "norm after sum": lambda: ACBConv(branch_norm=False),
     "scaled": lambda: ACBConv(branch_norm="scale"),
     # Other blocks, by the names that their files have in experiments/conv.
     **{name: partial(_from_file, name) for name in ("acb_plus", "dbb", "mobileone", "orepa", "repvgg")},
 }
-DEFAULT = tuple(CONVS)[:5]
+DEFAULT = ("plain", "acnet", "share 1/8", "norm after sum", "scaled")
 LEAST_ROUNDS = 3  # for quartiles
 Row = dict[str, Any]
 

@@ -30,7 +30,7 @@ class Operations(TorchDispatchMode):
 
 
 def make(momentum: float | None = 0.1, **options: Any) -> ACBlock:
-    block = ACBlock(4, 6, 3, padding=1, **options)
+    block = ACBlock(4, 6, **({"kernel_size": 3, "padding": 1} | options))
     for module in block.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = momentum
@@ -77,6 +77,51 @@ def test_trains_as_its_explicit_branches(momentum: Any, frozen: bool, autocast: 
         else:
             tolerance = (0.03 if autocast else 1e-4) * float(theirs.float().abs().max())
             torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"statistics_share": 0.5},
+        {"vertical": False, "stride": 2, "padding_mode": "reflect"},
+        {"kernel_size": 5, "asymmetric_size": 3, "dilation": 2},
+        {"position": "border"},
+    ],
+)
+def test_at_once_it_is_the_same_block(options: dict[str, Any], memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    apart = make(**options).double()
+    x = torch.randn(6, 4, 11, 11, dtype=torch.float64).to(memory_format=memory_format)
+    at_once = copy.deepcopy(apart)
+    at_once.at_once = True
+    for ours, theirs in zip(results(at_once, x), results(apart, x), strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12 * float(theirs.abs().max()))
+    assert at_once(x).is_contiguous(memory_format=memory_format)
+    with Operations() as operations:
+        at_once(x)
+    assert sum("convolution" in name for name in operations.names) == 1 + (apart.statistics_share < 1)
+
+
+@pytest.mark.parametrize("case", ["groups", "frozen", "momentum", "no statistics", "synchronised"])
+def test_what_is_not_one_batch_norm_goes_branch_by_branch(case: str) -> None:
+    apart, x = make(groups=2 if case == "groups" else 1), torch.randn(6, 4, 7, 7)
+    assert apart.square_norm is not None
+    if case == "frozen":
+        apart.square_norm.eval()
+    elif case == "momentum":
+        apart.square_norm.momentum = 0.5
+    elif case == "no statistics":
+        apart.square_norm.track_running_stats = False
+        apart.square_norm.running_mean = apart.square_norm.running_var = None
+    elif case == "synchronised":
+        apart = nn.SyncBatchNorm.convert_sync_batchnorm(apart)  # type: ignore[no-untyped-call]
+    at_once = copy.deepcopy(apart)
+    at_once.at_once = True
+    for ours, theirs in zip(results(at_once, x), results(apart, x), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_adds_in_place_where_it_may() -> None:
@@ -151,9 +196,11 @@ def test_a_stock_network_becomes_scaled_and_stock_again(init: Any) -> None:
         torch.testing.assert_close(acnet(x), stock.eval()(x), rtol=1e-12, atol=1e-12)
     acnet.train()
     optimizer = torch.optim.SGD(acnet.parameters(), lr=0.1)
-    torch.autograd.backward(acnet(x).square().mean())
+    for _ in range(2):  # preserved, the branches' scales are 0 at first, and learn first
+        optimizer.zero_grad()
+        torch.autograd.backward(acnet(x).square().mean())
+        optimizer.step()
     assert all(p.grad is not None and p.grad.any() for p in acnet.parameters() if p.ndim == 4)
-    optimizer.step()
     with torch.no_grad(), explicit_branches(acnet.eval()):
         expected = acnet(x)
     torch.testing.assert_close(fuse_model(acnet)(x), expected, rtol=1e-12, atol=1e-12)

@@ -17,7 +17,7 @@ BUILDERS: list[ConvBuilder] = [
     ACBConv(branch_norm="scale", gamma_init=0.5),
     ACBConv(position="border"),
     ACBConv(asymmetric_size=3, gamma_init=1 / 3),
-    ACBConv(statistics_share=0.125),
+    ACBConv(statistics_share=0.125, at_once=True),
 ]
 LAYERS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},

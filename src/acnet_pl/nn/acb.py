@@ -22,6 +22,7 @@ from acnet_pl.nn.arguments import (
     pair,
     square_size,
 )
+from acnet_pl.nn.at_once import normalise_and_add, side_by_side, track_alike
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
@@ -85,6 +86,9 @@ class ACBlock(FusibleConv):
             use. 1 is the exact block. With less, the block trains as one convolution with the summed kernel and three
             on the share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Batches must be
             shuffled.
+        at_once: Train all branches by one convolution with as many times C_out outputs, in which shorter kernels are
+            padded with zeros, and one batch norm: fewer and larger operations. It is the same block; groups, frozen,
+            synchronised and unlike norms go branch by branch all the same.
 
     Raises:
         ValueError: An argument is out of its range; the message says what it must be.
@@ -117,6 +121,7 @@ class ACBlock(FusibleConv):
         draw: KernelDraw = "pytorch",
         paired: bool = True,
         statistics_share: float = 1.0,
+        at_once: bool = False,
     ) -> None:
         k = square_size(kernel_size)
         length = k if asymmetric_size is None else asymmetric_size
@@ -158,6 +163,7 @@ class ACBlock(FusibleConv):
         self.paired = paired
         self.branch_norm = branch_norm
         self.statistics_share = statistics_share
+        self.at_once = at_once
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
         self.geometry: dict[str, BranchGeometry] = {}
@@ -232,6 +238,8 @@ class ACBlock(FusibleConv):
             return self._call(self.norm, self._convolve(x, self._sum_kernels(scales), None))
         if work_alike(norms[1:]) and (count := images_in_share(x, self._share)) is not None:
             return self._train_by_share(x, count)
+        if self.at_once and self.groups == 1 and track_alike(norms[1:]):
+            return normalise_and_add(list(self.norms()), self._convolve(x, self._side_by_side(), None))
         return self._sum_branches(x, in_place=may_add_in_place(norms[1:]))
 
     def forward_branches(self, x: Tensor) -> Tensor:
@@ -315,7 +323,10 @@ class ACBlock(FusibleConv):
         """One convolution with the sum of the kernels, scaled by the first ``count`` images' statistics."""
         x, part = take_images(x, count)
         names, convs, norms = zip(*self._layers(), strict=True)
-        outputs = [conv(self.geometry[name].pad_or_crop(part)) for name, conv in zip(names, convs, strict=True)]
+        if self.at_once and self.groups == 1:
+            outputs = [self._convolve(part, self._side_by_side(), None)]
+        else:
+            outputs = [conv(self.geometry[name].pad_or_crop(part)) for name, conv in zip(names, convs, strict=True)]
         scales, shifts = scale_and_shift(norms, outputs)
         kernel = self._sum_kernels(scales.unbind())
         bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
@@ -339,6 +350,10 @@ class ACBlock(FusibleConv):
         names, convs, _ = zip(*self._layers(), strict=True)
         kernels = [conv.weight for conv in convs]
         return sum_kernels(kernels, scales, [self.geometry[name] for name in names]).to(kernels[0].dtype)
+
+    def _side_by_side(self) -> Tensor:
+        names, convs, _ = zip(*self._layers(), strict=True)
+        return side_by_side([conv.weight for conv in convs], [self.geometry[name] for name in names])
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         padding = self._zero_padding

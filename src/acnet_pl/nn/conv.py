@@ -227,6 +227,7 @@ class ACBConv(BlockConv):
         paired: Give the ACNet of a seed the square kernels that the plain network of that seed has.
         statistics_share: Share of each training batch whose statistics the branches' batch norms use; 1 is all of it.
             With 1/8 a block trains at little more than a plain layer's cost.
+        at_once: Train the branches by one convolution with as many times C_out outputs and one batch norm.
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class ACBConv(BlockConv):
         draw: KernelDraw = "pytorch",
         paired: bool = True,
         statistics_share: float = 1.0,
+        at_once: bool = False,
     ) -> None:
         check_choice("draw", draw, KernelDraw)
         self.horizontal = horizontal
@@ -251,6 +253,7 @@ class ACBConv(BlockConv):
         self.draw: KernelDraw = draw
         self.paired = paired
         self.statistics_share = statistics_share
+        self.at_once = at_once
 
     def block(  # noqa: D102
         self,
@@ -281,4 +284,5 @@ class ACBConv(BlockConv):
             draw=self.draw,
             paired=self.paired,
             statistics_share=self.statistics_share,
+            at_once=self.at_once,
         )
