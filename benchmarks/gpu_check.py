@@ -158,7 +158,7 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
 
     def tests(seconds: float) -> list[str]:
         files = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8")]
-        words = [python, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
+        words = [python, "-m", "pytest", "-v", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
         return [*words, *(["-n", "4"] if cuda else []), *sorted(str(path.relative_to(ROOT)) for path in files)]
 
     def small(script: str, name: str, *cpu: str) -> Callable[[float], list[str]]:

@@ -93,7 +93,7 @@ def test_pairs_are_trained_for_the_epochs_that_there_is_time_for(pairs: Any, tmp
     rows = [{"model": "cifar_quick", "contender": name, "ms": 1.0} for name in pairs.VARIANTS.values()]
     assert pairs.epoch_seconds(quick, rows) == pytest.approx(8 * len(keys) * 0.390 / 1.5)
     assert pairs.epoch_seconds(quick, []) > 8 * 0.64e-3 * 390 / 1.5
-    assert [pairs.epochs_in(seconds, 4.0) for seconds in (32.9, 33.1, 65.1, 9999)] == [0, 2, 10, 30]
+    assert [pairs.epochs_in(seconds, 4.0, 12) for seconds in (40.9, 41.1, 73.1, 9999)] == [0, 2, 10, 30]
     check = {"stages": [{"stage": "tests", "record": None}, {"stage": "speed", "record": {"rows": rows}}]}
     (tmp_path / "check.json").write_text(json.dumps(check))
     assert pairs.measured_steps(tmp_path / "check.json") == rows

@@ -15,6 +15,7 @@ GRID = Grid(
         ACNET,
         Variant("acb_norm_after_sum", "one batch norm after the sum"),
         Variant("acb_scaled", "scaled branches, one batch norm after the sum"),
+        Variant("acb_share", "ACNet, statistics of an eighth of the batch"),
         Variant("acb_late_fold", "ACNet, folded after half of the epochs"),
     ),
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
@@ -23,6 +24,6 @@ GRID = Grid(
     costs=True,
     claims=(
         "The article has one batch norm after the sum as an ablation (Table 4): below the full block, above the plain "
-        "network. Of the other two it says nothing.",
+        "network. Of the other three it says nothing.",
     ),
 )
