@@ -152,7 +152,13 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
         def command(seconds: float) -> list[str]:
             words = [python, "benchmarks/training_speed.py", "--device", options.device, "--models", *models.split()]
             words += ["--modes", *modes.split(), "--contenders", *contenders, *sizes, *threads, *reference]
-            return [*words, "--budget", f"{seconds - 2 * _GRACE:.0f}", "--out", str(out / f"{name}.json")]
+            return [
+                *words,
+                "--budget",
+                f"{seconds - 2 * _GRACE - (0 if cuda else 20):.0f}",
+                "--out",
+                str(out / f"{name}.json"),
+            ]
 
         return Stage(name, limit, command, f"{name}.json")
 
