@@ -33,8 +33,8 @@ class OREPABlock(BranchedConv):
 
     The branches are k×k; 1×1 and the average; 1×1 and the frequency prior; 1×1-k×k; 1×1; and depthwise k×k-1×1 with
     eight filters on each channel. A training step so costs one convolution, and the making of its kernel, which does
-    not depend on the size of the images. The authors have this for 3×3 kernels (the prior) and without groups (the
-    depthwise branch); here it is defined for every odd size and for groups.
+    not depend on the size of the images. The authors' prior is for 3×3 kernels;
+    here it is defined for every odd size.
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
