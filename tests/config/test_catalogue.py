@@ -66,10 +66,10 @@ def test_every_option_of_the_parser_is_known_and_no_other(command: str, parsers:
 def test_the_signature_read_from_the_source_is_that_of_the_class(slot: str, name: str, path: str) -> None:
     read, real = signature(path), inspect.signature(named(path))
     assert read is not None
-    assert [*read.parameters] == [
-        parameter.name for parameter in real.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    required = {parameter.name for parameter in real.parameters.values() if parameter.default is parameter.empty}
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = [parameter for parameter in real.parameters.values() if parameter.kind not in variadic]
+    assert [*read.parameters] == [parameter.name for parameter in parameters]
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
     assert {parameter.name for parameter in read.parameters.values() if parameter.default is None} == required
     assert {*PASSED[slot]} <= {*read.parameters} or path.startswith("acnet_pl.modules.")
 

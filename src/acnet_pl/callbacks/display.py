@@ -34,6 +34,11 @@ class ProgressBar(RichProgressBar):
             numbers = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, (int, float)))
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *numbers, sep="  ")
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar for the last time: what is printed when training has ended stands below it."""
+        super().on_train_end(trainer, pl_module)
+        self._stop_progress()
+
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

@@ -16,7 +16,8 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.layer_sync import LayerSync
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from rich.console import Console
 
 from acnet_pl.callbacks import (
     ConfusionMatrix,
@@ -29,6 +30,7 @@ from acnet_pl.callbacks import (
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, read_checkpoint
+from acnet_pl.cli.before_training import check_accelerator, check_data, images_per_step
 from acnet_pl.cli.loggers import (
     in_run_folder,
     know_run_folder,
@@ -38,9 +40,11 @@ from acnet_pl.cli.loggers import (
     wandb_run_ends,
 )
 from acnet_pl.cli.resume import find_run
-from acnet_pl.cli.summary import write_summary
+from acnet_pl.cli.summary import metrics_table, write_summary
 from acnet_pl.cli.torchrun import fresh_store
+from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
+from acnet_pl.config.program import program
 from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
 from acnet_pl.config.run_options import RunOptions, RunParser
 from acnet_pl.integrations import enable_installed
@@ -75,6 +79,7 @@ class CLI(RunOptions):
             )
         check_classes(self.config[self.subcommand])
         require_packages(self.config[self.subcommand].trainer.get("logger"))
+        check_accelerator(self.config[self.subcommand].trainer.accelerator)
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's options from the checkpoint; refuse to where the user asked for another network.
@@ -135,7 +140,10 @@ class CLI(RunOptions):
         best = config.checkpoint.monitor is not None or config.checkpoint.save_top_k != 1
         if self.subcommand != "fit" or not best:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
-            trainer_config["enable_checkpointing"] = False
+            others = trainer_config.get("callbacks") or []
+            others = others if isinstance(others, list) else [others]
+            # Lightning adds one of its own where there is none, which RunCheckpoint makes needless.
+            trainer_config["enable_checkpointing"] = any(isinstance(other, ModelCheckpoint) for other in others)
         if trainer_config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar())
         if trainer_config.get("enable_model_summary") is not False:
@@ -163,6 +171,27 @@ class CLI(RunOptions):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             write_config(self.run_folder, text)
             self.claim = Claim.of(self.run_folder) if fits else None
+
+    def before_fit(self) -> None:
+        """Find what is wrong with the data before loggers start, and say how many images a step sees."""
+        check_data(self.datamodule, self.trainer)
+        if self.trainer.is_global_zero and (images := images_per_step(self.datamodule, self.trainer)):
+            Console(markup=False, emoji=False).print(images, highlight=False)
+
+    def after_validate(self) -> None:
+        """Show what came out."""
+        if self.trainer.is_global_zero:
+            Console(markup=False, emoji=False).print(metrics_table(self.trainer.callback_metrics))
+
+    def after_test(self) -> None:
+        """Likewise."""
+        self.after_validate()
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if "verbose" in kwargs:
+            kwargs["verbose"] = False  # Lightning's table shows 16 digits; `after_validate` shows its own
+        return kwargs
 
     def after_fit(self) -> None:
         """Validate and test the weights that were folded, then say what came out and where it is."""
@@ -211,7 +240,11 @@ def run(args: Sequence[str]) -> Path:
     know_run_folder()
     store = fresh_store()  # lives until this returns
     args = with_data_of_checkpoint(with_config_of_resumed(args))
-    configs = {command: {"default_config_files": default_configs(args)} for command in CLI.subcommands()}
+    defaults = default_configs(args)
+    args, notes = settled(args)
+    for note in notes:
+        rank_zero_info(note)
+    configs = {command: {"default_config_files": defaults} for command in CLI.subcommands()}
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(
             ImageClassifier,
@@ -220,7 +253,7 @@ def run(args: Sequence[str]) -> Path:
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=RunParser,
-            parser_kwargs={**configs, "prog": "python -m acnet_pl"},
+            parser_kwargs={**configs, "prog": program()},
             auto_configure_optimizers=False,
             args=args,
         )

@@ -21,7 +21,7 @@ from acnet_pl.config.run_folder import MARKER
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.provenance import EVALUATED, versions
 
-__all__ = ["comparison", "write_summary"]
+__all__ = ["comparison", "metrics_table", "write_summary"]
 
 
 def write_summary(
@@ -72,6 +72,15 @@ def write_summary(
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_result(file))
     console.print(f"Files in {folder}:\n  {', '.join(files)}", soft_wrap=True, highlight=False)
     return path
+
+
+def metrics_table(figures: Mapping[str, Any]) -> Table:
+    """Return a table of logged figures: accuracies in percent, all others with four digits."""
+    table = Table("metric", "value", title_justify="left")
+    for name, figure in figures.items():
+        is_accuracy = name.rpartition("/")[2] in ("top1", "top5") or name.endswith("agreement")
+        table.add_row(name, format(float(figure), ".2%" if is_accuracy else ".4g"))
+    return table
 
 
 def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:

@@ -32,6 +32,9 @@ _LIBRARY = {"model.optimizer": "torch.optim", "model.schedule": "torch.optim.lr_
 # These take functions or other schedulers, which no configuration can give.
 _NEED_PYTHON = {"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}
 
+# Torch's class does not know what it watches.
+_WITH_MONITOR = {"ReduceLROnPlateau": "pytorch_lightning.cli.ReduceLROnPlateau"}
+
 
 @cache
 def choices(slot: str) -> dict[str, str]:
@@ -48,7 +51,7 @@ def choices(slot: str) -> dict[str, str]:
         own = _concrete("acnet_pl.modules", "Schedule")
         module = _LIBRARY[slot]
         theirs = {name for name, bases in class_names(module).items() if "LRScheduler" in bases and name[0] != "_"}
-        return {**own, **{name: f"{module}.{name}" for name in sorted(theirs - _NEED_PYTHON)}}
+        return {**own, **{name: f"{module}.{name}" for name in sorted(theirs - _NEED_PYTHON)}, **_WITH_MONITOR}
     package, base = {
         "data": ("acnet_pl.data", "LightningDataModule"),
         "model.backbone": ("acnet_pl.backbones", "Module"),

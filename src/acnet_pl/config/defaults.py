@@ -12,6 +12,7 @@ from acnet_pl.config.files import CONFIG, content_of, run_config
 from acnet_pl.trust import is_trusted
 
 __all__ = [
+    "DEFAULT_FILES",
     "checkpoint_that_brings_data",
     "data_of_checkpoint",
     "default_configs",
@@ -20,21 +21,27 @@ __all__ = [
 ]
 
 _PACKAGE = Path(__file__).parent.parent
+DEFAULT_FILES = [str(_PACKAGE / name) for name in ("defaults.yaml", "default_data.yaml", "default_optimizer.yaml")]
+"""All files with defaults; `default_configs` returns those that count for a command line."""
 
 
 def default_configs(args: Sequence[str]) -> list[str]:
-    """Return the files with the defaults for a command line; the digits are the data only where it names none.
+    """Return the files with the defaults for a command line.
 
-    As a default under another data module, the digits' own options (no flipping, a small crop) would become that
-    module's: the parser keeps what two classes have in common when a ``class_path`` changes.
+    The digits are the data only where it names none, and SGD's options count only for SGD: the parser would keep what
+    another class has in common with the default one.
 
     Args:
         args: The command and its arguments.
     """
-    files = [_PACKAGE / "defaults.yaml"]
-    if not _names_data(Arguments(args)):
-        files.append(_PACKAGE / "default_data.yaml")
-    return [str(file) for file in files]
+    arguments = Arguments(args)
+    general, data, optimizer = DEFAULT_FILES
+    files = [general]
+    if not _named(arguments, "data"):
+        files.append(data)
+    if {name.rpartition(".")[2] for name in _named(arguments, "model.optimizer")} <= {"SGD"}:
+        files.append(optimizer)
+    return files
 
 
 def with_config_of_resumed(args: Sequence[str]) -> list[str]:
@@ -92,7 +99,7 @@ def checkpoint_that_brings_data(args: Sequence[str]) -> Path | None:
     """Return the checkpoint that a command line names if it names no data, or None."""
     arguments = Arguments(args)
     path = Path(arguments.last("ckpt_path") or "")
-    return path if path.is_file() and not _names_data(arguments) else None
+    return path if path.is_file() and not _named(arguments, "data") else None
 
 
 def data_of_checkpoint(path: Path) -> tuple[Path | None, Any]:
@@ -101,12 +108,16 @@ def data_of_checkpoint(path: Path) -> tuple[Path | None, Any]:
     return folder, run_config(folder).get("data") if folder else None
 
 
-def _names_data(arguments: Arguments) -> bool:
+def _named(arguments: Arguments, slot: str) -> list[str]:
+    """The classes that a command line and its configurations name for a slot."""
+    found = []
     for option in arguments.options:
-        if option.name in ("data", "data.class_path"):
-            return True
-        if option.name == "config" and option.value is not None:
-            data = content_of(option.value).get("data")
-            if isinstance(data, str) or (isinstance(data, dict) and "class_path" in data):
-                return True
-    return False
+        if option.name in (slot, f"{slot}.class_path"):
+            found.append(option.value or "")
+        elif option.name == "config" and option.value is not None:
+            value: Any = content_of(option.value)
+            for part in slot.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            name = value.get("class_path") if isinstance(value, dict) else value
+            found += [name] if isinstance(name, str) else []
+    return found

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
@@ -50,7 +50,8 @@ class ImageClassifier(LightningModule):
         num_classes: Classes, linked to the data's on the command line.
         optimizer: Makes the optimizer from parameter groups.
         schedule: A `Schedule`, stepped per optimisation step, or anything that makes a torch learning-rate scheduler
-            from an optimizer, stepped per epoch. None is `CosineSchedule` without warm-up.
+            from an optimizer, stepped per epoch. None is `CosineSchedule` without warm-up. Lightning's
+            `ReduceLROnPlateau` watches its ``monitor``; torch's watches ``val/loss``, or ``val/top1`` in mode "max".
         label_smoothing: In [0, 1), for training.
         decay_norm_and_bias: Apply weight decay to batch norms and biases too, as the authors do.
         bias_lr_multiplier: Learning rate of biases relative to that of weights; the authors have 2.
@@ -224,7 +225,10 @@ class ImageClassifier(LightningModule):
             scheduler, interval = self._per_step(optimizer, self.schedule), "step"
         else:
             scheduler, interval = self.schedule(optimizer), "epoch"
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        how: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+        if isinstance(scheduler, ReduceLROnPlateau):  # torch's own does not know what it watches, Lightning's does
+            how["monitor"] = getattr(scheduler, "monitor", "val/top1" if scheduler.mode == "max" else "val/loss")
+        return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[typeddict-item]
 
     def _share_statistics(self) -> None:
         """Give all processes the first one's buffers, which are those that checkpoints have."""

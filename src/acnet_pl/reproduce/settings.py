@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule
 
 from acnet_pl import callbacks
+from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs
 from acnet_pl.config.files import EXPERIMENTS, run_config
 from acnet_pl.config.run_options import RunOptions, RunParser
@@ -101,7 +102,7 @@ class SettingsParser:
         Args:
             arguments: "fit" and its options.
         """
-        parsed = self._parser(arguments).parse(arguments[1:])
+        parsed = self._parser(arguments).parse(settled(arguments)[0][1:])
         plain: dict[str, Any] = json.loads(json.dumps(parsed.as_dict(), default=str))
         return plain
 
@@ -113,7 +114,7 @@ class SettingsParser:
             seed: Of the weights, as ``--seed_everything``.
         """
         torch.manual_seed(seed)
-        return self._parser(arguments).build(arguments[1:])
+        return self._parser(arguments).build(settled(arguments)[0][1:])
 
     def _parser(self, arguments: Sequence[str]) -> _ParseOnly:
         enable_installed()
@@ -131,7 +132,7 @@ class SettingsParser:
                     **{name: {"default_config_files": [*defaults]} for name in RunOptions.subcommands()},
                 },
                 auto_configure_optimizers=False,
-                args=list(arguments),
+                args=settled(arguments)[0],
             )
         return self._parsers[defaults]
 

@@ -1,0 +1,52 @@
+"""What is refused or said before training starts: devices that are not there, data that do not fit, images a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+
+from acnet_pl.data import InMemoryDataModule
+
+__all__ = ["check_accelerator", "check_data", "images_per_step"]
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """Raise a ValueError where an accelerator is asked for that this machine has not got."""
+    mps = torch.backends.mps.is_available()
+    there = {"gpu": torch.cuda.is_available() or mps, "cuda": torch.cuda.is_available(), "mps": mps}
+    if there.get(accelerator, True):
+        return
+    raise ValueError(
+        f"--trainer.accelerator {accelerator}: this machine has none that PyTorch {torch.__version__} can use; leave "
+        "the option out for the best that there is, or give --trainer.accelerator cpu"
+    )
+
+
+def check_data(data: LightningDataModule, trainer: Trainer) -> None:
+    """Load data that are kept in memory, so that an error in them comes before loggers and workers start.
+
+    Several processes, of which one prepares the data, leave that to the trainer.
+
+    Raises:
+        ValueError: The data do not fit the options.
+        DataError: They cannot be read.
+    """
+    if isinstance(data, InMemoryDataModule) and trainer.world_size == 1:
+        data.prepare_data()
+        data.setup("fit")
+        data.train_dataloader()
+
+
+def images_per_step(data: LightningDataModule, trainer: Trainer) -> str:
+    """Return how many images an optimisation step sees, and why; nothing where the batch size is not known."""
+    batch = getattr(data, "batch_size", None)
+    if not isinstance(batch, int):
+        return ""
+    accumulated = trainer.accumulate_grad_batches
+    # The batches of acnet_pl's data are those of all devices together; other data modules have one for each.
+    devices = 1 if type(data).__module__.startswith("acnet_pl.data") else trainer.world_size
+    factors = [f"batch_size {batch}"]
+    factors += [f"{devices} devices"] * (devices > 1) + [f"{accumulated} accumulated batches"] * (accumulated > 1)
+    return f"{batch * devices * accumulated:,} images a step ({' × '.join(factors)})"
