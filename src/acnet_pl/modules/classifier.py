@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -225,10 +225,10 @@ class ImageClassifier(LightningModule):
             scheduler, interval = self._per_step(optimizer, self.schedule), "step"
         else:
             scheduler, interval = self.schedule(optimizer), "epoch"
-        how: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+        how: LRSchedulerConfigType = {"scheduler": scheduler, "interval": interval}
         if isinstance(scheduler, ReduceLROnPlateau):  # torch's own does not know what it watches, Lightning's does
             how["monitor"] = getattr(scheduler, "monitor", "val/top1" if scheduler.mode == "max" else "val/loss")
-        return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[typeddict-item]
+        return {"optimizer": optimizer, "lr_scheduler": how}
 
     def _share_statistics(self) -> None:
         """Give all processes the first one's buffers, which are those that checkpoints have."""
