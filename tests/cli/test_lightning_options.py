@@ -23,7 +23,8 @@ def test_a_plateau_schedule_and_a_checkpoint_callback(
     assert [*(tmp_path / "own").glob("*.ckpt")]
     (folder,) = (tmp_path / "runs" / "plateau").iterdir()
     with (folder / "metrics.csv").open(newline="") as file:
-        rates = [float(value) for row in csv.DictReader(file) for name, value in row.items() if name.startswith("lr") and value]
+        found = [(name, value) for row in csv.DictReader(file) for name, value in row.items()]
+    rates = [float(value) for name, value in found if name.startswith("lr") and value]
     assert rates[0] == 0.1
     assert rates[-1] < 0.1
     assert "512 images a step (batch_size 256 × 2 accumulated batches)" in capsys.readouterr().out
