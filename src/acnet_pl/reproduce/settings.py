@@ -201,7 +201,12 @@ def decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
     found = (config.get("trainer") or {}).get("callbacks") or []
     described = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, Mapping)]
     named = [(str(part.get("class_path")).rpartition(".")[2], part.get("init_args") or {}) for part in described]
-    return [{name: options} for name, options in named if name not in _WATCHING]
+    # What is None is not chosen, and may be an option that the version that wrote it did not have.
+    return [
+        {name: {key: value for key, value in options.items() if value is not None}}
+        for name, options in named
+        if name not in _WATCHING
+    ]
 
 
 def _alike(a: Any, b: Any) -> bool:
