@@ -1,6 +1,7 @@
 """What the two shortcuts of ACBlock cost, as ratios to plain convolution + batch norm.
 
-1. Eval mode: one convolution with the kept folded kernel, against the plain layer and against three explicit branches.
+1. Eval mode: one convolution with the fused kernel, made anew for every batch or kept (`keep_fused`), and with
+   gradients of images and weights; against the plain layer and against three explicit branches.
 2. A training step with ``branch_norm=False``: one convolution on the summed kernel, against the plain layer, the same
    block evaluated branch by branch, and the full block with a batch norm in every branch.
 
@@ -17,6 +18,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from acnet_pl.backbones import ResNetCifar
-from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches
+from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches, keep_fused
 from record import write_record
 
 Contender = Callable[[], object]
+GRADIENTS = ("gradients", "…explicit")  # in eval mode
 LAYERS = ((16, 32), (32, 16), (64, 8))  # channels and image side of the three stages of ResNet-56
 
 
@@ -69,6 +73,31 @@ def inference(model: nn.Module, x: Tensor, explicit: bool = False) -> Contender:
     return run
 
 
+def kept(model: nn.Module, x: Tensor) -> Contender:
+    """One batch of many: the kernel is fused before."""
+    model.eval()
+    scope = ExitStack()  # lives, and keeps the kernel, as long as the contender
+    scope.enter_context(keep_fused(model))
+
+    def run() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    return partial(lambda scope: run(), scope)
+
+
+def frozen_step(model: nn.Module, x: Tensor, explicit: bool = False) -> Contender:
+    """Forward and backward in eval mode, as in fine-tuning with frozen batch norms."""
+    model.eval()
+    images = x.clone().requires_grad_()
+
+    def run() -> None:
+        with explicit_branches(model) if explicit else nullcontext():
+            torch.autograd.backward(model(images).square().mean())
+
+    return run
+
+
 def training_step(model: nn.Module, x: Tensor, explicit: bool = False) -> Contender:
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
@@ -99,6 +128,16 @@ def measure(name: str, build: Callable[[ConvBuilder], nn.Module], x: Tensor, rou
             "plain": inference(made(PlainConv()), x),
             "shortcut": inference(made(acnet), x),
             "explicit": inference(made(acnet), x, explicit=True),
+            "kept": kept(made(acnet), x),
+        },
+        rounds,
+        x.device,
+    )
+    frozen = interleaved(
+        {
+            "plain": frozen_step(made(PlainConv()), x),
+            "shortcut": frozen_step(made(acnet), x),
+            "explicit": frozen_step(made(acnet), x, explicit=True),
         },
         rounds,
         x.device,
@@ -119,6 +158,9 @@ def measure(name: str, build: Callable[[ConvBuilder], nn.Module], x: Tensor, rou
         "plain_eval_ms": 1e3 * statistics.median(evaluated["plain"]),
         "eval_shortcut_to_plain": ratio(evaluated, "shortcut", "plain"),
         "eval_explicit_to_plain": ratio(evaluated, "explicit", "plain"),
+        "eval_kept_to_plain": ratio(evaluated, "kept", "plain"),
+        "eval_gradients_shortcut_to_plain": ratio(frozen, "shortcut", "plain"),
+        "eval_gradients_explicit_to_plain": ratio(frozen, "explicit", "plain"),
         "plain_train_ms": 1e3 * statistics.median(trained["plain"]),
         "train_norm_after_sum_to_plain": ratio(trained, "shortcut", "plain"),
         "train_norm_after_sum_explicit_to_plain": ratio(trained, "explicit", "plain"),
@@ -128,7 +170,17 @@ def measure(name: str, build: Callable[[ConvBuilder], nn.Module], x: Tensor, rou
 
 def table(rows: list[dict[str, Any]]) -> Table:
     result = Table(title="ACBlock against plain convolution + batch norm (ratio of times; 1.00 = as fast)")
-    for column in ("", "batch", "plain eval ms", "shortcut", "explicit", "plain train ms", "BN after sum"):
+    for column in (
+        "",
+        "batch",
+        "plain eval ms",
+        "shortcut",
+        "explicit",
+        "kept",
+        *GRADIENTS,
+        "plain train ms",
+        "BN after sum",
+    ):
         result.add_column(column, justify="left" if not column else "right")
     result.add_column("…explicit", justify="right")
     result.add_column("ACNet", justify="right")
