@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?=
 
-.PHONY: demo test test-slow test-faults lint docs docs-serve install clean
+.PHONY: demo test test-fast test-versions test-slow test-faults lint docs docs-serve install clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,14 @@ lint: install
 
 test: lint
 	$(BIN)/pytest -n 2 -m 'not slow and not faults' $(TESTS)
+
+# What costs little, of each module; tests/fast.py says what that is.
+test-fast: install
+	$(BIN)/pytest -n 2 --fast $(TESTS)
+
+# Oldest declared, pinned and newest versions, each in an environment of its own; VERSIONS="oldest" runs one of them.
+test-versions:
+	$(PYTHON) .ci/versions.py $(VERSIONS)
 
 test-slow: install
 	$(BIN)/pytest -m slow $(TESTS)

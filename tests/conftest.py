@@ -3,7 +3,8 @@
 import hashlib
 import random
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from PIL import Image
 
 from acnet_pl.data import CIFARDataModule
 
+sys.path.insert(0, str(Path(__file__).parent))
+import fast  # type: ignore[import-not-found]
+
 Bytes = npt.NDArray[np.uint8]
 NAMES = {data.num_classes: data.class_names for data in (CIFARDataModule("cifar10"), CIFARDataModule("cifar100"))}
 
@@ -22,13 +26,28 @@ NAMES = {data.num_classes: data.class_names for data in (CIFARDataModule("cifar1
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="what the global random generators start from in each test")
 
+    parser.addoption("--fast", action="store_true", help="what costs little, of each module; see tests/fast.py")
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked ``gpu`` where there is no CUDA device; ``pytest -m gpu`` runs these alone."""
+    if config.getoption("--fast"):
+        chosen, left_out = fast.choose(items)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = chosen
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """With ``--fast`` a test that costs too much fails."""
+    if not item.config.getoption("--fast"):
+        return (yield)
+    with fast.at_little_cost(item.nodeid):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -65,5 +65,7 @@ def test_what_the_command_line_links_to_is_known_at_once() -> None:
 
 
 def test_too_small_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`image_size` \(=10000\) must be .* at most 512"):
+        DigitsDataModule(image_size=10000)
     with pytest.raises(ValueError, match=r"`image_size` \(=7\) must be at least 8"):
         DigitsDataModule(image_size=7)

@@ -197,3 +197,9 @@ def test_top5_of_few_classes_is_defined():
     model = ImageClassifier(partial(ResNetCifar, depth=8), PlainConv(), num_classes=3)
     (figures,) = trainer().test(model, loader(classes=3), verbose=False)
     assert figures["test/top5"] == 1.0
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
+def test_label_smoothing_out_of_range_is_named(smoothing):
+    with pytest.raises(ValueError, match=r"`label_smoothing` .* must be at least 0 and less than 1"):
+        ImageClassifier(ResNetCifar, label_smoothing=smoothing)

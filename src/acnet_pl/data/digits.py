@@ -11,6 +11,7 @@ __all__ = ["DigitsDataModule"]
 
 _SPLIT_SEED = 0
 _TRAIN, _VAL = 1197, 300
+_LARGEST = 512  # all 1,797 digits are enlarged in memory: 1.4 GB then
 
 
 class DigitsDataModule(InMemoryDataModule):
@@ -60,8 +61,11 @@ class DigitsDataModule(InMemoryDataModule):
             drop_last=drop_last,
             pin_memory=pin_memory,
         )
-        if image_size < 8:
-            raise ValueError(f"`image_size` (={image_size}) must be at least 8, the size of the digits as scanned")
+        if not 8 <= image_size <= _LARGEST:
+            raise ValueError(
+                f"`image_size` (={image_size}) must be at least 8, the size of the digits as scanned, and at most "
+                f"{_LARGEST}"
+            )
         self.image_size = image_size
         self.image_shape = (3, image_size, image_size)
         self.class_names = [str(digit) for digit in range(10)]

@@ -96,6 +96,8 @@ class ImageNetDataModule(pl.LightningDataModule):
         cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
+        if image_size < 1:
+            raise ValueError(f"`image_size` (={image_size}) must be at least 1")
         if resize < image_size:
             raise ValueError(f"`resize` (={resize}) must be at least `image_size` (={image_size})")
         if not (0 < min_scale <= 1 and 0 <= color <= 1):

@@ -74,6 +74,8 @@ class ImageClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` (={label_smoothing}) must be at least 0 and less than 1")
         if isinstance(backbone, nn.Module):
             raise TypeError(
                 f"`backbone` is a {type(backbone).__name__} that is built already; give what builds it, a class or "
