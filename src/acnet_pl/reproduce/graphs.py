@@ -109,7 +109,12 @@ class _Group:
             times = time_steps([member.training for member in active])
             self.console.print(_estimate(active, times), soft_wrap=True, highlight=False)
             engine = {id(m): _about(active, times, number) for number, m in enumerate(active)}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console) as progress:
             task = progress.add_task("epochs of all networks", total=sum(m.planned.epochs for m in self.members))
             written = dict.fromkeys(map(id, active), time.monotonic())
