@@ -170,6 +170,17 @@ def test_bias_moves_into_no_tied_layer(randomise: Randomise) -> None:
         stock_state_dict(acnet)
 
 
+def test_bias_moves_past_no_hook(randomise: Randomise) -> None:
+    acnet = convert_to_acnet(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(4)).double())
+    randomise(acnet).eval()
+    stock_state_dict(acnet)
+    for hooked in ("0", "1", "2"):
+        handle = acnet.get_submodule(hooked).register_forward_hook(lambda _, args, output: 2 * output)
+        with pytest.raises(FusionError, match=rf"^`0`: .*`{hooked}` has a hook"):
+            stock_state_dict(acnet)
+        handle.remove()
+
+
 def test_feature_extractor_stays_in_its_mode(randomise: Randomise) -> None:
     model = randomise(torchvision.models.resnet18().double())
     extractor = create_feature_extractor(model.eval(), {"layer1": "a"})

@@ -107,7 +107,12 @@ class _Absorber:
         """Follow the shifts through a graph, which must not contradict those before."""
         self.values = {}
         for node in graph.nodes:
-            self.values[node] = self.evaluate(node)
+            self.values[node] = value = self.evaluate(node)
+            module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+            involved = [one for one in (value, *map(self.values.get, node.all_input_nodes)) if one and one.sources]
+            if module is not None and involved and (module._forward_hooks or module._forward_pre_hooks):
+                sources = frozenset[str]().union(*(one.sources for one in involved))
+                raise _refusal(sources, f"`{node.target}` has a hook, which may do anything with it")
 
     def evaluate(self, node: fx.Node) -> _Value:
         inputs = [self.values[value] for value in node.all_input_nodes]

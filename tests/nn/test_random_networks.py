@@ -1,0 +1,205 @@
+"""Random small networks: what is made of them equals them at every call, or is an error that says why not.
+
+`python tests/nn/test_random_networks.py FIRST LAST` tries the networks of these seeds and counts what became of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import warnings
+from collections import Counter
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn import FusionError, convert_to_acnet, explicit_branches, fuse_model, stock_state_dict
+
+CHANNELS = 4
+
+
+class OtherName(_BatchNorm):
+    """A batch norm by another name."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def make_norm(rng: random.Random) -> nn.Module:
+    """A norm of a random kind with the values of a trained one."""
+    kind = rng.choice([nn.BatchNorm2d] * 4 + [nn.SyncBatchNorm, OtherName, BatchNormAct2d, nn.GroupNorm])
+    if kind is nn.GroupNorm:
+        return nn.GroupNorm(2, CHANNELS)
+    affine, track = rng.random() > 0.2, rng.random() > 0.05
+    norm: _BatchNorm = kind(CHANNELS, affine=affine, track_running_stats=track)
+    if norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean.normal_(0, 0.3)
+        norm.running_var.uniform_(0.5, 2)
+    if affine:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    return norm
+
+
+def make_conv(rng: random.Random) -> nn.Conv2d:
+    """A convolution that keeps the size and number of channels."""
+    k = rng.choice([1, 3, 3, 3, 5])
+    mode: Any = rng.choice(["zeros", "zeros", "zeros", "circular"])
+    groups, bias = rng.choice([1, 1, 2, 4]), rng.random() > 0.5
+    return nn.Conv2d(CHANNELS, CHANNELS, k, padding=k // 2, groups=groups, bias=bias, padding_mode=mode)
+
+
+def make_network(seed: int) -> nn.Module:
+    """A network whose forward is random source code; every value in it has the shape of its input."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    members: dict[str, Any] = {}
+    convs: list[str] = []
+    norms: list[str] = []
+    values, lines = ["x"], list[str]()
+
+    def new(start: str, member: Any) -> str:
+        name = f"{start}{len(members)}"
+        members[name] = member
+        (convs if start == "conv" else norms if start == "norm" else []).append(name)
+        return name
+
+    def conv() -> str:
+        return rng.choice(convs) if convs and rng.random() < 0.15 else new("conv", make_conv(rng))
+
+    def norm() -> str:
+        return rng.choice(norms) if norms and rng.random() < 0.1 else new("norm", make_norm(rng))
+
+    for step in range(rng.randint(2, 6)):
+        x, out = rng.choice(values[-2:]), f"v{step}"
+        kind = rng.randrange(14)
+        if kind < 5:
+            lines += [f"{out} = self.{norm()}(self.{conv()}({x}))"]
+        elif kind == 5:
+            block = nn.Sequential(
+                make_conv(rng), make_norm(rng), nn.ReLU(), make_conv(rng), nn.Identity(), make_norm(rng)
+            )
+            lines += [f"{out} = self.{new('block', block)}({x})"]
+        elif kind == 6:
+            lines += [f"{out} = self.{conv()}({x})", f"{out} = self.{norm()}({out}) + {out}.mean()"]
+        elif kind == 7:
+            lines += [f"{out} = self.{conv()}({x})", f"if self.{new('flag', rng.random() > 0.5)}: {out} = {out} * 2"]
+            lines += [f"{out} = self.{norm()}({out})"]
+        elif kind == 8:
+            bank = new("bank", nn.ModuleList(make_norm(rng) for _ in range(2)))
+            index = rng.choice(["index", f"self.{new('chosen', 0)}", "int(switch)"])
+            lines += [f"{out} = self.{bank}[{index}](self.{conv()}({x}))"]
+        elif kind == 9:
+            lines += [f"{out} = self.{conv()}({x})", f"if switch: return {out}", f"{out} = self.{norm()}({out}).relu()"]
+        elif kind == 10:
+            lines += [f"{out} = {rng.choice(values)} + {x}.tanh()"]
+        elif kind == 11:
+            lines += [f"self.kept = self.{conv()}({x})", f"{out} = self.{norm()}(self.kept)"]
+        elif kind == 12:
+            lines += [f"{out} = self.{norm()}({x} + self.{conv()}({x}))"]
+        else:
+            word = new("word", "usual")
+            lines += [f"{out} = self.{conv()}({x})", f"{out} = self.{norm()}({out}) if self.{word} != 'raw' else {out}"]
+        values.append(out)
+    lines += [f"return {values[-1]}"]
+    source = "def forward(self, x, index=0, switch=False):\n" + "".join(f"    {line}\n" for line in lines)
+    space: dict[str, Any] = {}
+    exec(source, space)
+    space["forward"].__module__ = "random_network"
+    network: nn.Module = type("Network", (nn.Module,), {"forward": space["forward"], "__doc__": source})()
+    for name, member in members.items():
+        setattr(network, name, member)
+    plain = [network.get_submodule(name) for name in convs]
+    if len(plain) > 1 and rng.random() < 0.2:
+        one, other = rng.sample(plain, 2)
+        if one.weight.shape == other.weight.shape:
+            other.weight = one.weight
+    if rng.random() < 0.1:
+        hooked = network.get_submodule(rng.choice(convs + norms)) if convs + norms else network
+        hooked.register_forward_hook(lambda _, args, output: output * 1.5)
+    return network.double().eval()
+
+
+def outputs(network: nn.Module) -> list[Any]:
+    """What a network gives for several inputs, arguments and values of its attributes."""
+    found = []
+    attributes = [name for name in vars(network) if name.startswith(("flag", "chosen", "word"))]
+    usual = {name: vars(network)[name] for name in attributes}
+    generator = torch.Generator().manual_seed(0)
+    for number, (index, switch, turned) in enumerate(product((0, 1), (False, True), (None, *attributes))):
+        if turned is not None:
+            other = {bool: not usual[turned], int: 1, str: "raw"}[type(usual[turned])]
+            setattr(network, turned, other)
+        x = torch.randn(2, CHANNELS, 7, 7, dtype=torch.float64, generator=generator) * (1 + number % 3)
+        with torch.no_grad(), explicit_branches(network):
+            found.append(network(x, index, switch))
+            found.append(vars(network).get("kept"))
+        for name, value in usual.items():
+            setattr(network, name, value)
+    return found
+
+
+def differ(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(outputs(a), outputs(b), strict=True)
+    return not all(x is y is None or torch.allclose(x, y, rtol=1e-9, atol=1e-9) for x, y in pairs)
+
+
+def try_network(seed: int) -> dict[str, str]:
+    """What became of a network: for each thing that is made of it "equal", "refused" or what is wrong."""
+    network = make_network(seed)
+    found: dict[str, str] = {}
+
+    def attempt(what: str, make: Any, original: nn.Module) -> Any:
+        try:
+            made = make()
+        except (FusionError, ValueError):
+            found[what] = "refused"
+            return None
+        except Exception as error:
+            found[what] = f"{type(error).__name__}: {error}"
+            return None
+        found[what] = "different" if differ(original, made) else "equal"
+        return made
+
+    def stock() -> nn.Module:
+        made = copy.deepcopy(network)
+        made.load_state_dict(stock_state_dict(acnet))
+        return made
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attempt("fuse", lambda: fuse_model(network), network)
+        acnet = attempt("convert", lambda: convert_to_acnet(network, init="preserve"), network)
+        if acnet is not None:
+            for norm in acnet.modules():
+                if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+                    norm.running_mean.normal_(0, 0.3)
+            attempt("fuse the acnet", lambda: fuse_model(acnet), acnet)
+            attempt("stock", stock, acnet)
+    return found
+
+
+@pytest.mark.parametrize("first", [0, 12, 24])
+def test_random_networks(first: int) -> None:
+    for seed in range(first, first + 12):
+        found = try_network(seed)
+        wrong = {what: how for what, how in found.items() if how not in ("equal", "refused")}
+        assert not wrong, f"network {seed}: {wrong}\n{make_network(seed).__doc__}"
+
+
+if __name__ == "__main__":
+    counts: Counter[str] = Counter()
+    for seed in range(int(sys.argv[1]), int(sys.argv[2])):
+        for what, how in try_network(seed).items():
+            counts[f"{what}: {how}"] += 1
+            if how not in ("equal", "refused"):
+                print(f"network {seed}, {what}: {how}", flush=True)
+        if seed % 100 == 99:
+            print(seed + 1, dict(counts), flush=True)
+    print(dict(counts), flush=True)
