@@ -170,5 +170,5 @@ def test_mistakes_are_told_and_leave_no_file(
 
 
 def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(tmp_path / "none.ckpt")]) == 1
-    assert "there is no checkpoint" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none.ckpt")]) == 2
+    assert "none.ckpt: there is no such checkpoint" in capsys.readouterr().err
