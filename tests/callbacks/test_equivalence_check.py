@@ -50,13 +50,13 @@ def test_fit_and_validate_log_figures_of_a_true_fold(tmp_path):
 
 def test_the_branches_and_not_the_shortcut_are_compared(tmp_path, monkeypatch):
     """Were the shortcut compared with the fold, a wrong fold would equal itself."""
-    fold = ACBlock.fold
+    fold = ACBlock.fuse_kernel
 
     def wrong(self):
         kernel, bias = fold(self)
         return kernel * 1.01, bias
 
-    monkeypatch.setattr(ACBlock, "fold", wrong)
+    monkeypatch.setattr(ACBlock, "fuse_kernel", wrong)
     check = EquivalenceCheck()
     with pytest.raises(EquivalenceError, match=r"differs from the trained one by more than 0.0001.*'conv1'|'stem'"):
         trainer(tmp_path, check).validate(classifier(), datamodule=data(), verbose=False)

@@ -109,7 +109,7 @@ def test_the_statistics_are_those_of_the_folded_convolution() -> None:
     block = randomise(ACBlock(4, 6, 3, 2, 1, groups=2, padding_mode="reflect")).double().train()
     assert isinstance(block, ACBlock)
     images = torch.randn(5, 4, 9, 9, dtype=torch.float64) + 1
-    kernel, bias = (tensor.detach() for tensor in block.fold())
+    kernel, bias = (tensor.detach() for tensor in block.fuse_kernel())
     padded = nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
     output = nn.functional.conv2d(padded, kernel, None, 2, groups=2).transpose(0, 1).flatten(1)
     layer = merge_block(block, output_moments(nn.Sequential(block), images)[block])

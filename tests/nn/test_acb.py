@@ -48,6 +48,11 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).detach().abs().max() / expected.abs().max())
 
 
+def fuse_in_place(block: ACBlock) -> None:
+    with pytest.warns(DeprecationWarning, match="goes in the next version; use fuse"):
+        block.switch_to_deploy()  # type: ignore[deprecated]
+
+
 @dataclass(frozen=True)
 class Case:
     channels: tuple[int, int]
@@ -288,7 +293,7 @@ def test_fuse_is_pure() -> None:
 
 def test_fused_convolution_is_a_copy_also_of_a_deployed_block() -> None:
     block = _block().double()  # in float64 no cast makes a copy
-    block.switch_to_deploy()
+    fuse_in_place(block)
     assert block.fused is not None
     assert block.fuse().weight.data_ptr() != block.fused.weight.data_ptr()
 
@@ -351,10 +356,10 @@ def test_equivalent_kernel_is_differentiable_and_lies_where_figure_6_has_it() ->
 def test_switch_to_deploy(branch_norm: bool) -> None:
     block, x = _block(branch_norm=branch_norm), torch.randn(2, 4, 6, 6)
     expected = block.fuse()(x)
-    block.switch_to_deploy()
+    fuse_in_place(block)
     once = block.state_dict()
     assert set(once) == {"fused.weight", "fused.bias"}
-    block.switch_to_deploy()
+    fuse_in_place(block)
     for out in (block(x), block.forward_branches(x), block.train()(x), block.fuse()(x)):
         assert torch.equal(out, expected)
     with explicit_branches(block):
@@ -362,7 +367,7 @@ def test_switch_to_deploy(branch_norm: bool) -> None:
     copied = pickle.loads(pickle.dumps(block))
     assert torch.equal(copied(x), expected)
     with pytest.raises(FusionError, match="train mode"):
-        ACBlock(3, 4, 3).switch_to_deploy()
+        fuse_in_place(ACBlock(3, 4, 3))
 
 
 @pytest.mark.parametrize("options", [{}, {"branch_norm": False}, {"horizontal": False}, {"asymmetric_size": 3}])

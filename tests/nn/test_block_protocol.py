@@ -253,3 +253,10 @@ def test_no_file_but_its_own_asks_for_a_concrete_block() -> None:
             names = {part.id for question in questions for part in ast.walk(question) if isinstance(part, ast.Name)}
             asked += [f"{path.name}: {name}" for name in names & blocks.keys() if blocks[name] != path]
     assert not asked
+
+
+def test_the_former_name_of_fuse_kernel_warns() -> None:
+    block = ConvNorm(2, 2, 3)
+    with pytest.warns(DeprecationWarning, match=r"fold\(\) is now fuse_kernel\(\)"):
+        kernel, _ = block.fold()  # type: ignore[deprecated]
+    assert torch.equal(kernel, block.fuse_kernel()[0])

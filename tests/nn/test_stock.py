@@ -161,7 +161,7 @@ def test_batch_norm_carries_the_bias(randomise: Randomise) -> None:
     acnet = acnet_of(lambda: nn.Sequential(conv(), norm(eps=1e-3)), randomise)
     block = acnet.get_submodule("0")
     assert isinstance(block, ACBlock)
-    kernel, bias = block.fold()
+    kernel, bias = block.fuse_kernel()
     state = stock_state_dict(acnet)
     assert torch.equal(state["0.weight"], kernel)
     assert torch.equal(state["1.bias"], bias)

@@ -83,7 +83,7 @@ def kernel_magnitude(model: nn.Module, kernel_size: int = 3) -> KernelMagnitude:
     for name, layer in _convolutions(model).items():
         sizes.add(tuple(layer.kernel_size))
         if tuple(layer.kernel_size) == (kernel_size, kernel_size):
-            kernel = layer.fold()[0] if isinstance(layer, FusibleConv) else layer.weight
+            kernel = layer.fuse_kernel()[0] if isinstance(layer, FusibleConv) else layer.weight
             magnitude = kernel.detach().cpu().double().abs().sum((0, 1))
             if not 0 < magnitude.max() < torch.inf:
                 raise ValueError(

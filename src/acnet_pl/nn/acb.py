@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import deprecated
 
 from acnet_pl.nn.arguments import (
     IntPair,
@@ -267,6 +268,7 @@ class ACBlock(FusibleConv):
             return [Branch("fused", _title(self.fused), (self.fused.weight,), None)]
         return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm in self._layers()]
 
+    @deprecated("switch_to_deploy() goes in the next version; use fuse(), which changes nothing, or fuse_model()")
     def switch_to_deploy(self) -> None:
         """Replace the branches by their fold, in place. Twice is as good as once. Prefer `fuse`, which changes nothing.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from typing_extensions import TypeIs
+from typing_extensions import TypeIs, deprecated
 
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, take_over
@@ -142,10 +142,15 @@ class FusibleConv(nn.Module, ABC):
         """Return the kernel and bias of the sum of the branches, as `fuse_branches` gives them (Eq. 6-7)."""
         return sum_branches(self.fuse_branches().values())
 
-    def fold(self) -> Fused:
+    def fuse_kernel(self) -> Fused:
         """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 2)."""
         kernel, bias = self.fuse_sum()
         return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+
+    @deprecated("fold() is now fuse_kernel(); the old name goes in the next version")
+    def fold(self) -> Fused:
+        """Call `fuse_kernel`, whose former name this is."""
+        return self.fuse_kernel()
 
     def kernels(self) -> Iterator[Tensor]:
         """The trainable kernels, the main branch's first."""
@@ -192,7 +197,7 @@ class FusibleConv(nn.Module, ABC):
         The name is that of the authors' code. The statistics are the running ones, also in train mode.
         """
         like = next(self.kernels())
-        kernel, bias = self.fold()
+        kernel, bias = self.fuse_kernel()
         return kernel.to(like), bias.to(like)
 
     @torch.no_grad()

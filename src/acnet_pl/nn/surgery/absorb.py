@@ -170,7 +170,7 @@ class _Absorber:
                 raise _refusal(
                     x.sources, f"`{name}` pads its input with zeros" if padded else f"`{name}` is in the way"
                 )
-            kernel = conv.fold()[0] if isinstance(conv, FusibleConv) else exact(conv.weight)
+            kernel = conv.fuse_kernel()[0] if isinstance(conv, FusibleConv) else exact(conv.weight)
             per_group = x.shift.reshape(conv.groups, 1, -1)
             shift = (kernel.sum((2, 3)).reshape(conv.groups, -1, kernel.shape[1]) * per_group).sum(2).flatten()
         if name in self.roomy or (isinstance(conv, _ConvNd) and conv.bias is not None):

@@ -171,7 +171,7 @@ def output_moments(
         count, first, second = total(sums[block])
         mean = first / count
         var = (second / count - mean.square()).clamp_min(0) * (count / (count - 1).clamp_min(1))
-        moments[block] = mean - block.fold()[1].to(mean), var
+        moments[block] = mean - block.fuse_kernel()[1].to(mean), var
     return moments
 
 

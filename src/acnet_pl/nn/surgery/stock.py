@@ -149,7 +149,7 @@ def _fold(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] |
     if not isinstance(block, FusibleConv):
         return None
     try:
-        kernel, bias = block.fold()
+        kernel, bias = block.fuse_kernel()
     except FusionError as error:
         raise FusionError(f"`{name}`: {error}") from error
     if not (kernel.isfinite().all() and bias.isfinite().all()):
