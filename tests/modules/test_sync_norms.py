@@ -41,7 +41,7 @@ def randomise(model: nn.Module) -> nn.Module:
 @pytest.fixture
 def network() -> nn.Module:
     """Two shared norm-and-activation layers, and a plain batch norm in train mode."""
-    model = timm.create_model("efficientnet_lite0", num_classes=5)
+    model: Any = timm.create_model("efficientnet_lite0", num_classes=5)
     net = nn.Sequential(model.conv_stem, model.bn1, model.blocks[0], nn.BatchNorm2d(16, momentum=None, affine=False))
     net.add_module("again", net[3])
     return randomise(net)
