@@ -203,3 +203,12 @@ def test_top5_of_few_classes_is_defined():
 def test_label_smoothing_out_of_range_is_named(smoothing):
     with pytest.raises(ValueError, match=r"`label_smoothing` .* must be at least 0 and less than 1"):
         ImageClassifier(ResNetCifar, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64])
+def test_weights_of_another_kind_are_refused(kind):
+    model = classifier()
+    name = next(iter(model.state_dict()))
+    state = {**model.state_dict(), name: model.state_dict()[name].to(kind)}
+    with pytest.raises(ValueError, match=f"`{name}` is {str(kind)[6:]} in the checkpoint and float32 in the network"):
+        model.load_state_dict(state)

@@ -162,7 +162,9 @@ class ImageClassifier(LightningModule):
         """
         for name, own in self.state_dict().items():
             given = state_dict.get(name, own)
-            if given.is_complex() or given.is_floating_point() != own.is_floating_point():
+            if isinstance(given, Tensor) and (
+                given.is_complex() or given.is_floating_point() != own.is_floating_point()
+            ):
                 raise ValueError(
                     f"`{name}` is {str(given.dtype).removeprefix('torch.')} in the checkpoint and "
                     f"{str(own.dtype).removeprefix('torch.')} in the network; give a checkpoint of this network"
