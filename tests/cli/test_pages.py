@@ -80,6 +80,7 @@ def test_the_site_builds_and_its_links_lead_somewhere(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "ACBlock" in (tmp_path / "reference/nn.html").read_text()
+    assert "DigitsDataModule" in (tmp_path / "tutorials/own-module.html").read_text(), "the example itself is shown"
 
 
 def test_the_bolts_example_is_understood(somewhere, capsys):
