@@ -1,6 +1,7 @@
 """Data sets for tests: a few learnable images in CIFAR's official format and as folders."""
 
 import hashlib
+import os
 import random
 import struct
 import sys
@@ -18,6 +19,11 @@ from acnet_pl.data import CIFARDataModule
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fast  # type: ignore[import-not-found]
+
+# One thread for each process, the tests' own and those that they start: sums are then made in one order everywhere,
+# and two workers do not get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 Bytes = npt.NDArray[np.uint8]
 NAMES = {data.num_classes: data.class_names for data in (CIFARDataModule("cifar10"), CIFARDataModule("cifar100"))}

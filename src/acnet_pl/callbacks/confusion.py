@@ -93,7 +93,7 @@ class ConfusionMatrix(Callback):
             return
         about = image_info(trainer)
         names = list(about.get("class_names") or range(len(counts)))
-        names = [str(name) for name in (names if len(names) == len(counts) else range(len(counts)))]
+        names = [_text(name) for name in (names if len(names) == len(counts) else range(len(counts)))]
         if len(counts) <= _MOST_CLASSES:
             log_figure(trainer, "test/confusion", plot_confusion(counts, names))
         wrong = counts.clone().fill_diagonal_(0)
@@ -127,3 +127,8 @@ class ConfusionMatrix(Callback):
         with evaluating(network):
             output = call(network, inputs)
         return output if isinstance(output, Tensor) else None
+
+
+def _text(name: object) -> str:
+    """Return a class name with what is no text (a folder's name that is not UTF-8) shown as "?"."""
+    return str(name).encode("utf-8", "replace").decode("utf-8")

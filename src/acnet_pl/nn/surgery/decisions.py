@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +27,9 @@ Key = tuple[int, str]
 """Of a function: how many classes up it was found, -1 for a global function, and its name."""
 Site = tuple[Key, tuple[int, ...], int]
 """A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
+
+_OF_THE_SAME = ("CACHE", "IS_OP", "NOP", "TO_BOOL")
+"""Instructions between the reading of an attribute and a jump that asks whether it is None, beside the None itself."""
 
 _TWINS = {"TRUE": "FALSE", "FALSE": "TRUE", "NOT_NONE": "NONE", "NONE": "NOT_NONE"}
 
@@ -78,12 +81,20 @@ class Variation:
             members.update(before)
 
 
-def variations(module: nn.Module) -> Iterator[Variation]:
-    """Every single other course of the code of a module's class, and pairs of neighbouring decisions."""
+def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
+    """Every single other course of the code of a module's class, and pairs of neighbouring decisions.
+
+    Whether there is a submodule (``self.downsample is None``) is how a network is built, not what a call decides.
+
+    Args:
+        module: One of its class.
+        network: Has it, and others of its class, which say what submodules there may be.
+    """
     kind, functions = type(module), _reachable(module)
+    submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
     chosen_sites: list[tuple[Site, ...]] = []
     for key, function in functions.items():
-        sites = list(_sites(key, function.__code__))
+        sites = list(_sites(key, function.__code__, submodules))
         chosen_sites += [*((site,) for site in sites), *pairwise(sites)]  # pairs for `a and b`
     for chosen in chosen_sites:
         key, path, offset = chosen[-1]
@@ -195,7 +206,7 @@ def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
     return code
 
 
-def _sites(key: Key, code: CodeType, path: tuple[int, ...] = ()) -> Iterator[Site]:
+def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[int, ...] = ()) -> Iterator[Site]:
     """The conditional jumps of a function and those nested in it that can be inverted without an endless loop."""
     instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
     loops = [
@@ -206,12 +217,19 @@ def _sites(key: Key, code: CodeType, path: tuple[int, ...] = ()) -> Iterator[Sit
         and instruction.argval < offset
         and instructions[instruction.argval].opname != "FOR_ITER"
     ]
+    asked: Any = None  # the attribute that the jump is about
     for offset, instruction in instructions.items():
-        if _twin(instruction.opname) and not any(first <= offset <= last for first, last in loops):
-            yield key, path, offset
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            asked = instruction.argval
+        elif _twin(instruction.opname):
+            if asked not in submodules and not any(first <= offset <= last for first, last in loops):
+                yield key, path, offset
+            asked = None
+        elif instruction.opname not in _OF_THE_SAME and instruction.argval is not None:
+            asked = None
     for index, constant in enumerate(code.co_consts):
         if isinstance(constant, CodeType):
-            yield from _sites(key, constant, (*path, index))
+            yield from _sites(key, constant, submodules, (*path, index))
 
 
 def _twin(name: str) -> str:

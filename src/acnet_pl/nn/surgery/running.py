@@ -61,7 +61,7 @@ def _courses(
             yield "it depends on an argument", tree_unflatten([*leaves[:index], value, *leaves[index + 1 :]], spec), []
     for kind in kinds:
         modules = [module for module in model.modules() if type(module) is kind]
-        for variation in variations(modules[0]):
+        for variation in variations(modules[0], model):
             yield variation.what, example_input, [variation.taken_by(module) for module in modules]
 
 

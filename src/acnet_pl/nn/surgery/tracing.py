@@ -173,7 +173,7 @@ def _courses(
     inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
-        for variation in variations(example):
+        for variation in variations(example, part):
             try:
                 yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation)), closed
             except Exception:  # a course that it cannot take
