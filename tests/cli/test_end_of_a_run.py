@@ -55,7 +55,7 @@ def test_of_names_that_are_no_text(
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["missing"]) == {"validation"}
     assert "test/top1" in summary["metrics"]
-    assert summary["versions"]["torch"] == "unknown"
+    assert summary["versions"]["torch"] == "not installed"
     assert not (folder / "UNFINISHED").exists()
     about = acnet_pl.fused_info(folder / "fused.safetensors")["preprocessing"]
     assert [os.fsencode(name) for name in about["class_names"]] == NAMES
