@@ -65,6 +65,10 @@ class Momentum:
             [Group(tuple(group["params"]), **{name: group[name] for name in names}) for group in optimizer.param_groups]
         )
 
+    def to(self, device: torch.device) -> None:
+        """Move the velocities; parameters move with their network."""
+        self.velocities = [[velocity.to(device) for velocity in group] for group in self.velocities]
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for group in self.groups:

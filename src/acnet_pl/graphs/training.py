@@ -51,7 +51,7 @@ class NetworkTraining:
 
     Args:
         network: Is moved to the images' device.
-        optimizer: Of the network's parameters.
+        optimizer: Of the network's parameters; its velocities are moved likewise.
         factor: Gives the schedule's factor on the learning rates after so many steps.
         images: Training images.
         batching: Order and augmentation.
@@ -92,6 +92,7 @@ class NetworkTraining:
         self.device = images.labels.device
         self.network = network.to(self.device).train()
         self.optimizer = optimizer
+        self.optimizer.to(self.device)
         self.images = images
         self.batching = batching
         self.epochs = epochs
