@@ -130,7 +130,7 @@ def test_folded_equals_trained(case: Case) -> None:
                 block.get_submodule("square").weight,  # type: ignore[arg-type]
                 None,
                 block.stride,
-                block._zero_padding,
+                block._shape.zero_padding,
                 block.dilation,
                 block.groups,
             )

@@ -68,8 +68,7 @@ class Twice(FusibleConv):
 
 
 class TwiceConv(BlockConv):
-    def block(self, *shape: Any) -> Twice:
-        return Twice(*shape)
+    kind = Twice
 
 
 BUILDERS: list[ConvBuilder] = [

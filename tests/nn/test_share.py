@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, FusionError, PlainConv, explicit_branches
+from acnet_pl.nn.one_conv import train_by_share
 
 GEOMETRIES: list[dict[str, Any]] = [
     {"padding": 1},
@@ -39,9 +40,9 @@ def images(count: int = 8) -> Tensor:
 
 def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
     """Each branch normalised by mean and variance of its first outputs, with running statistics as batch norms have."""
-    x = block._padded(x)
+    x = block._shape.pad(x)
     total = torch.zeros(())
-    for name, conv, norm in block._layers():
+    for name, conv, norm, _ in block._layers():
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -93,7 +94,9 @@ def test_cumulative_running_statistics() -> None:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_statistics_of_all_images_make_the_exact_block(geometry: dict[str, Any]) -> None:
     block, exact, x = make(**geometry), make(1.0, **geometry), images()
-    found = results(block, lambda x: block._train_by_share(block._padded(x), len(x)), x)
+    found = results(
+        block, lambda x: train_by_share(block._shape, block._layers(), block._shape.pad(x), len(x), block.at_once), x
+    )
     assert_equal(found, results(exact, exact, x))
 
 

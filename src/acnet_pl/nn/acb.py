@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import deprecated
 
-from acnet_pl.nn.arguments import (
-    IntPair,
-    Padding,
-    PaddingMode,
-    check_choice,
-    check_groups,
-    check_range,
-    padding_size,
-    pair,
-    square_size,
-)
-from acnet_pl.nn.at_once import normalise_and_add, side_by_side, track_alike
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
+from acnet_pl.nn.at_once import track_alike
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.keep import kept_or
-from acnet_pl.nn.kernel_sum import frozen_scale_and_shift, sum_kernels
+from acnet_pl.nn.kernel_sum import frozen_scale_and_shift
+from acnet_pl.nn.one_conv import Layer, fuse_frozen, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.share import (
-    images_in_share,
-    normalise_by_share,
-    scale_and_shift,
-    share_fraction,
-    take_images,
-    work_alike,
-)
+from acnet_pl.nn.share import images_in_share, normalise_by_share, share_fraction, work_alike
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["ACBlock", "BranchNorm", "Position"]
@@ -124,11 +105,11 @@ class ACBlock(FusibleConv):
         statistics_share: float = 1.0,
         at_once: bool = False,
     ) -> None:
-        k = square_size(kernel_size)
+        arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        shape = ConvShape.of(*arguments)
+        k = shape.size
         length = k if asymmetric_size is None else asymmetric_size
-        check_groups(in_channels, out_channels, groups)
         check_choice("position", position, Position)
-        check_choice("padding_mode", padding_mode, PaddingMode)
         check_choice("draw", draw, KernelDraw)
         if branch_norm not in (True, False, "scale"):
             raise ValueError(f"`branch_norm` (={branch_norm!r}) must be True, False or 'scale'")
@@ -143,20 +124,9 @@ class ACBlock(FusibleConv):
                 f"`kernel_size` (={k}); leave it out"
             )
         super().__init__(
-            in_channels,
-            out_channels,
-            (k, k),
-            pair(stride, "stride"),
-            padding if isinstance(padding, str) else pair(padding, "padding"),
-            pair(dilation, "dilation"),
-            groups,
-            padding_mode,
+            in_channels, out_channels, (k, k), shape.stride, shape.padding, shape.dilation, groups, padding_mode
         )
-        for name, values, least in (("stride", self.stride, 1), ("dilation", self.dilation, 1)):
-            check_range(name, min(values), least)
-        self._input_padding = padding_size(padding, self.kernel_size, self.stride, self.dilation)
-        check_range("padding", min(self._input_padding), 0)
-        self._zero_padding = self._input_padding if padding_mode == "zeros" else (0, 0)
+        self._shape = shape
         self.asymmetric_size = length
         self.position = position
         self.gamma_init = gamma_init
@@ -173,15 +143,13 @@ class ACBlock(FusibleConv):
             ("horizontal", horizontal, (1, length), (line, start)),
             ("vertical", vertical, (length, 1), (start, line)),
         ):
-            geometry = BranchGeometry.of((k, k), size, offset, self._zero_padding, self.dilation)
+            geometry = shape.geometry(*size, offset)
             self.geometry[name] = geometry
             self.register_module(name, self._branch_conv(geometry) if wanted else None)
-            self.register_module(
-                f"{name}_norm", nn.BatchNorm2d(out_channels) if wanted and branch_norm is True else None
-            )
-            self.register_module(
-                f"{name}_scale", ChannelScale(out_channels) if wanted and branch_norm == "scale" else None
-            )
+            norm = nn.BatchNorm2d(out_channels) if wanted and branch_norm is True else None
+            scale = ChannelScale(out_channels) if wanted and branch_norm == "scale" else None
+            self.register_module(f"{name}_norm", norm)
+            self.register_module(f"{name}_scale", scale)
         self.register_module("norm", None if branch_norm is True else nn.BatchNorm2d(out_channels))
         self.register_module("fused", None)
         self.reset_parameters()
@@ -215,7 +183,7 @@ class ACBlock(FusibleConv):
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, those in the branches to γ = ``gamma_init``."""
         main: Tensor | None = None
-        for name, conv, norm in self._layers():
+        for name, conv, norm, _ in self._layers():
             generator = branch_generator(main, name) if self.paired and main is not None else None
             draw_kernel(conv.weight, self.draw, generator)
             main = conv.weight if main is None else main
@@ -230,24 +198,25 @@ class ACBlock(FusibleConv):
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
         if self.explicit or self.fused is not None or is_traced(x) or needs_calls(self._modules.values()):
             return self.forward_branches(x)
-        x = self._padded(x)
-        norms = [self.norm, *(norm for _, _, norm in self._layers())]
-        if all(map(is_frozen, norms)):
-            return self._convolve(x, *kept_or(self, self._fuse_frozen))
+        x, layers = self._shape.pad(x), self._layers()
+        norms = [layer.norm for layer in layers]
+        if is_frozen(self.norm) and all(map(is_frozen, norms)):
+            return self._shape.convolve(x, *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
-            scales = [frozen_scale_and_shift(scale)[0] for scale in norms[1:]]
-            return self._call(self.norm, self._convolve(x, self._sum_kernels(scales), None))
-        if work_alike(norms[1:]) and (count := images_in_share(x, self._share)) is not None:
-            return self._train_by_share(x, count)
-        if self.at_once and self.groups == 1 and track_alike(norms[1:]):
-            return normalise_and_add(list(self.norms()), self._convolve(x, self._side_by_side(), None))
-        return self._sum_branches(x, in_place=may_add_in_place(norms[1:]))
+            kernel = sum_scaled(layers, [frozen_scale_and_shift(scale)[0] for scale in norms])
+            return self._call(self.norm, self._shape.convolve(x, kernel))
+        at_once = self.at_once and self.groups == 1
+        if work_alike(norms) and (count := images_in_share(x, self._share)) is not None:
+            return train_by_share(self._shape, layers, x, count, at_once)
+        if at_once and track_alike(norms):
+            return train_at_once(self._shape, layers, x)
+        return self._sum_branches(x, in_place=may_add_in_place(norms))
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Evaluate the branches one by one, whatever the mode: the definition of the block (left side of Eq. 8)."""
         if self.fused is not None:
             return self._call(self.fused, x)
-        total = self._sum_branches(self._padded(x))
+        total = self._sum_branches(self._shape.pad(x))
         return total if self.norm is None else self._call(self.norm, total)
 
     def fuse_branches(self) -> dict[str, Fused]:
@@ -255,18 +224,18 @@ class ACBlock(FusibleConv):
         if self.fused is not None and self.fused.bias is not None:
             return {"fused": (exact(self.fused.weight), exact(self.fused.bias))}
         branches = {}
-        for name, conv, norm in self._layers():
+        for name, conv, norm, geometry in self._layers():
             kernel, bias = exact(kernel_of(conv)), exact(conv.weight.new_zeros(self.out_channels))
             if norm is not None:
                 kernel, bias = fold_norm(kernel, bias, norm)
-            branches[name] = self.geometry[name].embed(kernel), bias
+            branches[name] = geometry.embed(kernel), bias
         return branches
 
     def branches(self) -> list[Branch]:
         """List the square, horizontal and vertical branch, as far as there are such; after in-place fusing, the one."""
         if self.fused is not None:
             return [Branch("fused", _title(self.fused), (self.fused.weight,), None)]
-        return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm in self._layers()]
+        return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm, _ in self._layers()]
 
     @deprecated("switch_to_deploy() goes in the next version; use fuse(), which changes nothing, or fuse_model()")
     def switch_to_deploy(self) -> None:
@@ -287,32 +256,23 @@ class ACBlock(FusibleConv):
             text += f", asymmetric_size={self.asymmetric_size}"
         return text + (", position='border'" if self.position == "border" else "")
 
-    def _layers(self) -> list[tuple[str, nn.Conv2d, nn.Module | None]]:
-        """Name, convolution and batch norm or scale of each branch, the square one first."""
+    def _layers(self) -> list[Layer]:
+        """The branches, the square one first."""
         layers: dict[str, Any] = self._modules  # read directly: an eval forward costs little more than this look-up
         return [
-            (name, layers[name], layers[f"{name}_norm"] or layers[f"{name}_scale"])
+            Layer(name, layers[name], layers[f"{name}_norm"] or layers[f"{name}_scale"], self.geometry[name])
             for name in _BRANCHES
             if layers[name] is not None
         ]
 
     def _branch_conv(self, geometry: BranchGeometry) -> nn.Conv2d:
-        return undrawn(
-            nn.Conv2d,
-            self.in_channels,
-            self.out_channels,
-            geometry.size,
-            self.stride,
-            geometry.padding,
-            self.dilation,
-            self.groups,
-            bias=False,
-        )
+        channels, steps = (self.in_channels, self.out_channels), (self.stride, geometry.padding, self.dilation)
+        return undrawn(nn.Conv2d, *channels, geometry.size, *steps, self.groups, bias=False)
 
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
         total: Tensor | None = None
-        for name, conv, norm in self._layers():
-            out = self._call(conv, self.geometry[name].pad_or_crop(x))
+        for _, conv, norm, geometry in self._layers():
+            out = self._call(conv, geometry.pad_or_crop(x))
             if work_alike([norm]) and (count := images_in_share(x, self._share)) is not None:
                 out = normalise_by_share(norm, out, count)
             elif norm is not None:
@@ -321,52 +281,8 @@ class ACBlock(FusibleConv):
         assert total is not None
         return total
 
-    def _train_by_share(self, x: Tensor, count: int) -> Tensor:
-        """One convolution with the sum of the kernels, scaled by the first ``count`` images' statistics."""
-        x, part = take_images(x, count)
-        names, convs, norms = zip(*self._layers(), strict=True)
-        if self.at_once and self.groups == 1:
-            outputs = [self._convolve(part, self._side_by_side(), None)]
-        else:
-            outputs = [conv(self.geometry[name].pad_or_crop(part)) for name, conv in zip(names, convs, strict=True)]
-        scales, shifts = scale_and_shift(norms, outputs)
-        kernel = self._sum_kernels(scales.unbind())
-        bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
-        return self._convolve(x, kernel, bias.to(kernel.dtype))
-
     def _fuse_frozen(self) -> Fused:
-        """Return the kernel and bias of the block with norms in eval mode, as exact as its own dtype is."""
-        outer, total = frozen_scale_and_shift(self.norm)
-        scales = []
-        for _, _, norm in self._layers():
-            scale, shift = frozen_scale_and_shift(norm)
-            if outer is not None:
-                scale = outer if scale is None else outer * scale
-            elif shift is not None:
-                total = shift if total is None else total + shift
-            scales.append(scale)
-        kernel = self._sum_kernels(scales)
-        return kernel, kernel.new_zeros(self.out_channels) if total is None else total.to(kernel.dtype)
-
-    def _sum_kernels(self, scales: Sequence[Tensor | None]) -> Tensor:
-        names, convs, _ = zip(*self._layers(), strict=True)
-        kernels = [conv.weight for conv in convs]
-        return sum_kernels(kernels, scales, [self.geometry[name] for name in names]).to(kernels[0].dtype)
-
-    def _side_by_side(self) -> Tensor:
-        names, convs, _ = zip(*self._layers(), strict=True)
-        return side_by_side([conv.weight for conv in convs], [self.geometry[name] for name in names])
-
-    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self._zero_padding
-        return F.conv2d(x, kernel, bias, self.stride, padding, self.dilation, self.groups)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """The input, padded here once for all branches where the padding is not of zeros."""
-        if self.padding_mode == "zeros" or self._input_padding == (0, 0):
-            return x
-        height, width = self._input_padding
-        return F.pad(x, (width, width, height, height), mode=self.padding_mode)
+        return fuse_frozen(self._layers(), self.norm)
 
     @staticmethod
     def _call(module: nn.Module, x: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-__all__ = ["IntPair", "Padding", "PaddingMode"]
+__all__ = ["ConvArguments", "IntPair", "Padding", "PaddingMode"]
 __all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair", "square_size", "why_no_centre"]
 
 IntPair = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Padding = int | tuple[int, int] | str
+ConvArguments = tuple[int, int, int, IntPair, Padding, IntPair, int, PaddingMode]
+"""Input and output channels, kernel size, stride, padding, dilation, groups and padding mode, as nn.Conv2d's."""
 
 
 def pair(value: IntPair, name: str) -> tuple[int, int]:

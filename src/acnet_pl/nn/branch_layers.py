@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,104 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.arguments import (
-    IntPair,
-    Padding,
-    PaddingMode,
-    check_choice,
-    check_groups,
-    check_range,
-    padding_size,
-    pair,
-    square_size,
-)
 from acnet_pl.nn.composition import identity_kernel
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Fused, exact, fold_norm, kernel_of
-from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["BranchLayer", "BranchNorm", "ConvBranch", "ConvShape", "IdentityBranch"]
+__all__ = ["BranchLayer", "BranchNorm", "ConvBranch", "IdentityBranch"]
 
 BranchNorm = Literal["batch", "scale"]
-
-
-@dataclass(frozen=True)
-class ConvShape:
-    """What a block's branches have in common: the arguments of its convolution, checked.
-
-    Attributes:
-        in_channels: C_in.
-        out_channels: C_out.
-        size: k.
-        stride: Rows and columns.
-        padding: As the block was given it.
-        input_padding: Rows and columns on each side.
-        dilation: Rows and columns.
-        groups: Groups.
-        padding_mode: As nn.Conv2d's.
-    """
-
-    in_channels: int
-    out_channels: int
-    size: int
-    stride: tuple[int, int]
-    padding: tuple[int, int] | str
-    input_padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-    padding_mode: PaddingMode
-
-    @classmethod
-    def of(
-        cls,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair,
-        padding: Padding,
-        dilation: IntPair,
-        groups: int,
-        padding_mode: PaddingMode,
-        *,
-        pointwise: bool = False,
-    ) -> ConvShape:
-        """Check the arguments of a block, which are those of nn.Conv2d.
-
-        Args:
-            in_channels: C_in.
-            out_channels: C_out.
-            kernel_size: k, odd and at least 3 (or a pair of equal numbers).
-            stride: As nn.Conv2d's.
-            padding: As nn.Conv2d's.
-            dilation: As nn.Conv2d's.
-            groups: As nn.Conv2d's.
-            padding_mode: As nn.Conv2d's.
-            pointwise: Allow k = 1.
-
-        Raises:
-            ValueError: An argument is out of its range.
-        """
-        size = 1 if pointwise and pair(kernel_size, "kernel_size") == (1, 1) else square_size(kernel_size)
-        check_groups(in_channels, out_channels, groups)
-        check_choice("padding_mode", padding_mode, PaddingMode)
-        steps, holes = pair(stride, "stride"), pair(dilation, "dilation")
-        for name, values in (("stride", steps), ("dilation", holes)):
-            check_range(name, min(values), 1)
-        around = padding_size(padding, (size, size), steps, holes)
-        check_range("padding", min(around), 0)
-        given = padding if isinstance(padding, str) else pair(padding, "padding")
-        return cls(in_channels, out_channels, size, steps, given, around, holes, groups, padding_mode)
-
-    @property
-    def zero_padding(self) -> tuple[int, int]:
-        """Rows and columns of zeros around what the branches are given, which is padded already in other modes."""
-        return self.input_padding if self.padding_mode == "zeros" else (0, 0)
-
-    def geometry(self, height: int, width: int) -> BranchGeometry:
-        """Return where a kernel of that size lies at the centre of the window."""
-        offset = (self.size - height) // 2, (self.size - width) // 2
-        return BranchGeometry.of((self.size,) * 2, (height, width), offset, self.zero_padding, self.dilation)
 
 
 class BranchLayer(nn.Module, ABC):
@@ -212,10 +122,11 @@ class IdentityBranch(BranchLayer):
         self._margins = (before + left, after + left, above + top, below + top)
         self.add_norm()
 
-    @staticmethod
-    def fits(shape: ConvShape) -> bool:
-        """Return True where output and input have one shape but for padding, so that there is an identity."""
-        return shape.in_channels == shape.out_channels and shape.stride == (1, 1)
+    @classmethod
+    def where_fitting(cls, shape: ConvShape) -> dict[str, BranchLayer]:
+        """Return one as "identity" where output and input have one shape but for padding, else nothing."""
+        fits = shape.in_channels == shape.out_channels and shape.stride == (1, 1)
+        return {"identity": cls(shape)} if fits else {}
 
     def respond(self, x: Tensor) -> Tensor:  # noqa: D102
         return x if self._margins == (0, 0, 0, 0) else F.pad(x, self._margins)

@@ -1,21 +1,23 @@
-"""BranchedConv: a block that is a sum of branch layers. Most blocks are this and a list of their branches."""
+"""BranchedConv and its builder: most blocks are a list of branch layers, and are this otherwise."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from acnet_pl.nn.arguments import check_choice
-from acnet_pl.nn.branch_layers import BranchLayer, ConvShape
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
+from acnet_pl.nn.branch_layers import BranchLayer
+from acnet_pl.nn.conv import BlockConv
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen
 from acnet_pl.nn.fusion import sum_branches
@@ -23,53 +25,80 @@ from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place
 
-__all__ = ["BranchedConv"]
+__all__ = ["BranchedBuilder", "BranchedConv"]
 
 
 class BranchedConv(FusibleConv):
     """The sum of branches, which have their own batch norms or, with scales instead, one batch norm after the sum.
+
+    A subclass says with `branch_layers` what its branches are; nothing else is needed.
+
+    Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
     In eval mode it computes one convolution with the fused kernel, made anew for every batch; `keep_fused` makes it
     once for many. Without batch norms in the branches it trains with one convolution too, on the sum of the kernels
     (online, as OREPA). `explicit_branches`, hooks and parametrisations of inner layers turn both shortcuts off.
 
     Args:
-        shape: Of the convolution.
-        layers: The branches by name, the main one first.
-        gamma_init: Initial γ or scale of each branch: a number, or by name.
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: k, odd and at least 3, or 1 where the block has that.
+        stride: As nn.Conv2d's.
+        padding: As nn.Conv2d's.
+        dilation: As nn.Conv2d's.
+        groups: As nn.Conv2d's.
+        padding_mode: As nn.Conv2d's.
+        gamma_init: Initial γ or scale of each branch's last layer; None is that of the block's article.
         draw: How new kernels are drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
         paired: Draw the other branches' kernels from generators of their own, so that a network of blocks has the main
             kernels of the plain network made from the same seed.
+        options: Those of the block's `branch_layers`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        TypeError: The block has no such option.
     """
+
+    pointwise: ClassVar[bool] = False
+    """Whether there is a block for 1×1 kernels, too."""
+    scales: ClassVar[float | Mapping[str, float]] = 1.0
+    """The article's initial γ or scale of the branches: of all, or by name."""
 
     def __init__(
         self,
-        shape: ConvShape,
-        layers: Mapping[str, BranchLayer],
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: Padding = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        padding_mode: PaddingMode = "zeros",
         *,
-        gamma_init: float | Mapping[str, float] = 1.0,
+        gamma_init: float | None = None,
         draw: KernelDraw = "pytorch",
         paired: bool = True,
+        **options: Any,
     ) -> None:
         check_choice("draw", draw, KernelDraw)
+        arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        shape = ConvShape.of(*arguments, pointwise=self.pointwise)
+        size = (shape.size, shape.size)
         super().__init__(
-            shape.in_channels,
-            shape.out_channels,
-            (shape.size, shape.size),
-            shape.stride,
-            shape.padding,
-            shape.dilation,
-            shape.groups,
-            shape.padding_mode,
+            in_channels, out_channels, size, shape.stride, shape.padding, shape.dilation, groups, padding_mode
         )
         self._shape = shape
-        self.gamma_init = gamma_init
+        self.gamma_init = self.scales if gamma_init is None else gamma_init
         self.draw: KernelDraw = draw
         self.paired = paired
-        self.layers = nn.ModuleDict(layers)
-        online = any(isinstance(layer.norm, ChannelScale) for layer in layers.values())
-        self.register_module("norm", nn.BatchNorm2d(shape.out_channels) if online else None)
+        self.layers = nn.ModuleDict(self.branch_layers(shape, **options))
+        online = any(isinstance(layer.norm, ChannelScale) for layer in self.layers.values())
+        self.register_module("norm", nn.BatchNorm2d(out_channels) if online else None)
         self.reset_parameters()
+
+    @abstractmethod
+    def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:
+        """Make the branches by name, the main one first; further parameters are the block's own options."""
 
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, the branches' last ones to γ = ``gamma_init``."""
@@ -89,9 +118,9 @@ class BranchedConv(FusibleConv):
         if self.explicit or is_traced(x) or self._needs_calls():
             return self.forward_branches(x)
         if all(map(is_frozen, norms)):
-            return self._convolve(x, *kept_or(self, self._fuse_frozen))
+            return self._shape.convolve(self._shape.pad(x), *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
-            out: Tensor = self.norm(self._convolve(x, self._online_kernel(x), None))
+            out: Tensor = self.norm(self._shape.convolve(self._shape.pad(x), self._online_kernel(x)))
             return out
         return self._sum(x, may_add_in_place(norms))
 
@@ -145,7 +174,7 @@ class BranchedConv(FusibleConv):
         )
 
     def _sum(self, x: Tensor, in_place: bool) -> Tensor:
-        x = self._padded(x)
+        x = self._shape.pad(x)
         total: Tensor | None = None
         for _, layer in self._layers():
             out = layer(x)
@@ -163,13 +192,17 @@ class BranchedConv(FusibleConv):
             total = total + kernel
         return total
 
-    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self._shape.zero_padding
-        return F.conv2d(self._padded(x), kernel, bias, self.stride, padding, self.dilation, self.groups)
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """The input, padded here once for all branches where the padding is not of zeros."""
-        if self.padding_mode == "zeros" or self._shape.input_padding == (0, 0):
-            return x
-        height, width = self._shape.input_padding
-        return F.pad(x, (width, width, height, height), mode=self.padding_mode)
+class BranchedBuilder(BlockConv):
+    """Builds blocks with a batch norm in every branch, of a `kind` that is a `BranchedConv`; 1×1 and even stay plain.
+
+    Args:
+        gamma_init: Initial γ of the last batch norm of each branch; the articles have 1.
+        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
+        paired: Give the network of a seed the k×k kernels that the plain network of that seed has.
+    """
+
+    def __init__(self, gamma_init: float = 1.0, draw: KernelDraw = "pytorch", paired: bool = True) -> None:
+        self.gamma_init = gamma_init
+        self.draw: KernelDraw = draw
+        self.paired = paired

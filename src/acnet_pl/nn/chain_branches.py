@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm, ConvShape
+from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm
 from acnet_pl.nn.composition import compose_depthwise_first, compose_pointwise_first, filter_pointwise, identity_kernel
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, undrawn
 from acnet_pl.nn.fusible import fold_norm, kernel_of
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Unpack
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
+from acnet_pl.nn.arguments import ConvArguments, IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
 from acnet_pl.nn.draw import KernelDraw, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, kernel_of
 
@@ -174,9 +176,15 @@ class PlainConv(ConvBuilder):
 class BlockConv(ConvBuilder):
     """Builds a block for every convolution that can become one, and a plain layer for the others.
 
-    To add a re-parameterisable block, subclass this beside the block: `block` builds it, `why_plain` says what it
-    leaves plain (1×1 and even kernels, unless overridden), and the attributes are the options of its ``__init__``.
+    To add a re-parameterisable block, subclass this beside the block: `kind` is the block's class, `why_plain` says
+    what it leaves plain (1×1 and even kernels, unless overridden), and the attributes, set by ``__init__``, are the
+    options that the block is built with.
     """
+
+    @property
+    @abstractmethod
+    def kind(self) -> Callable[..., FusibleConv]:
+        """The class of the blocks; called with `ConvArguments` and the builder's attributes as keywords."""
 
     def __call__(  # noqa: D102
         self,
@@ -194,19 +202,9 @@ class BlockConv(ConvBuilder):
         shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         return ConvNorm(*shape, norm=norm, draw=self.draw) if self.why_plain(kernel_size) else self.block(*shape)
 
-    @abstractmethod
-    def block(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: IntPair,
-        padding: Padding,
-        dilation: IntPair,
-        groups: int,
-        padding_mode: PaddingMode,
-    ) -> FusibleConv:
-        """Build the block; the arguments are those of `ConvBuilder`."""
+    def block(self, *arguments: Unpack[ConvArguments]) -> FusibleConv:
+        """Build the block."""
+        return self.kind(*arguments, **vars(self))
 
     def why_plain(self, kernel_size: int) -> str:  # noqa: D102
         return why_no_centre(kernel_size)
@@ -229,6 +227,8 @@ class ACBConv(BlockConv):
             With 1/8 a block trains at little more than a plain layer's cost.
         at_once: Train the branches by one convolution with as many times C_out outputs and one batch norm.
     """
+
+    kind = ACBlock
 
     def __init__(
         self,
@@ -254,35 +254,3 @@ class ACBConv(BlockConv):
         self.paired = paired
         self.statistics_share = statistics_share
         self.at_once = at_once
-
-    def block(  # noqa: D102
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: IntPair,
-        padding: Padding,
-        dilation: IntPair,
-        groups: int,
-        padding_mode: PaddingMode,
-    ) -> ACBlock:
-        return ACBlock(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-            horizontal=self.horizontal,
-            vertical=self.vertical,
-            branch_norm=self.branch_norm,
-            asymmetric_size=self.asymmetric_size,
-            position=self.position,
-            gamma_init=self.gamma_init,
-            draw=self.draw,
-            paired=self.paired,
-            statistics_share=self.statistics_share,
-            at_once=self.at_once,
-        )

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode
-from acnet_pl.nn.branch_layers import BranchLayer, ConvBranch, ConvShape
+from acnet_pl.nn.branch_layers import BranchLayer, ConvBranch
 from acnet_pl.nn.branched import BranchedConv
 from acnet_pl.nn.chain_branches import FilterBranch, PointwiseFirstBranch, SeparableBranch
 from acnet_pl.nn.conv import BlockConv
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw
 
 __all__ = ["OREPABlock", "OREPAConv"]
@@ -36,22 +36,7 @@ class OREPABlock(BranchedConv):
     not depend on the size of the images. The authors' prior is for 3×3 kernels;
     here it is defined for every odd size.
 
-    Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
-
-    Args:
-        in_channels: C_in.
-        out_channels: C_out.
-        kernel_size: k, odd and at least 3.
-        stride: As nn.Conv2d's.
-        padding: As nn.Conv2d's.
-        dilation: As nn.Conv2d's.
-        groups: As nn.Conv2d's.
-        padding_mode: As nn.Conv2d's.
-        draw: As `BranchedConv`'s.
-        paired: As `BranchedConv`'s.
-
-    Raises:
-        ValueError: An argument is out of its range.
+    Arguments, shapes and errors are those of `BranchedConv`.
 
     Example:
         >>> import torch
@@ -61,24 +46,12 @@ class OREPABlock(BranchedConv):
         True
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntPair,
-        stride: IntPair = 1,
-        padding: Padding = 0,
-        dilation: IntPair = 1,
-        groups: int = 1,
-        padding_mode: PaddingMode = "zeros",
-        *,
-        draw: KernelDraw = "pytorch",
-        paired: bool = True,
-    ) -> None:
-        shape = ConvShape.of(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        inner = in_channels if groups <= 4 else 2 * in_channels
-        prior = frequency_prior(out_channels, shape.size)
-        layers: dict[str, BranchLayer] = {
+    scales = SCALES
+
+    def branch_layers(self, shape: ConvShape) -> dict[str, BranchLayer]:  # noqa: D102
+        inner = shape.in_channels if shape.groups <= 4 else 2 * shape.in_channels
+        prior = frequency_prior(shape.out_channels, shape.size)
+        return {
             "square": ConvBranch(shape, norm="scale"),
             "average": FilterBranch(shape, "1×1-average", inner_norm=False, norm="scale"),
             "prior": FilterBranch(shape, "1×1-prior", prior, inner_norm=False, norm="scale"),
@@ -86,7 +59,6 @@ class OREPABlock(BranchedConv):
             "pointwise": ConvBranch(shape, (1, 1), norm="scale"),
             "separable": SeparableBranch(shape, 8, norm="scale"),
         }
-        super().__init__(shape, layers, gamma_init=SCALES, draw=draw, paired=paired)
 
 
 def frequency_prior(channels: int, size: int) -> Tensor:
@@ -113,20 +85,8 @@ class OREPAConv(BlockConv):
         paired: Give the network of a seed the k×k kernels that the plain network of that seed has.
     """
 
+    kind = OREPABlock
+
     def __init__(self, draw: KernelDraw = "pytorch", paired: bool = True) -> None:
         self.draw: KernelDraw = draw
         self.paired = paired
-
-    def block(  # noqa: D102
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: IntPair,
-        padding: Padding,
-        dilation: IntPair,
-        groups: int,
-        padding_mode: PaddingMode,
-    ) -> OREPABlock:
-        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        return OREPABlock(*shape, draw=self.draw, paired=self.paired)

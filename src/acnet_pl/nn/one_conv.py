@@ -1,0 +1,82 @@
+"""One convolution for all branches of an ACBlock: with frozen norms, by the statistics of a share, or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.at_once import normalise_and_add, side_by_side
+from acnet_pl.nn.conv_shape import ConvShape
+from acnet_pl.nn.fusible import Fused
+from acnet_pl.nn.geometry import BranchGeometry
+from acnet_pl.nn.kernel_sum import frozen_scale_and_shift, sum_kernels
+from acnet_pl.nn.share import scale_and_shift, take_images
+
+__all__ = ["Layer", "fuse_frozen", "sum_scaled", "train_at_once", "train_by_share"]
+
+
+class Layer(NamedTuple):
+    """One branch of an ACBlock: its name, convolution, batch norm or scale, and place in the window."""
+
+    name: str
+    conv: nn.Conv2d
+    norm: nn.Module | None
+    geometry: BranchGeometry
+
+
+def sum_scaled(layers: Sequence[Layer], scales: Sequence[Tensor | None]) -> Tensor:
+    """Return the sum ``(O, I/groups, k, k)`` of the kernels, each times a factor ``(O,)``, None being 1."""
+    kernels = [layer.conv.weight for layer in layers]
+    return sum_kernels(kernels, scales, [layer.geometry for layer in layers]).to(kernels[0].dtype)
+
+
+def fuse_frozen(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
+    """Return the kernel and bias of branches with norms in eval mode, as exact as their own dtype is.
+
+    Args:
+        layers: The branches.
+        norm: The batch norm after their sum, in eval mode too.
+    """
+    outer, total = frozen_scale_and_shift(norm)
+    scales = []
+    for layer in layers:
+        scale, shift = frozen_scale_and_shift(layer.norm)
+        if outer is not None:
+            scale = outer if scale is None else outer * scale
+        elif shift is not None:
+            total = shift if total is None else total + shift
+        scales.append(scale)
+    kernel = sum_scaled(layers, scales)
+    return kernel, kernel.new_zeros(kernel.shape[0]) if total is None else total.to(kernel.dtype)
+
+
+def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
+    """Convolve a padded input with the sum of the kernels, scaled by the first ``count`` images' statistics."""
+    x, part = take_images(x, count)
+    if at_once:
+        outputs = [_side_by_side(shape, layers, part)]
+    else:
+        outputs = [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers]
+    scales, shifts = scale_and_shift(_batch_norms(layers), outputs)
+    kernel = sum_scaled(layers, scales.unbind())
+    bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
+    return shape.convolve(x, kernel, bias.to(kernel.dtype))
+
+
+def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
+    """Convolve a padded input with all kernels side by side, normalise the outputs by one batch norm, and add them."""
+    return normalise_and_add(_batch_norms(layers), _side_by_side(shape, layers, x))
+
+
+def _side_by_side(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
+    kernels = side_by_side([layer.conv.weight for layer in layers], [layer.geometry for layer in layers])
+    return shape.convolve(x, kernels)
+
+
+def _batch_norms(layers: Sequence[Layer]) -> list[_BatchNorm]:
+    return [layer.norm for layer in layers if isinstance(layer.norm, _BatchNorm)]
