@@ -126,7 +126,7 @@ def test_folded_equals_trained(case: Case) -> None:
         with torch.no_grad():
             trained = block.forward_branches(x)
             square = F.conv2d(
-                block._padded(x),
+                block._shape.pad(x),
                 block.get_submodule("square").weight,  # type: ignore[arg-type]
                 None,
                 block.stride,

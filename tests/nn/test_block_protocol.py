@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import ast
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.nn.builders import BUILDERS
 from torch import Tensor, nn
 
 import acnet_pl
 from acnet_pl.analysis import complexity, flip_response
 from acnet_pl.callbacks.display import conv_table
 from acnet_pl.nn import (
-    ACBConv,
-    ACBPlusConv,
-    BlockConv,
     ConvBuilder,
     ConvNorm,
-    DBBConv,
     FusibleConv,
-    MobileOneConv,
-    OREPAConv,
-    RepVGGConv,
+    FusionError,
     convert,
     explicit_branches,
     fuse_model,
 )
-from acnet_pl.nn.fusible import Branch, Fused, exact, fold_norm
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
@@ -38,53 +34,6 @@ from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_momen
 SOURCES = Path(acnet_pl.__file__).parent
 
 
-class Twice(FusibleConv):
-    """The smallest block there is: two convolutions of one shape, each with its batch norm."""
-
-    def __init__(self, i: int, o: int, k: int, *geometry: Any) -> None:
-        make: Any = nn.Conv2d
-        convs = [make(i, o, k, *geometry[:4], bias=False, padding_mode=geometry[4]) for _ in range(2)]
-        like = convs[0]
-        shape = (like.kernel_size, like.stride, like.padding, like.dilation, like.groups, like.padding_mode)
-        super().__init__(i, o, *shape)
-        self.convs = nn.ModuleList(convs)
-        self.bns = nn.ModuleList(nn.BatchNorm2d(o) for _ in range(2))
-        self.register_module("norm", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_branches(x)
-
-    def forward_branches(self, x: Tensor) -> Tensor:
-        first, second = (norm(conv(x)) for conv, norm in zip(self.convs, self.bns, strict=True))
-        out: Tensor = first + second
-        return out
-
-    def branches(self) -> list[Branch]:
-        weights: list[Any] = [conv.weight for conv in self.convs]
-        return [Branch(str(n), "k×k", (weights[n],), self.bns[n]) for n in range(2)]
-
-    def fuse_branches(self) -> dict[str, Fused]:
-        return {str(n): fold_norm(exact(b.kernels[0]), None, self.bns[n]) for n, b in enumerate(self.branches())}
-
-
-class TwiceConv(BlockConv):
-    kind = Twice
-
-
-BUILDERS: list[ConvBuilder] = [
-    TwiceConv(),
-    ACBConv(gamma_init=1 / 3),
-    ACBConv(branch_norm=False, vertical=False),
-    ACBConv(branch_norm="scale", gamma_init=0.5),
-    ACBConv(position="border"),
-    ACBConv(asymmetric_size=3),
-    ACBPlusConv(gamma_init=0.2),
-    DBBConv(),
-    MobileOneConv(copies=2),
-    OREPAConv(),
-    RepVGGConv(),
-]
-every_builder = pytest.mark.parametrize("builder", BUILDERS, ids=repr)
 LAYERS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},
     {"kernel_size": 3, "padding": 0, "stride": 2, "groups": 2},
@@ -158,6 +107,87 @@ def test_trains_as_its_branches_do(builder: ConvBuilder, randomise: Any) -> None
                 other.copy_(mine)
     for name, tensor in block.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("frozen", ["all", "first", "last"])
+def test_trains_with_frozen_norms_as_its_branches_do(builder: ConvBuilder, frozen: str, randomise: Any) -> None:
+    block = block_of(builder, randomise).train()
+    norms = list(block.norms())
+    for norm in {"all": norms, "first": norms[:1], "last": norms[-1:]}[frozen]:
+        norm.eval().requires_grad_(frozen == "first")
+    statistics = copy.deepcopy([norm.state_dict() for norm in norms if not norm.training])
+    twin, x = copy.deepcopy(block), images().requires_grad_()
+    results = []
+    for out, made in ((block(x), block), (twin.forward_branches(x), twin)):
+        wanted = [x, *(parameter for parameter in made.parameters() if parameter.requires_grad)]
+        results.append([out, *torch.autograd.grad(out.square().mean(), wanted), *made.buffers()])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
+    assert str([norm.state_dict() for norm in norms if not norm.training]) == str(statistics)
+    if frozen == "all" or len(norms) == 1:
+        torch.testing.assert_close(block.fuse()(x), block(x), rtol=1e-10, atol=1e-10)
+    else:
+        with pytest.raises(FusionError, match=r"call model.eval\(\) first"):
+            block.fuse()
+
+
+TWO_PROCESSES = """
+import sys, torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+sys.path.insert(0, sys.argv[1])
+from tests.distributed.sync_norm import allow_sync_batch_norm_on_the_cpu
+from tests.nn.builders import BUILDERS
+
+def made(builder):
+    torch.manual_seed(5)
+    return builder(4, 4, 3, padding=1).double().train()
+
+def process(rank, x, expected):
+    dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+    allow_sync_batch_norm_on_the_cpu()
+    mine = [[0, 2], [1, 3, 4, 5]][rank]
+    for builder, (out_of_all, grad_of_all, *rest) in zip(BUILDERS, expected):
+        block = nn.SyncBatchNorm.convert_sync_batchnorm(made(builder))
+        own = x[mine].requires_grad_()
+        out = block(own)
+        grads = torch.autograd.grad(out.pow(3).sum(), [own, *block.parameters()])
+        for gradient in grads[1:]:
+            dist.all_reduce(gradient)
+        wanted = [out_of_all[mine], grad_of_all[mine], *rest]
+        said = lambda message: f"{builder!r}: {message}"
+        torch.testing.assert_close([out, *grads, *block.buffers()], wanted, rtol=1e-9, atol=1e-9, msg=said)
+        block.eval()
+        torch.testing.assert_close(block.fuse()(own), block(own), rtol=1e-10, atol=1e-10)
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x, expected = torch.randn(6, 4, 7, 7, dtype=torch.float64, requires_grad=True), []
+    for builder in BUILDERS:
+        block = made(builder)
+        out = block(x)
+        grads = torch.autograd.grad(out.pow(3).sum(), [x, *block.parameters()])
+        expected.append([t.detach() for t in (out, *grads, *block.buffers())])
+    mp.start_processes(process, (x.detach(), expected), nprocs=2, start_method="fork")
+    print(len(expected), "equal")
+"""
+
+
+def test_two_processes_with_synchronised_norms_train_as_one(tmp_path: Path) -> None:
+    """Batches of 2 and 4 images; one pair of processes for all blocks."""
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        TWO_PROCESSES,
+        str(Path(__file__).parents[2]),
+        str(tmp_path / "group"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == f"{len(BUILDERS)} equal\n", done.stderr
 
 
 @pytest.mark.parametrize("bias", [True, False])

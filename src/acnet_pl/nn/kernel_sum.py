@@ -85,7 +85,8 @@ class _SumKernels(torch.autograd.Function):
         for index, (rows, columns) in enumerate(ctx.places):
             part = gradients[0][:, :, rows, columns]
             if ctx.needs_input_grad[1 + index]:
-                to_kernels[index] = _scaled(part, scales[index]).to(kernels[index].dtype)
+                own = part.clone() if index and scales[index] is None else part  # no two gradients share their memory
+                to_kernels[index] = _scaled(own, scales[index]).to(kernels[index].dtype)
             if ctx.needs_input_grad[1 + count + index]:
                 to_scales[index] = (part * kernels[index]).sum((1, 2, 3)).to(scales[index].dtype)
         return None, *to_kernels, *to_scales
