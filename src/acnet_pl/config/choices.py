@@ -114,4 +114,6 @@ def _abstract(defined: Definition) -> set[str]:
         if isinstance(node, ast.FunctionDef):
             is_abstract = any("abstractmethod" in ast.unparse(decorator) for decorator in node.decorator_list)
             left = left | {node.name} if is_abstract else left - {node.name}
+        elif isinstance(node, ast.Assign):  # an abstract property is given its value
+            left = left - {target.id for target in node.targets if isinstance(target, ast.Name)}
     return left

@@ -84,8 +84,9 @@ def signature(path: str) -> Signature | None:
         initializer = _member(found, "__init__")
         if initializer is None:
             return Signature(path, module, summary, dict(_fields(node, described)), is_open=False)
-        if not described:
+        if not described:  # they are where the initializer is: in its docstring, or in that of a class above
             described = _documentation(ast.get_docstring(initializer.node) or "")[1]  # type: ignore[arg-type]
+            described = described or _described(found)
         module, function = initializer.module, initializer.node
     else:
         function = node
@@ -196,6 +197,15 @@ def _member(owner: Definition, name: str) -> Definition | None:
         if found and isinstance(found.node, ast.ClassDef) and (member := _member(found, name)):
             return member
     return None
+
+
+def _described(owner: Definition) -> dict[str, str]:
+    """What the docstring of a class, or of the first of its bases that says anything, says of the parameters."""
+    assert isinstance(owner.node, ast.ClassDef)
+    described = _documentation(ast.get_docstring(owner.node) or "")[1]
+    bases = (definition(f"{owner.module}.{base.id}") for base in owner.node.bases if isinstance(base, ast.Name))
+    classes = [base for base in bases if base and isinstance(base.node, ast.ClassDef)]
+    return described or next(filter(None, map(_described, classes)), {})
 
 
 def _fields(node: ast.ClassDef, described: dict[str, str]) -> Iterator[tuple[str, Parameter]]:
