@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-__all__ = ["keep_quiet"]
+__all__ = ["keep_advice_quiet", "keep_quiet"]
 
 
 def keep_quiet() -> None:
@@ -19,6 +19,16 @@ def keep_quiet() -> None:
         logger = logging.getLogger(name)
         if _no_tips not in logger.filters:
             logger.addFilter(_no_tips)
+
+
+def keep_advice_quiet() -> None:
+    """Silence, on the command line, what Lightning says about options that are the package's."""
+    for message in (".*args parameter is intended to run from within Python.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", message=".*add_instantiator.*")
+    # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
+    warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
 
 
 def _no_tips(record: logging.LogRecord) -> bool:

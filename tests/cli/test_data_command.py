@@ -66,6 +66,18 @@ def test_unreadable_files_are_all_named(images, capsys):
     assert "--data.skip_unreadable 2" in captured.err
 
 
+def test_deep_grey_images_are_named(images, capsys):
+    folder = images / "train" / "cat"
+    for name, most in (("whole", 65_535), ("dark", 4095)):
+        Image.fromarray(np.tile(np.linspace(0, most, 8), (8, 1)).astype(np.uint16)).save(folder / f"{name}.png")
+    assert main(["data", "check", str(images / "train")]) == 0
+    text = capsys.readouterr().out
+    assert "cat/whole.png: grey values 0 to 65535 of 65,535\n" in text
+    assert "cat/dark.png: grey values 0 to 4095 of 65,535, so that it comes out dark" in text
+    assert "val: 14 images of 2 classes" in text
+    assert "2 grey images of more than 8 bits" in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -177,3 +177,31 @@ def test_a_failure_of_nvjpeg_is_told_and_running_out_of_memory_is_one(
     monkeypatch.setattr(decoding, "_decode_by_nvjpeg", fail(torch.OutOfMemoryError("no room")))
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         list(decode_all(contents, device))
+
+
+@pytest.mark.parametrize("bits", ["16", "big-endian", "32", "float"])
+def test_deep_grey_images_are_scaled_and_not_clipped(bits: str) -> None:
+    ramp = np.tile(np.linspace(0, 65_535, 64), (64, 1))
+    pixels = {
+        "16": ramp.astype(np.uint16),
+        "big-endian": ramp.astype(">u2"),
+        "32": ramp.astype(np.int32),
+        "float": (ramp / 65_535).astype(np.float32),
+    }[bits]
+    image = decode(encoded(Image.fromarray(pixels), "PNG" if bits == "16" else "TIFF"))
+    assert difference(image, torch.from_numpy(np.floor(ramp) / 257).round().expand(3, 64, 64)).max() <= 1
+    assert image.unique().numel() == 64
+
+
+@pytest.mark.parametrize("values", [(-1.0, 1.0), (0.0, 255.0), (0.0, float("nan"))])
+def test_grey_values_of_unknown_range_are_refused(values: tuple[float, float]) -> None:
+    pixels = np.tile(np.array(values, dtype=np.float32), (8, 4))
+    with pytest.raises(UnreadableImageError, match=r"grey values are from .* expected 0 to 1; save it with 8 bits"):
+        decode(encoded(Image.fromarray(pixels), "TIFF"))
+
+
+def test_the_range_of_deep_grey_images_is_told() -> None:
+    deep = np.full((8, 8), 4095, dtype=np.uint16)
+    assert decoding.value_range(encoded(Image.fromarray(deep), "PNG")) == (4095, 4095)
+    for kind, make in KINDS.items():
+        assert decoding.value_range(make(Image.new("RGB", (8, 8)))) is None, kind

@@ -4,6 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import EarlyStopping
 from sklearn.metrics import top_k_accuracy_score
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import StepLR
@@ -193,10 +194,24 @@ def test_channels_last_and_compile_train_the_same_network():
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5), name
 
 
-def test_top5_of_few_classes_is_defined():
+def test_of_few_classes_there_is_no_top5():
     model = ImageClassifier(partial(ResNetCifar, depth=8), PlainConv(), num_classes=3)
     (figures,) = trainer().test(model, loader(classes=3), verbose=False)
-    assert figures["test/top5"] == 1.0
+    assert set(figures) == {"test/loss", "test/top1"}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [("val_top1", "did you mean val/top1"), ("val/acc", "did you mean val/top1"), ("f1", "there are train/loss")],
+)
+def test_a_monitor_that_no_metric_has_is_an_error_before_the_first_step(monitor, message, tmp_path):
+    steps = []
+    model = classifier()
+    model.training_step = lambda *_: steps.append(1)
+    stop = EarlyStopping(monitor)
+    with pytest.raises(ValueError, match=f"EarlyStopping has monitor='{monitor}'.*{message}"):
+        trainer(max_epochs=1, callbacks=[stop]).fit(model, loader())
+    assert not steps
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])

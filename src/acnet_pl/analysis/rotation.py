@@ -106,13 +106,15 @@ class RotationMetric(Metric):
     Its states are counts, reduced by sum.
 
     Args:
-        topk: The ks. A k beyond the number of classes counts every image as correct.
+        topk: The ks. Those that are not less than the number of classes, of which every image is correct, are left out
+            of the result, but for the least k.
         kwargs: As torchmetrics.Metric's.
     """
 
     full_state_update = False
     correct: Tensor
     samples: Tensor
+    classes: Tensor
 
     def __init__(self, topk: Sequence[int] = (1, 5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -122,6 +124,7 @@ class RotationMetric(Metric):
         zeros = torch.zeros(len(TRANSFORMS), len(self.topk), dtype=torch.int64)
         self.add_state("correct", zeros, dist_reduce_fx="sum")
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("classes", torch.tensor(0), dist_reduce_fx="max")
 
     def update(self, logits: Mapping[str, Tensor], labels: Tensor) -> None:
         """Add a batch.
@@ -132,6 +135,7 @@ class RotationMetric(Metric):
         """
         self.correct += torch.stack([count_correct(logits[name], labels, self.topk) for name in TRANSFORMS])
         self.samples += len(labels)
+        self.classes = self.classes.clamp(min=logits["original"].shape[1])
 
     def compute(self) -> dict[str, Tensor]:
         """What `RotationAccuracy.as_dict` gives, as tensors."""
@@ -148,8 +152,9 @@ class RotationMetric(Metric):
 
     def _result(self) -> RotationAccuracy:
         samples = require_samples(int(self.samples))
+        told = {min(self.topk), *(k for k in self.topk if k < int(self.classes))}
         accuracy = {
-            name: {k: count / samples for k, count in zip(self.topk, counts, strict=True)}
+            name: {k: count / samples for k, count in zip(self.topk, counts, strict=True) if k in told}
             for name, counts in zip(TRANSFORMS, self.correct.tolist(), strict=True)
         }
         return RotationAccuracy(samples, accuracy)

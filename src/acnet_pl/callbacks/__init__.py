@@ -10,6 +10,7 @@ from acnet_pl.callbacks.late_fold import LateFold
 from acnet_pl.callbacks.learning_rate import LearningRate
 from acnet_pl.callbacks.nonfinite import NonFiniteCheck, NonFiniteLossError
 from acnet_pl.callbacks.predictions import PredictionWriter
+from acnet_pl.callbacks.preprocessing import Preprocessing
 from acnet_pl.callbacks.rotation import RotationRobustness
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.timing import EpochTimer
@@ -32,6 +33,7 @@ __all__ = [
     "NonFiniteCheck",
     "NonFiniteLossError",
     "PredictionWriter",
+    "Preprocessing",
     "ProgressBar",
     "RotationRobustness",
     "RunCheckpoint",

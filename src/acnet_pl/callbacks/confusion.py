@@ -12,7 +12,7 @@ from torch import Tensor
 from acnet_pl.analysis import Inputs, labels_of, plot_confusion, plot_predictions
 from acnet_pl.analysis.evaluation import evaluating
 from acnet_pl.analysis.inputs import sample_count, tensors_of
-from acnet_pl.callbacks.fuse import image_info
+from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.callbacks.subject import Subject
 from acnet_pl.loggers import log_figure, log_table
 from acnet_pl.nn.surgery.running import call

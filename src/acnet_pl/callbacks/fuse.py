@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,6 +14,7 @@ from torch import nn
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
+from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
 from acnet_pl.checkpoint import check_readable, read_checkpoint
@@ -23,17 +23,7 @@ from acnet_pl.loggers import log_file, log_scalars
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
 
-__all__ = ["DescribesImages", "FuseOnFitEnd", "FusedNetwork", "image_info"]
-
-
-@runtime_checkable
-class DescribesImages(Protocol):
-    """What acnet_pl's data modules say of their images, and others may."""
-
-    image_shape: tuple[int, int, int]
-    mean: Sequence[float]
-    std: Sequence[float]
-    class_names: Sequence[str]
+__all__ = ["FuseOnFitEnd", "FusedNetwork"]
 
 
 @dataclass(frozen=True)
@@ -187,16 +177,3 @@ def _cost(network: nn.Module, example: Any) -> tuple[int, int | None]:
         return sum(parameter.numel() for parameter in network.parameters()), None
     cost = complexity(network, example_input=example)
     return cost.parameters, cost.macs
-
-
-def image_info(trainer: Trainer) -> dict[str, Any]:
-    """Shape, normalisation and class names of the images of a trainer's data module, as far as it tells."""
-    data: object = getattr(trainer, "datamodule", None)
-    if not isinstance(data, DescribesImages):
-        return {}
-    return {
-        "image_shape": list(data.image_shape),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "class_names": list(data.class_names),
-    }

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from acnet_pl.callbacks.fuse import image_info
+from acnet_pl.callbacks.preprocessing import image_info
 
 __all__ = ["PredictionWriter"]
 

@@ -131,7 +131,8 @@ class RotationRobustness(Callback):
         }
         pl_module.log_dict(figures)
         rows = [[name, *values.values()] for name, values in self.result.accuracy.items()]
-        log_table(trainer, self._prefix, ["images", *(f"top{k}" for k in self._accuracy.topk)], rows)
+        columns = [f"top{k}" for k in self.result.accuracy["original"]]
+        log_table(trainer, self._prefix, ["images", *columns], rows)
         rank_zero_info(f"{self.result}")
 
     @staticmethod

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_warn
 
-from acnet_pl.data import InMemoryDataModule
+from acnet_pl.data import CIFARDataModule, ImageFolderDataModule, InMemoryDataModule
 
-__all__ = ["check_accelerator", "check_data", "images_per_step"]
+__all__ = ["check_accelerator", "check_data", "images_per_step", "warn_of_selection"]
 
 
 def check_accelerator(accelerator: Any) -> None:
@@ -25,7 +27,7 @@ def check_accelerator(accelerator: Any) -> None:
 
 
 def check_data(data: LightningDataModule, trainer: Trainer) -> None:
-    """Load data that are kept in memory, so that an error in them comes before loggers and workers start.
+    """Load data that are kept in memory, and list photos, so that errors in them come before loggers and workers start.
 
     Several processes, of which one prepares the data, leave that to the trainer.
 
@@ -33,10 +35,23 @@ def check_data(data: LightningDataModule, trainer: Trainer) -> None:
         ValueError: The data do not fit the options.
         DataError: They cannot be read.
     """
-    if isinstance(data, InMemoryDataModule) and trainer.world_size == 1:
+    if isinstance(data, (InMemoryDataModule, ImageFolderDataModule)) and trainer.world_size == 1:
         data.prepare_data()
         data.setup("fit")
         data.train_dataloader()
+
+
+def warn_of_selection(data: LightningDataModule, trainer: Trainer) -> None:
+    """Warn where the best epoch is chosen on the images that it is then tested on."""
+    checkpoint = trainer.checkpoint_callback
+    same = getattr(data, "validates_on_test_images", isinstance(data, CIFARDataModule) and data.val_size == 0)
+    monitor = getattr(checkpoint, "monitor", None)
+    if same and isinstance(checkpoint, ModelCheckpoint) and monitor is not None:
+        rank_zero_warn(
+            f"--checkpoint.monitor {monitor} chooses the best epoch on the validation images, which are the test "
+            "images here: the test figures come out too good. Keep images in a test split of their own, or take the "
+            "last epoch"
+        )
 
 
 def images_per_step(data: LightningDataModule, trainer: Trainer) -> str:

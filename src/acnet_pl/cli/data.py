@@ -20,7 +20,8 @@ def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: i
     """Write a data set as LitData shards, which can be streamed from object storage: image files byte for byte.
 
     Args:
-        source: A folder that holds train/<class>/* and val/<class>/*, or CIFAR in the official layout.
+        source: A folder that holds train/<class>/* and val/<class>/*, or class folders of which a fifth is to validate,
+            or CIFAR in the official layout.
         destination: Folder to write; it must not exist, or be empty. Copy it to a bucket as it is.
         shard_mb: Size of a shard, in 10^6 bytes.
         workers: Threads that read the images.
@@ -41,10 +42,11 @@ def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: i
 
 
 def check(source: Path, workers: int = 8) -> None:
-    """Decode every image of a data set once and name those that cannot be.
+    """Decode every image of a data set once, name those that cannot be, and grey ones of more than 8 bits.
 
     Args:
-        source: A folder that holds train/<class>/* and val/<class>/*, CIFAR in the official layout, or shards.
+        source: A folder of class folders, or of train/<class>/* and val/<class>/*; CIFAR in the official layout; or
+            shards.
         workers: Threads that decode.
     """
     check_there(source, "folder")
@@ -56,18 +58,21 @@ def check(source: Path, workers: int = 8) -> None:
     from acnet_pl.data.shard_writer import in_order
 
     _positive(workers=workers)
-    splits, class_names = _splits(source)
+    splits, class_names = _splits(source, val_size=1)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    damaged = 0
+    damaged = deep = 0
 
     with ThreadPoolExecutor(workers) as pool:
         for name, split in splits.items():
             faults = in_order(pool, partial(_fault, split), range(len(split)), 4 * workers)
-            for found in track(faults, escape(f"Decoding {name}"), total=len(split)):
-                if found is not None:
-                    damaged += 1
+            for fault, note in track(faults, escape(f"Decoding {name}"), total=len(split)):
+                damaged += fault is not None
+                deep += note is not None
+                if found := fault or note:
                     console.print(found)
             console.print(f"{name}: {len(split):,} images of {len(class_names):,} classes")
+    if deep:
+        console.print(f"{deep:,} grey images of more than 8 bits: their values are scaled to 0 to 255 for training")
     if damaged:
         raise DataError(
             f"{damaged} of the images cannot be decoded; mend or remove them, or train with --data.skip_unreadable "
@@ -81,15 +86,22 @@ def run(args: Sequence[str]) -> None:
 
 
 # Splits are not named as types here: to read the options, their modules would be imported.
-def _fault(split: Any, index: int) -> str | None:
-    from acnet_pl.data.decoding import UnreadableImageError, decode
+def _fault(split: Any, index: int) -> tuple[str | None, str | None]:
+    """What keeps an image from being decoded, or what is to be known of it."""
+    from acnet_pl.data.decoding import UnreadableImageError, decode, value_range
     from acnet_pl.data.errors import DataError
 
     try:
-        decode(split.read(index)[0])
+        content = split.read(index)[0]
+        decode(content)
     except (UnreadableImageError, DataError) as error:
-        return f"{split.describe(index)}: {error}"
-    return None
+        return f"{split.describe(index)}: {error}", None
+    if (values := value_range(content)) is None:
+        return None, None
+    low, high = values
+    scale = 1 if high <= 1 else 65_535
+    dark = ", so that it comes out dark" if high < scale / 4 else ""
+    return None, f"{split.describe(index)}: grey values {low:g} to {high:g} of {scale:,}{dark}"
 
 
 def _positive(**options: float) -> None:
@@ -98,9 +110,10 @@ def _positive(**options: float) -> None:
             raise ValueError(f"`{name}` (={value}) must be more than 0")
 
 
-def _splits(source: Path) -> tuple[dict[str, Any], list[str]]:
+def _splits(source: Path, val_size: float = 0.2) -> tuple[dict[str, Any], list[str]]:
     from acnet_pl.data import CIFARDataModule
     from acnet_pl.data.class_folders import ClassFolders
+    from acnet_pl.data.photo_folders import PhotoFolders
     from acnet_pl.data.shard_writer import EncodedInMemory
     from acnet_pl.data.shards import ShardedImages
 
@@ -114,5 +127,9 @@ def _splits(source: Path) -> tuple[dict[str, Any], list[str]]:
                 "val": EncodedInMemory(test, f"{source}/test"),
             }, data.class_names
     shards = ShardedImages(str(source))
+    if not shards.are_there() and not all((source / name).is_dir() for name in ("train", "val")):
+        photos = PhotoFolders(source, val_size)
+        parts = [*photos.parts] if len(photos.parts) > 1 else ["val"] if val_size == 1 else ["train", "val"]
+        return {name: photos.split(name) for name in parts}, photos.class_names
     images = shards if shards.are_there() else ClassFolders(source)
     return {name: images.split(name) for name in ("train", "val")}, images.class_names

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,22 @@ from acnet_pl.callbacks import (
     EpochTimer,
     KeepFused,
     LearningRate,
+    Preprocessing,
     ProgressBar,
     RunCheckpoint,
 )
+from acnet_pl.callbacks.preprocessing import preprocessing_of
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, read_checkpoint
-from acnet_pl.cli.before_training import check_accelerator, check_data, images_per_step
+from acnet_pl.cli.before_training import check_accelerator, check_data, images_per_step, warn_of_selection
+from acnet_pl.cli.evaluation import check_classes_of_data, evaluation_folder, with_mapped_classes
 from acnet_pl.cli.loggers import (
     in_run_folder,
     know_run_folder,
     make_loggers,
     require_packages,
     run_name,
+    wandb_mode,
     wandb_run_ends,
 )
 from acnet_pl.cli.resume import find_run
@@ -50,6 +53,7 @@ from acnet_pl.config.run_options import RunOptions, RunParser
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync
 from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
+from acnet_pl.quiet import keep_advice_quiet
 
 __all__ = ["CLI", "run"]
 
@@ -69,6 +73,7 @@ class CLI(RunOptions):
 
     run_folder: Path
     claim: Claim | None = None
+    images: Mapping[str, Any] = {}  # of the checkpoint
 
     def before_instantiate_classes(self) -> None:
         """Raise an error if a class is of the wrong kind, or if `test` or `predict` has no checkpoint."""
@@ -92,6 +97,7 @@ class CLI(RunOptions):
             return
         if Path(path).is_file():
             content = read_checkpoint(path)
+            self.images = preprocessing_of(content)
             check_hyper_parameters(described := content.get("hyper_parameters") or {})
             if {"backbone", "conv", "num_classes"} <= described.keys():
                 build_described(described, path)  # of a size that the file can hold
@@ -121,12 +127,14 @@ class CLI(RunOptions):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run's folder and a trainer that keeps everything in it."""
         config = self.config[self.subcommand]
+        check_classes_of_data(self.images, self.datamodule)
         name = config.name or run_name(self.model.hparams)
         self._choose_run_folder(config, name)
         kwargs["default_root_dir"] = str(self.run_folder)
         if config.trainer.get("logger") in (None, True):
             wandb = self.config_init[self.subcommand].wandb
-            kwargs["logger"] = make_loggers(self.run_folder, name, wandb, self.model.hparams, self.datamodule)
+            mode = wandb_mode(wandb, trains=self.subcommand == "fit")
+            kwargs["logger"] = make_loggers(self.run_folder, name, wandb, mode, self.model.hparams, self.datamodule)
         elif config.trainer.logger is not False:
             given = self.config_init[self.subcommand].trainer.logger
             kwargs["logger"] = in_run_folder(self.run_folder, given, config.trainer.logger)
@@ -149,7 +157,7 @@ class CLI(RunOptions):
         if trainer_config.get("enable_model_summary") is not False:
             callbacks.append(ConvSummary())
         trainer_config["enable_model_summary"] = False
-        callbacks += [EpochTimer(), KeepFused()]
+        callbacks += [EpochTimer(), KeepFused(), Preprocessing()]
         if trainer_config.get("logger") is not False:
             callbacks += [LearningRate(), ConfusionMatrix()]
         return self._instantiate_trainer(trainer_config, callbacks)
@@ -166,7 +174,9 @@ class CLI(RunOptions):
                 options = self.config_init[self.subcommand]
                 options["ckpt_path"] = options.run_checkpoint.resume_from = found.checkpoint and str(found.checkpoint)
                 return
-        self.run_folder = given or make_run_folder(config.runs_dir, name, "" if fits else f"-{self.subcommand}")
+        if given is None:
+            made = make_run_folder(config.runs_dir, name) if fits else evaluation_folder(config, self.subcommand, name)
+        self.run_folder = given or made
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             write_config(self.run_folder, text)
@@ -175,6 +185,7 @@ class CLI(RunOptions):
     def before_fit(self) -> None:
         """Find what is wrong with the data before loggers start, and say how many images a step sees."""
         check_data(self.datamodule, self.trainer)
+        warn_of_selection(self.datamodule, self.trainer)
         if self.trainer.is_global_zero and (images := images_per_step(self.datamodule, self.trainer)):
             Console(markup=False, emoji=False).print(images, highlight=False)
 
@@ -235,11 +246,11 @@ def run(args: Sequence[str]) -> Path:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with its options; returns the run's folder."""
     torch.set_float32_matmul_precision("high")
     _tell_nodes_apart()
-    _keep_advice_quiet()
+    keep_advice_quiet()
     enable_installed()
     know_run_folder()
     store = fresh_store()  # lives until this returns
-    args = with_data_of_checkpoint(with_config_of_resumed(args))
+    args = with_mapped_classes(with_data_of_checkpoint(with_config_of_resumed(args)))
     defaults = default_configs(args)
     args, notes = settled(args)
     for note in notes:
@@ -275,16 +286,6 @@ def _with_safe_io(plugins: Any) -> list[Any]:
     """A trainer's plugins, with ours for the disk unless the user brought one."""
     plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
     return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, AtomicCheckpointIO()]
-
-
-def _keep_advice_quiet() -> None:
-    """Silence what Lightning says about itself; what it says about the run stays."""
-    for message in (".*args parameter is intended to run from within Python.*", ".*exists and is not empty.*"):
-        warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
-    warnings.filterwarnings("ignore", message=".*add_instantiator.*")
-    # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
-    warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "make_loggers",
     "require_packages",
     "run_name",
+    "wandb_mode",
     "wandb_run_ends",
 ]
 
@@ -33,7 +34,7 @@ _RUN_FOLDER = ""
 
 
 def make_loggers(
-    folder: Path, name: str, options: WandbOptions, model: dict[str, Any], data: LightningDataModule
+    folder: Path, name: str, options: WandbOptions, mode: str, model: dict[str, Any], data: LightningDataModule
 ) -> list[Logger]:
     """The loggers of a run.
 
@@ -41,11 +42,11 @@ def make_loggers(
         folder: The run's folder, in which everything is kept.
         name: Name of the run.
         options: Weights & Biases.
+        mode: "offline", "online" or "disabled".
         model: The `ImageClassifier`'s hyper-parameters.
         data: The data module.
     """
     loggers: list[Logger] = [MetricsCSV(folder)]
-    mode = options.mode or os.environ.get("WANDB_MODE", "offline")
     if mode == "disabled":
         return loggers
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -66,6 +67,11 @@ def make_loggers(
         settings=wandb.Settings(silent=True, console="off"),
     )
     return [*loggers, logger]
+
+
+def wandb_mode(options: WandbOptions, trains: bool) -> str:
+    """Return whether Weights & Biases is written: as asked for, else offline in training and not in an evaluation."""
+    return options.mode or os.environ.get("WANDB_MODE") or ("offline" if trains else "disabled")
 
 
 def know_run_folder() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from acnet_pl.backbones import Timm, Torchvision
 from acnet_pl.checkpoint import load_network
 from acnet_pl.data.augment import normalize
+from acnet_pl.data.decoding import rgb_pixels
 from acnet_pl.data.errors import DataError
 from acnet_pl.deploy import fused_info, load_fused
 from acnet_pl.modules.architecture import build_network, describe
@@ -83,7 +84,7 @@ def real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[
     for path in paths[:: -(-len(paths) // _MOST_IMAGES)]:
         try:
             with Image.open(path, formats=("JPEG", "PNG")) as image:
-                scaled = image.convert("RGB").resize((size, size))
+                scaled = Image.fromarray(rgb_pixels(image)).resize((size, size))
         except Exception as error:  # a decoder may fail in any way on a corrupt file
             raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
         pixels.append(torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).view(size, size, 3))

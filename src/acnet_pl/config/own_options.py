@@ -29,12 +29,14 @@ class RunSettings:
         runs_dir: Where runs/NAME/TIME is made.
         resume: fit: continue the newest unfinished run of this name and configuration (auto), or the one in the folder
             given.
+        map_classes: validate, test and predict: give class folders the labels that their names have in the checkpoint.
         test_after_fit: After fit, validate and test the weights that were fused.
     """
 
     name: str | None = None
     runs_dir: str = "runs"
     resume: str | None = None
+    map_classes: bool = False
     test_after_fit: bool = True
 
 
@@ -44,7 +46,7 @@ class WandbOptions:
 
     Attributes:
         mode: "offline" writes to the run's folder, for `wandb sync` later; "online" needs an account. Null is
-            WANDB_MODE of the environment, else "offline".
+            WANDB_MODE of the environment, else "offline" for fit and "disabled" for the others.
         project: Project of the dashboard.
         group: Runs to be compared; null is data set and backbone, so that a plain net and its ACNet pair up.
         tags: Tags of the run.

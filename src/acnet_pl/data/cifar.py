@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pytorch_lightning.utilities import rank_zero_info
 
 from acnet_pl.data.cifar_batches import CIFARBatches, Dataset
-from acnet_pl.data.image_folders import ImageFolders
+from acnet_pl.data.cifar_folders import CIFARFolders
 from acnet_pl.data.images import InMemoryImages, stratified_order
 from acnet_pl.data.in_memory import InMemoryDataModule
 
@@ -117,7 +117,7 @@ class CIFARDataModule(InMemoryDataModule):
         self.num_classes = len(self.class_names)
         self.mean, self.std = _MEAN_STD[dataset]
         self._batches = CIFARBatches(dataset, self.root, self.class_names, verify)
-        self._folders = ImageFolders(self.root, self.num_classes, _SIZE)
+        self._folders = CIFARFolders(self.root, self.num_classes, _SIZE)
 
     def prepare_data(self) -> None:
         """Download what is missing if asked to, and see that the data set is there. Runs in one process per machine."""
@@ -154,7 +154,7 @@ class CIFARDataModule(InMemoryDataModule):
         """The test images."""
         return self._source().read("test")
 
-    def _source(self) -> CIFARBatches | ImageFolders:
+    def _source(self) -> CIFARBatches | CIFARFolders:
         if self.layout == "auto":
             folders = self._folders.are_there() and not self._batches.folder.is_dir()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from acnet_pl.data.errors import DataError
 
-__all__ = ["SUFFIXES", "ClassFolders", "FolderSplit"]
+__all__ = ["SUFFIXES", "ClassFolders", "FileSplit"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -32,7 +33,7 @@ class ClassFolders:
         """The names of the training class folders, sorted; none where there is no such folder."""
         return self._names("train") if (self.root / "train").is_dir() else []
 
-    def split(self, name: str) -> FolderSplit:
+    def split(self, name: str) -> FileSplit:
         """List the files of "train" or "val".
 
         Raises:
@@ -53,42 +54,41 @@ class ClassFolders:
             )
         if not names:
             raise DataError(f"{self.root / name} has no class folder; images belong in {name}/<class>/")
-        return FolderSplit(self.root / name, names)
+        files = [_image_names(self.root / name / each) for each in names]
+        sizes = [len(found) for found in files]
+        if 0 in sizes:
+            empty = self.root / name / names[sizes.index(0)]
+            raise DataError(
+                f"{empty} holds no image ({', '.join(SUFFIXES)}); {sizes.count(0)} of {len(sizes)} classes are empty. "
+                "Put the images there, or remove the class from both splits"
+            )
+        labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        paths = [f"{each}/{file}" for each, found in zip(names, files, strict=True) for file in found]
+        return FileSplit(self.root / name, paths, labels)
 
     def _names(self, split: str) -> list[str]:
         with os.scandir(self.root / split) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-class FolderSplit:
+class FileSplit:
     """The image files of one split.
 
     Names are packed into one array: more than a million strings would be copied into every decoding process, because
     counting references writes to them.
 
     Args:
-        folder: The folder of the split.
-        class_names: Its class folders, in the order of the labels.
-
-    Raises:
-        DataError: A class has no image.
+        folder: What the names are relative to.
+        names: Of the files.
+        labels: Of each, int64 ``(N,)``.
     """
 
-    def __init__(self, folder: Path, class_names: list[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], labels: Tensor) -> None:
         self.folder = folder
-        self.class_names = class_names
-        files = [_image_names(folder / name) for name in class_names]
-        sizes = [len(names) for names in files]
-        if 0 in sizes:
-            empty = folder / class_names[sizes.index(0)]
-            raise DataError(
-                f"{empty} holds no image ({', '.join(SUFFIXES)}); {sizes.count(0)} of {len(sizes)} classes are empty. "
-                "Put the images there, or remove the class from both splits"
-            )
-        self.labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        encoded = [os.fsencode(name) for names in files for name in names]
+        self.labels = labels
+        encoded = [os.fsencode(name) for name in names]
         self._names = np.frombuffer(b"".join(encoded), np.uint8)
-        self._ends = np.cumsum([len(name) for name in encoded])
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,8 +96,7 @@ class FolderSplit:
     def path(self, index: int) -> Path:
         """The file of an image."""
         start = int(self._ends[index - 1]) if index else 0
-        name = os.fsdecode(self._names[start : int(self._ends[index])].tobytes())
-        return self.folder / self.class_names[int(self.labels[index])] / name
+        return self.folder / os.fsdecode(self._names[start : int(self._ends[index])].tobytes())
 
     def describe(self, index: int) -> str:
         """What a message calls the image."""

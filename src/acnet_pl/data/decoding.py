@@ -6,15 +6,23 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["UnreadableImageError", "decode", "decode_all", "jpeg_frame"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL import Image
+
+__all__ = ["UnreadableImageError", "decode", "decode_all", "jpeg_frame", "rgb_pixels", "value_range"]
 
 _DEPRECATED = "The image decoding and encoding capabilities of TorchVision are deprecated"
 _MOST_PIXELS = 178_956_970  # what Pillow refuses as a decompression bomb; ImageNet's largest has 61 million
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman
+_ORIENTATION = 0x0112  # the EXIF tag
+_DEEPEST = 65_535  # of 16 bits
 _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})
 
 
@@ -30,20 +38,23 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def decode(encoded: Tensor) -> Tensor:
-    """Decode one image to RGB as ``PIL.Image.open(file).convert("RGB")`` does, EXIF orientation ignored.
+def decode(encoded: Tensor, upright: bool = False) -> Tensor:
+    """Decode one image to RGB as ``PIL.Image.open(file).convert("RGB")`` does, but for grey images of more than 8 bits.
 
+    Those are scaled: 16-bit values by 65,535 and floating-point values by 1, where Pillow clips them to white.
     JPEGs are decoded by libjpeg-turbo straight into a tensor; whatever it refuses, and every other format (ImageNet has
     a PNG among its files), by Pillow.
 
     Args:
         encoded: uint8 ``(bytes,)``, the content of the file, on the CPU.
+        upright: Turn and mirror the image as its EXIF orientation says; cameras store photos as the sensor was held.
 
     Returns:
         uint8 ``(3, H, W)`` in channels-last memory.
 
     Raises:
-        UnreadableImageError: It cannot be decoded, or its header asks for more pixels than any photograph has.
+        UnreadableImageError: It cannot be decoded, its header asks for more pixels than any photograph has, or it has
+            grey values that are neither 16-bit nor from 0 to 1.
     """
     import simplejpeg
 
@@ -53,20 +64,53 @@ def decode(encoded: Tensor) -> Tensor:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
             _check_size(height, width)
             if colours in ("Gray", "YCbCr", "RGB"):
-                return torch.from_numpy(simplejpeg.decode_jpeg(content, "RGB")).permute(2, 0, 1)
+                image = torch.from_numpy(simplejpeg.decode_jpeg(content, "RGB")).permute(2, 0, 1)
+                return _turned(image, _orientation(encoded)) if upright else image
         except UnreadableImageError:
             raise
         except ValueError:
             pass  # damaged, or of a kind that Pillow alone knows
-    return _decode_by_pillow(encoded)
+    return _decode_by_pillow(encoded, upright)
 
 
-def decode_all(encoded: Sequence[Tensor], device: torch.device) -> Iterator[Tensor | UnreadableImageError]:
+def value_range(encoded: Tensor) -> tuple[float, float] | None:
+    """Return the lowest and highest value of a grey image of more than 8 bits; None of all other images.
+
+    Args:
+        encoded: uint8 ``(bytes,)``, the content of a file that `decode` decodes.
+    """
+    if _is_jpeg(encoded):
+        return None
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded.numpy().tobytes())) as image:
+        if not _is_deep(image.mode):
+            return None
+        pixels = np.asarray(image)
+    return float(pixels.min()), float(pixels.max())
+
+
+def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a Pillow image, uint8 ``(H, W, 3)``, scaled as `decode` says.
+
+    Raises:
+        UnreadableImageError: It has grey values of more than 8 bits that are neither 16-bit nor from 0 to 1.
+    """
+    import numpy as np
+
+    return _scaled(np.asarray(image)) if _is_deep(image.mode) else np.array(image.convert("RGB"))
+
+
+def decode_all(
+    encoded: Sequence[Tensor], device: torch.device, upright: bool = False
+) -> Iterator[Tensor | UnreadableImageError]:
     """Decode many images: on a GPU all its JPEGs in one call of nvJPEG, on the CPU each when it is asked for.
 
     Args:
         encoded: uint8 ``(bytes,)`` each, on the CPU.
         device: Where the pixels are wanted.
+        upright: See `decode`.
 
     Yields:
         For each image uint8 ``(3, H, W)`` on the device, or the error.
@@ -85,7 +129,11 @@ def decode_all(encoded: Sequence[Tensor], device: torch.device) -> Iterator[Tens
             failure = error
     for position, content in enumerate(encoded):
         try:
-            yield ready.pop(position) if position in ready else decode(content).to(device)
+            if position in ready:
+                image = ready.pop(position)
+                yield _turned(image, _orientation(content)) if upright else image
+            else:
+                yield decode(content, upright).to(device)
         except UnreadableImageError as error:
             failure = None
             yield error
@@ -137,17 +185,55 @@ def _check_size(height: int, width: int) -> None:
         raise UnreadableImageError(f"its header says {height}×{width} pixels, more than {_MOST_PIXELS:,} in all")
 
 
-def _decode_by_pillow(encoded: Tensor) -> Tensor:
-    import numpy as np
-    from PIL import Image
+def _decode_by_pillow(encoded: Tensor, upright: bool) -> Tensor:
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(encoded.numpy().tobytes())) as image:
             _check_size(image.height, image.width)
-            pixels = np.array(image.convert("RGB"))
+            pixels = rgb_pixels(ImageOps.exif_transpose(image) if upright else image)
     except Exception as error:  # a decoder may fail in any way on a damaged file
         raise UnreadableImageError(str(error) or type(error).__name__) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _is_deep(mode: str) -> bool:
+    """Return whether one of Pillow's modes is grey of more than 8 bits."""
+    return mode == "F" or mode.startswith("I")
+
+
+def _scaled(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Grey values ``(H, W)`` of more than 8 bits as uint8 ``(H, W, 3)``."""
+    import numpy as np
+
+    most = 1 if pixels.dtype.kind == "f" else _DEEPEST
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= most):  # NaN is neither
+        raise UnreadableImageError(
+            f"its grey values are from {low:g} to {high:g}, expected 0 to {most:,}; save it with 8 bits"
+        )
+    grey = np.rint(pixels.astype(np.float64) * (255 / most)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _orientation(encoded: Tensor) -> int:
+    """The EXIF orientation of an image file: 1 where it is upright, or says nothing that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded.numpy().tobytes())) as image:
+            found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata of an image that is whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _turned(image: Tensor, orientation: int) -> Tensor:
+    """Turn and mirror an image ``(C, H, W)`` as its EXIF orientation, 2 to 8, says."""
+    if orientation in (5, 6, 7, 8):  # rows and columns are exchanged
+        image = image.transpose(1, 2)
+    mirrored = [dim for dim, which in ((2, (2, 3, 6, 7)), (1, (3, 4, 7, 8))) if orientation in which]
+    return image.flip(mirrored) if mirrored else image
 
 
 def _is_jpeg(encoded: Tensor) -> bool:

@@ -64,12 +64,14 @@ class Cut:
         resize: Shorter side before the centre is cut.
         min_scale: Smallest share of the area that a random box has.
         seed: Of the random boxes; None cuts the centre.
+        upright: Turn images as their EXIF orientation says before they are cut.
     """
 
     size: int
     resize: int
     min_scale: float
     seed: int | None
+    upright: bool = False
 
     def __call__(self, image: Tensor, word: int) -> Tensor:
         """Cut one image.
@@ -171,7 +173,7 @@ class EncodedImages(Dataset[Batch]):
         indices, given = batch.indices.tolist(), batch.labels.tolist()
         words = self.cut.words(batch.epoch, batch.indices)
         images, labels, kept = [], [], []
-        for number, image in enumerate(decode_all(torch.split(batch.contents, batch.sizes), device)):
+        for number, image in enumerate(decode_all(torch.split(batch.contents, batch.sizes), device, self.cut.upright)):
             label: int = given[number]
             if isinstance(image, UnreadableImageError):
                 replaced = self._instead_of(indices[number], image)
@@ -204,7 +206,7 @@ class EncodedImages(Dataset[Batch]):
             return None
         for other in (n % len(self) for n in range(index + 1, index + len(self))):
             content, label = self.split.read(other)
-            image = next(decode_all([content], _CPU))
+            image = next(decode_all([content], _CPU, self.cut.upright))
             if isinstance(image, Tensor):
                 return image, label
             self.unreadable.add(other, image)

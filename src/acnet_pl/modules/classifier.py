@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from acnet_pl.modules.architecture import describe
 from acnet_pl.modules.budget import built_within, check_tensor_sizes
+from acnet_pl.modules.monitors import check_monitor, check_monitors
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
@@ -38,10 +39,10 @@ class ImageClassifier(LightningModule):
     """Cross-entropy training of ``backbone(conv, num_classes)``, with top-1 and top-5 accuracy.
 
     Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
-    ``val/loss``, ``val/top1``, ``val/top5`` and the same under ``test/``. Losses and accuracies are those of all
-    processes together; acnet_pl's data modules give every evaluation sample to exactly one process, where Lightning's
-    own sampler repeats some to make the shares equal. ``test`` computes in float32, so that a network has one accuracy
-    whatever the precision of its training.
+    ``val/loss``, ``val/top1``, of more than five classes ``val/top5``, and the same under ``test/``. Losses and
+    accuracies are those of all processes together; acnet_pl's data modules give every evaluation sample to exactly one
+    process, where Lightning's own sampler repeats some to make the shares equal. ``test`` computes in float32, so that
+    a network has one accuracy whatever the precision of its training.
 
     Args:
         backbone: Makes the network from a conv builder and a number of classes: a backbone class or a
@@ -100,12 +101,10 @@ class ImageClassifier(LightningModule):
             self.net.to(memory_format=torch.channels_last)
         if compile:
             self.net.compile()
-        accuracies = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(num_classes, average="micro"),
-                "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-            }
-        )
+        counted = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > 5:  # of fewer every image is among the five
+            counted["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+        accuracies = MetricCollection(counted)  # type: ignore[arg-type]
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = accuracies.clone(prefix="val/")
         self.test_accuracy = accuracies.clone(prefix="test/")
@@ -150,9 +149,11 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"{checkpoint_path} cannot be built as described: {error}") from error
 
     def setup(self, stage: str) -> None:
-        """Raise an error if synchronising batch norms would change the network."""
+        """Raise an error if synchronising batch norms would change the network, or no metric is what is monitored."""
         if stage == "fit":
             refuse_lossy_sync(self.trainer, self.net)
+            if type(self) is ImageClassifier:  # a subclass may log more
+                check_monitors(self.trainer, self._logged)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights as nn.Module does, but none of another kind, whose values it would change without a word.
@@ -231,8 +232,16 @@ class ImageClassifier(LightningModule):
             scheduler, interval = self.schedule(optimizer), "epoch"
         how: LRSchedulerConfigType = {"scheduler": scheduler, "interval": interval}
         if isinstance(scheduler, ReduceLROnPlateau):  # torch's own does not know what it watches, Lightning's does
-            how["monitor"] = getattr(scheduler, "monitor", "val/top1" if scheduler.mode == "max" else "val/loss")
+            watched = getattr(scheduler, "monitor", "val/top1" if scheduler.mode == "max" else "val/loss")
+            if type(self) is ImageClassifier:
+                check_monitor(watched, self._logged, type(scheduler).__name__)
+            how["monitor"] = watched
         return {"optimizer": optimizer, "lr_scheduler": how}
+
+    @property
+    def _logged(self) -> list[str]:
+        """The metrics of ``fit``."""
+        return ["train/loss", "train/top1", "val/loss", *(str(name) for name in self.val_accuracy)]
 
     def _share_statistics(self) -> None:
         """Give all processes the first one's buffers, which are those that checkpoints have."""

@@ -13,16 +13,17 @@ import numpy.typing as npt
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from acnet_pl.data.decoding import rgb_pixels
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import InMemoryImages
 
-__all__ = ["ImageFolders"]
+__all__ = ["CIFARFolders"]
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 
 @dataclass(frozen=True)
-class ImageFolders:
+class CIFARFolders:
     """Reads ``root/{train,test}/<class>/*.{jpg,jpeg,png}``. Hidden files and folders are passed over.
 
     Attributes:
@@ -97,7 +98,7 @@ class ImageFolders:
             with Image.open(path, formats=tuple(set(_FORMATS.values()))) as image:
                 size = image.height, image.width
                 if size == self.size:
-                    return np.asarray(image.convert("RGB"))
+                    return rgb_pixels(image)
         except Exception as error:  # a decoder may fail in any way on a corrupt file
             raise DataError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
         raise DataError(

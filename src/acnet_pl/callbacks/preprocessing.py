@@ -1,0 +1,118 @@
+"""Preprocessing: what a network's images are, kept in its checkpoints; the classes are compared on every later use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+__all__ = [
+    "DescribesImages",
+    "Preprocessing",
+    "check_same_classes",
+    "describe_images",
+    "image_info",
+    "preprocessing_of",
+]
+
+_SHOWN = 12  # classes in a message
+
+
+@runtime_checkable
+class DescribesImages(Protocol):
+    """What acnet_pl's data modules say of their images, and others may."""
+
+    image_shape: tuple[int, int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    class_names: Sequence[str]
+
+
+class Preprocessing(Callback):
+    """Keep in checkpoints how images are prepared and what the classes are called, as far as the data module tells.
+
+    A checkpoint that is loaded with data of other classes, or of the same in another order, is an error: its outputs
+    would be given other names, without a word.
+
+    Raises:
+        ValueError: The class names of checkpoint and data differ.
+    """
+
+    def __init__(self) -> None:
+        self._info: dict[str, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask the data module."""
+        self._info = image_info(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the images."""
+        return dict(self._info)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Compare the classes of a checkpoint with those of the data."""
+        # Datamodules may learn the names in setup, which has been called.
+        check_same_classes(preprocessing_of(checkpoint), image_info(trainer))
+
+
+def preprocessing_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what `Preprocessing` put into a checkpoint: ``image_shape``, ``mean``, ``std``, ``class_names``.
+
+    Args:
+        checkpoint: The content of the file.
+    """
+    states = checkpoint.get("callbacks")
+    found = states.get(Preprocessing.__name__) if isinstance(states, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def check_same_classes(trained: dict[str, Any], data: dict[str, Any], way_out: str = "") -> None:
+    """Compare the classes of a trained network with those of data; nothing where either is unknown.
+
+    Args:
+        trained: What `preprocessing_of` returned.
+        data: What `image_info` returned.
+        way_out: What to do, for the message.
+
+    Raises:
+        ValueError: They differ in names or order.
+    """
+    was, now = trained.get("class_names"), data.get("class_names")
+    if not isinstance(was, list) or not now or was == list(now):
+        return
+    same = sorted(map(str, was)) == sorted(now)
+    differ = "are in another order than" if same else "are not"
+    raise ValueError(
+        f"the classes of these data {differ} those that the checkpoint was trained on, so its outputs would be given "
+        f"wrong names.\n  trained on: {_listed(was)}\n  these data: {_listed(list(now))}\n{way_out}".rstrip()
+    )
+
+
+def image_info(trainer: Trainer) -> dict[str, Any]:
+    """Shape, normalisation and class names of the images of a trainer's data module, as far as it tells.
+
+    ``resize`` is the shorter side before the centre of an image is cut, ``exif`` whether images are turned upright.
+    """
+    return describe_images(getattr(trainer, "datamodule", None))
+
+
+def describe_images(data: object) -> dict[str, Any]:
+    """Shape, normalisation and class names of a data module's images, as far as it tells."""
+    if not isinstance(data, DescribesImages):
+        return {}
+    info: dict[str, Any] = {
+        "image_shape": list(data.image_shape),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "class_names": list(data.class_names),
+    }
+    for name in ("resize", "exif"):
+        if isinstance(value := getattr(data, name, None), int):
+            info[name] = value
+    return info
+
+
+def _listed(names: list[Any]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(repr, names[:_SHOWN]))}{more} ({len(names)})"

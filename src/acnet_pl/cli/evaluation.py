@@ -1,0 +1,77 @@
+"""`validate`, `test` and `predict` of a checkpoint: where results are written, and whether the classes are its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning import LightningDataModule
+
+from acnet_pl.callbacks.preprocessing import check_same_classes, describe_images, preprocessing_of
+from acnet_pl.checkpoint import read_checkpoint
+from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.defaults import data_of_checkpoint
+from acnet_pl.config.own_options import RunSettings
+from acnet_pl.config.run_folder import make_run_folder
+
+__all__ = ["check_classes_of_data", "evaluation_folder", "with_mapped_classes"]
+
+_TRUE = ("true", "True", "yes", "on", "1", None)
+
+
+def evaluation_folder(config: Namespace, command: str, name: str) -> Path:
+    """Make a folder for the results of a command: ``COMMAND/<time>`` in the run's, unless another place is asked for.
+
+    Args:
+        config: The options of the command.
+        command: validate, test or predict.
+        name: Name of the run, for checkpoints that are in no run's folder.
+    """
+    run, _ = data_of_checkpoint(Path(config.ckpt_path)) if config.ckpt_path else (None, None)
+    if run is None or config.runs_dir != RunSettings.runs_dir or config.name is not None:
+        return make_run_folder(config.runs_dir, name, f"-{command}")
+    return make_run_folder(str(run), command)
+
+
+def check_classes_of_data(trained: dict[str, Any], data: LightningDataModule) -> None:
+    """Compare the classes of a checkpoint with those of the data that a command names.
+
+    Raises:
+        ValueError: They differ.
+    """
+    check_same_classes(
+        trained,
+        describe_images(data),
+        "Give the data of the run; or, where the names mean the same, --data ImageFolderDataModule --map_classes true, "
+        "which gives every class folder the label that its name has in the checkpoint",
+    )
+
+
+def with_mapped_classes(args: Sequence[str]) -> list[str]:
+    """Carry out ``--map_classes true``: give the data module the classes of the checkpoint, in their order.
+
+    Args:
+        args: The command and its arguments, the data of the run among them.
+
+    Raises:
+        ValueError: There is no checkpoint, it does not know its classes, or the data module cannot be told.
+    """
+    arguments = Arguments(args)
+    asked = [option for option in arguments.options if option.name == "map_classes"]
+    if not asked or asked[-1].value not in _TRUE:
+        return list(args)
+    path = arguments.last("ckpt_path")
+    if not path or not Path(path).is_file():
+        raise ValueError(
+            "--map_classes maps the class folders to those of a checkpoint; give its file with --ckpt_path"
+        )
+    names = preprocessing_of(read_checkpoint(path)).get("class_names")
+    if not isinstance(names, list):
+        raise ValueError(f"--map_classes: {path} does not say what its classes are called; leave the option out")
+    data = [option.value or "" for option in arguments.options if option.name in ("data", "data.class_path")]
+    if not data or "ImageFolderDataModule" not in data[-1]:
+        raise ValueError("--map_classes needs class folders that are read by name: give --data ImageFolderDataModule")
+    return [*args, f"--data.classes={json.dumps(names)}"]

@@ -1,0 +1,206 @@
+"""Folders of one's own photos: where the splits and the classes are, and which photos validate."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+
+from acnet_pl.data.class_folders import SUFFIXES, FileSplit
+from acnet_pl.data.errors import DataError
+
+__all__ = ["PhotoFolders", "photos_below"]
+
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NOT_SAID = frozenset({"thumbs.db", "desktop.ini"})  # what systems leave in folders
+_SHOWN = 12  # names in a message
+
+
+def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
+    """List the image files of a folder at any depth, links followed, hidden entries left out.
+
+    Args:
+        folder: An existing folder.
+
+    Returns:
+        Paths relative to the folder, sorted; and how many other files there are, by suffix.
+    """
+    found: list[str] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real in seen:  # a link that leads back
+            continue
+        seen.add(real)
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  (a name, and fast)
+            if name.startswith(".") or name.lower() in _NOT_SAID:
+                continue
+            if suffix in SUFFIXES:
+                found.append(os.path.relpath(os.path.join(where, name), folder))  # noqa: PTH118
+            else:
+                others[suffix or "no suffix"] += 1
+    return sorted(found), others
+
+
+@dataclass
+class PhotoFolders:
+    """``root/<class>/**`` with a split made here, or ``root/{train,val,test}/<class>/**`` as they are.
+
+    Classes are numbered in the order of their sorted names. Photos lie in a class folder at any depth. Where there is
+    no folder for validation, a share of each class's training photos is taken: those whose names have the lowest hash,
+    so that the same photos validate on every machine and for every seed of a run.
+
+    Args:
+        root: The folder.
+        val_size: Share of each class that validates, where there is no folder for it. 1 is all of them: to evaluate.
+        split_seed: Other numbers choose other photos.
+        classes: Names of the classes in the order of their labels; class folders with other names are an error, and
+            some of these may be missing. None is the folders that there are.
+
+    Attributes:
+        parts: The folders that there are, by the name of their split; the root as "train" where it holds the classes.
+
+    Raises:
+        DataError: There is no such folder, or it has no class folders, or not those of ``classes``.
+    """
+
+    root: Path
+    val_size: float = 0.2
+    split_seed: int = 0
+    classes: list[str] | None = None
+    _warned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.root.is_dir():
+            what = "is a file" if self.root.exists() else "does not exist"
+            raise DataError(f"`root` (={self.root}) {what}; give a folder with one folder of photos for each class")
+        self.parts = self._find_parts()
+        found = {part: _folders(folder) for part, folder in self.parts.items()}
+        names = found.get("train") or sorted(set().union(*found.values()))
+        self.class_names = list(self.classes) if self.classes else names
+        for part, folders in found.items():
+            if odd := sorted({*folders} - {*self.class_names}):
+                known = "`classes`" if self.classes else f"{self.parts['train']}"
+                raise DataError(
+                    f"{self.parts[part]} has the class folders {_listed(odd)}, which {known} has not: there are "
+                    f"{_listed(self.class_names)}; rename or remove the folders"
+                )
+        if len(self.class_names) < 2:
+            self._refuse_few()
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are photos for tests alone."""
+        return "test" in self.parts
+
+    def split(self, name: str) -> FileSplit:
+        """List the photos of "train", "val" or "test".
+
+        Raises:
+            DataError: There are none, or a class has none to train on.
+        """
+        if name in self.parts and (name != "train" or "val" in self.parts):
+            return self._list(name, self.parts[name], None)
+        if "train" not in self.parts:
+            raise DataError(f"{self.root} has no folder {name}/, nor train/ to take photos from")
+        return self._list(name, self.parts["train"], name == "val")
+
+    def _list(self, name: str, folder: Path, validates: bool | None) -> FileSplit:
+        """List the photos of a folder; all, or those that validate, or the others."""
+        names, labels = [], []
+        others: Counter[str] = Counter()
+        for label, each in enumerate(self.class_names):
+            files, passed_over = photos_below(folder / each) if (folder / each).is_dir() else ([], Counter())
+            others += passed_over
+            if not files and name == "train":
+                only = f" but {_counted(passed_over)}" if passed_over else ""
+                raise DataError(
+                    f"{folder / each} holds no photo{only}; photos end in {', '.join(SUFFIXES)}. Put some there, or "
+                    "remove the folder"
+                )
+            chosen = files if validates is None else self._share(each, files, validates)
+            names += [os.path.join(each, file) for file in chosen]  # noqa: PTH118  (a name of many)
+            labels += [label] * len(chosen)
+        if not self._warned and others:
+            self._warned = True
+            rank_zero_warn(
+                f"{folder}: {_counted(others)} {'is' if others.total() == 1 else 'are'} passed over; photos end in "
+                f"{', '.join(SUFFIXES)}"
+            )
+        if not names:
+            raise DataError(
+                f"{folder} leaves no photos for {name} (val_size {self.val_size:g}); a class needs two photos, one to "
+                "train on and one to validate, and val_size has to be more than 0, and less than 1 to train"
+            )
+        return FileSplit(folder, names, torch.tensor(labels))
+
+    def _share(self, name: str, files: list[str], validates: bool) -> list[str]:
+        """The photos of a class that validate, or the others."""
+        count = round(self.val_size * len(files))
+        if 0 < self.val_size < 1 and len(files) > 1:
+            count = min(max(count, 1), len(files) - 1)
+        by_hash = sorted(files, key=lambda file: _hash(f"{self.split_seed}/{name}/{file}"))
+        return sorted(by_hash[:count] if validates else by_hash[count:])
+
+    def _find_parts(self) -> dict[str, Path]:
+        """The folders of the splits by name; "train" alone is the root where it holds the classes."""
+        folders = _folders(self.root)
+        if not folders:
+            raise DataError(
+                f"{self.root} has no folders; photos belong in one folder for each class, {self.root}/<class>/*"
+            )
+        nested = {name for name in folders if name.lower() in _SPLITS and _folders(self.root / name)}
+        others = sorted({*folders} - nested)
+        if nested and others:
+            raise DataError(
+                f"{self.root} has {_listed(sorted(nested))} with folders in it, as splits have, beside "
+                f"{_listed(others)}, as classes are; give as `root` a folder of splits, or one of classes"
+            )
+        if not nested:
+            loose = sum(entry.is_file() and entry.suffix.lower() in SUFFIXES for entry in self.root.iterdir())
+            if loose:
+                rank_zero_warn(f"{self.root}: {loose} photos lie in no class folder and are passed over")
+            return {"train": self.root}
+        parts: dict[str, Path] = {}
+        for name in sorted(nested):
+            if (part := _SPLITS[name.lower()]) in parts:
+                raise DataError(f"{self.root} has {parts[part].name} and {name}, which mean the same; keep one of them")
+            parts[part] = self.root / name
+        return parts
+
+    def _refuse_few(self) -> None:
+        (only,) = self.class_names
+        folder = self.parts.get("train", self.root) / only
+        inner = _folders(folder) if folder.is_dir() else []
+        way_out = f"; its folders {_listed(inner)} look like classes: give {folder}" if len(inner) > 1 else ""
+        raise DataError(
+            f"{folder.parent} has one class folder, {only!r}, but there is nothing to tell apart with less than two"
+            f"{way_out}"
+        )
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
+def _counted(others: Counter[str]) -> str:
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    return f"{others.total():,} other file{'' if others.total() == 1 else 's'} ({kinds})"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

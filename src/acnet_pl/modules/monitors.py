@@ -1,0 +1,52 @@
+"""Check before training that what callbacks and schedulers watch is a metric that will be logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from pytorch_lightning import Trainer
+
+__all__ = ["check_monitor", "check_monitors"]
+
+_KNOWN_PACKAGES = ("pytorch_lightning.", "lightning.", "acnet_pl.")
+_OF_CALLBACKS = ("equivalence/", "time/")  # what acnet_pl's callbacks log in training
+_OF_LIGHTNING = ("epoch", "step")
+
+
+def check_monitors(trainer: Trainer, metrics: Iterable[str]) -> None:
+    """Check the `monitor` of every callback: ModelCheckpoint, EarlyStopping and their like.
+
+    Where there are callbacks of other packages, which may log anything, nothing is checked.
+
+    Args:
+        trainer: Its callbacks are looked at.
+        metrics: What the LightningModule logs in ``fit``.
+
+    Raises:
+        ValueError: No metric has this name.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not all(type(callback).__module__.startswith(_KNOWN_PACKAGES) for callback in callbacks):
+        return
+    for callback in callbacks:
+        if isinstance(monitor := getattr(callback, "monitor", None), str):
+            check_monitor(monitor, metrics, type(callback).__name__)
+
+
+def check_monitor(monitor: str, metrics: Iterable[str], watcher: str) -> None:
+    """Raise a ValueError where no metric has the name that is watched.
+
+    Args:
+        monitor: The name.
+        metrics: What the LightningModule logs in ``fit``.
+        watcher: What watches, for the message.
+    """
+    known = [*metrics, *_OF_LIGHTNING]
+    if monitor in known or monitor.startswith(_OF_CALLBACKS):
+        return
+    near = get_close_matches(monitor.replace("_", "/").replace("acc", "top1"), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"{watcher} has monitor={monitor!r}, but no metric has this name; there are {', '.join(metrics)}{hint}"
+    )

@@ -1,0 +1,212 @@
+"""One's own photos: layouts, the split, what is wrong with a folder, and how photos are prepared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+
+from acnet_pl.data import DataError, ImageFolderDataModule
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Ten cats, five dogs and two owls; each photo has a colour of its own."""
+    number = 0
+    for name, count in (("cat", 10), ("dog", 5), ("owl", 2)):
+        for index in range(count):
+            number += 1
+            write(tmp_path / "photos" / name / f"{index}.png", 10 * number)
+    return tmp_path / "photos"
+
+
+def write(path: Path, value: int = 100, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 24), (value, 0, 0)).save(path, **options)
+
+
+def module(root: Path, stage: str = "fit", **options: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(root, **{"image_size": 16, "num_workers": 0, "seed": 0, **options})
+    data.setup(stage)
+    return data
+
+
+def paths(images: Any) -> list[str]:
+    split = images.split
+    return [split.path(n).relative_to(split.folder).as_posix() for n in range(len(split))]
+
+
+def test_the_split_takes_a_share_of_each_class_and_nothing_twice(root: Path) -> None:
+    data = module(root)
+    assert data.class_names == ["cat", "dog", "owl"]
+    assert data.train_set.split.labels.bincount().tolist() == [8, 4, 1]
+    assert data.val_set.split.labels.bincount().tolist() == [2, 1, 1]
+    train, val = paths(data.train_set), paths(data.val_set)
+    assert sorted(train + val) == sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    assert val == paths(module(root, seed=7).val_set), "the seed of a run chooses no other photos"
+    assert any(val != paths(module(root, split_seed=n).val_set) for n in (1, 2))
+    write(root / "cat" / "new.png")
+    kept = paths(module(root).val_set)
+    assert {*val} <= {*kept, "cat/new.png"}, "a photo more does not shuffle the others"
+
+
+def test_all_photos_can_be_evaluated(root: Path) -> None:
+    data = module(root, "test", val_size=1)
+    assert len(data.test_set) == 17
+    with pytest.raises(DataError, match=r"leaves no photos for train \(val_size 1\)"):
+        data.setup("fit")
+
+
+def test_splits_are_taken_as_they_are(root: Path) -> None:
+    for split, kind in (("train", "training"), ("val", "valid"), ("test", "test")):
+        for name in ("cat", "owl"):
+            write(root.parent / "parts" / kind / name / f"{split}.png")
+    data = module(root.parent / "parts", None)  # type: ignore[arg-type]
+    found = [paths(images) for images in (data.train_set, data.val_set, data.test_set)]
+    assert found == [[f"cat/{split}.png", f"owl/{split}.png"] for split in ("train", "val", "test")]
+    assert not data.validates_on_test_images
+
+
+def test_without_a_folder_val_training_photos_validate_and_test_stays_apart(root: Path) -> None:
+    write(root.parent / "parts" / "test" / "cat" / "t.png")
+    os.rename(root, root.parent / "parts" / "train")  # noqa: PTH104
+    data = module(root.parent / "parts", None)  # type: ignore[arg-type]
+    assert (len(data.train_set), len(data.val_set), paths(data.test_set)) == (13, 4, ["cat/t.png"])
+
+
+def test_photos_lie_at_any_depth_also_behind_links(root: Path) -> None:
+    write(root / "owl" / "2024" / "night" / "a.JPG", format="JPEG")
+    (root / "owl" / "2024" / "again").symlink_to(root / "owl")  # in a circle
+    (root / "hen").symlink_to(root / "dog")
+    data = module(root)
+    assert data.num_classes == 4
+    assert "owl/2024/night/a.JPG" in paths(data.train_set) + paths(data.val_set)
+    assert len(data.train_set) + len(data.val_set) == 23
+
+
+def test_a_class_called_train_is_no_split(root: Path) -> None:
+    write(root / "train" / "ice.png")
+    assert module(root).class_names == ["cat", "dog", "owl", "train"]
+    write(root / "train" / "old" / "steam.png")
+    with pytest.raises(DataError, match=r"'train' with folders in it, .* beside 'cat', 'dog', 'owl'"):
+        module(root)
+
+
+def test_other_files_are_counted_in_a_warning(root: Path) -> None:
+    for name in ("a.heic", "b.heic", "c.gif", ".DS_Store", "Thumbs.db"):
+        (root / "cat" / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"3 other files \(2 .heic, 1 .gif\) are passed over"):
+        module(root)
+
+
+def test_photos_beside_the_class_folders_are_counted_in_a_warning(root: Path) -> None:
+    write(root / "loose.png")
+    with pytest.warns(UserWarning, match="1 photos lie in no class folder"):
+        module(root)
+
+
+def nothing(root: Path) -> None:
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def one_class(root: Path) -> None:
+    (root.parent / "inner").mkdir()
+    root.rename(root.parent / "inner" / "animals")
+    (root.parent / "inner").rename(root)
+
+
+def heic_alone(root: Path) -> None:
+    for path in (root / "owl").iterdir():
+        path.rename(path.with_suffix(".heic"))
+
+
+def unknown_in_val(root: Path) -> None:
+    root.rename(root.parent / "train")
+    root.mkdir()
+    (root.parent / "train").rename(root / "train")
+    write(root / "val" / "cow" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (nothing, "photos has no folders; photos belong in one folder for each class"),
+        (one_class, r"has one class folder, 'animals'.* 'cat', 'dog', 'owl' look like classes: give .*photos/animals"),
+        (heic_alone, r"owl holds no photo but 2 other files \(2 .heic\)"),
+        (unknown_in_val, r"val has the class folders 'cow', which .*train has not"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_wrong_folder_is_explained(spoil: Callable[[Path], None], message: str, root: Path) -> None:
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        module(root)
+
+
+def test_a_missing_folder_and_one_photo_a_class_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere\\) does not exist; give a folder with one folder of photos"):
+        module(tmp_path / "nowhere")
+    for name in ("a", "b"):
+        write(tmp_path / name / "0.png")
+    with pytest.raises(DataError, match=r"leaves no photos for val .* a class needs two photos"):
+        module(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"val_size": 1.5}, r"`val_size` \(=1.5\)"), ({"classes": ["cat", "cat"]}, "must be different names")],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any], message: str, root: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageFolderDataModule(root, **options)
+
+
+def test_classes_number_the_folders_by_name(root: Path) -> None:
+    data = module(root, "test", val_size=1, classes=["owl", "lynx", "dog", "cat"])
+    assert data.num_classes == 4
+    assert data.test_set.split.labels.bincount().tolist() == [2, 0, 5, 10]
+    with pytest.raises(DataError, match="'cat', 'dog', which `classes` has not: there are 'owl', 'lynx'"):
+        module(root, classes=["owl", "lynx"])
+
+
+def test_a_batch_is_at_most_all_photos(root: Path) -> None:
+    data = module(root, batch_size=500)
+    assert data.batch_size == 13
+    (batch,) = data.train_dataloader()
+    assert sorted(batch[2].tolist()) == list(range(13))
+
+
+def test_evaluation_cuts_the_centre_at_256_of_224(root: Path, natural_image: Callable[..., Any]) -> None:
+    Image.fromarray(natural_image(0, 90, 120)).save(root / "cat" / "0.png")
+    data = module(root, "test", image_size=56, val_size=1)
+    assert data.resize == 64
+    reference = v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()])
+    image = next(iter(data.test_dataloader()))[0][paths(data.test_set).index("cat/0.png")]
+    expected = reference(Image.open(root / "cat" / "0.png")).permute(1, 2, 0)
+    assert (image.int() - expected.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("format", ["jpg", "png"])
+def test_photos_are_turned_upright(format: str, tmp_path: Path, natural_image: Callable[..., Any]) -> None:
+    pixels = natural_image(0, 32, 32)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{orientation}.{format}", exif=exif)
+    for upright in (True, False):
+        data = module(tmp_path, "test", image_size=32, resize=32, val_size=1, exif=upright)
+        images = next(iter(data.test_dataloader()))[0]
+        for image, path in zip(images, paths(data.test_set), strict=True):
+            with Image.open(tmp_path / path) as stored:
+                expected = np.asarray(ImageOps.exif_transpose(stored) if upright else stored)
+            assert torch.equal(image, torch.from_numpy(expected.copy())), path
