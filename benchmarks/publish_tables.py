@@ -76,7 +76,7 @@ def pruning(grid: Mapping[str, Any], percents: str) -> str:
     """Fig. 5: accuracy with weights removed, over networks and, in parentheses, over draws within a network."""
     ratios = [int(percent) / 100 for percent in percents.split(",")]
     rows = []
-    for name, curves in grid["pruning"].items():
+    for name, curves in grid.get("pruning", {}).items():
         for curve in curves:
             cells = [_pruned(curve, curve["ratios"].index(ratio)) for ratio in ratios]
             rows.append([_title(grid, tuple(name.split("/"))), curve["where"].replace("_", "-"), *cells])
@@ -86,7 +86,7 @@ def pruning(grid: Mapping[str, Any], percents: str) -> str:
 def magnitude(grid: Mapping[str, Any]) -> str:
     """Fig. 6: the average magnitude matrix, row by row, and the skeleton's share."""
     rows = []
-    for name, found in grid["magnitude"].items():
+    for name, found in grid.get("magnitude", {}).items():
         matrix = "; ".join(" ".join(f"{value:.3f}" for value in row) for row in found["average"])
         rows.append([_title(grid, tuple(name.split("/"))), matrix, f"{found['shares']['skeleton']:.1%}"])
     return _table(["", "A, row by row", "skeleton's share"], rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acnet_pl.cli import COMMANDS, main
+from acnet_pl.cli import command_modules, main
 from acnet_pl.config.catalogue import Catalogue
 from acnet_pl.config.program import program
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_overview_names_every_command(args, capsys):
     assert main(args) == (0 if args else 2)
     text = capsys.readouterr().out
-    assert all(f"  {command} " in text for command in COMMANDS)
+    assert all(f"  {command} " in text for command in command_modules())
 
 
 def test_the_overview_imports_neither_torch_nor_lightning():
@@ -36,7 +36,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out.strip() == f"acnet_pl {version('acnet-pl')}"
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", list(command_modules()))
 def test_every_command_has_help_on_one_screen_with_examples(command, capsys):
     assert main([command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()

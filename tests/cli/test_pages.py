@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acnet_pl.cli import COMMANDS, main
+from acnet_pl import cli
+from acnet_pl.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -42,7 +43,7 @@ def somewhere(tmp_path, monkeypatch):
 
 def test_the_commands_are_found():
     assert {command.split()[0] for command in commands()} >= {"fit", "test", "fuse", "export", "reproduce"}
-    assert {command.split()[0] for command in commands()} <= set(COMMANDS)
+    assert {command.split()[0] for command in commands()} <= set(cli.command_modules())
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.split()[0] == "fit"])

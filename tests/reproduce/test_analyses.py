@@ -13,7 +13,7 @@ from acnet_pl.backbones import ResNetCifar
 from acnet_pl.deploy import save_fused
 from acnet_pl.modules.architecture import describe
 from acnet_pl.nn import PlainConv, fuse_model
-from acnet_pl.reproduce import analyses
+from acnet_pl.reproduce import pruning
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.settings import SettingsParser
 
@@ -36,6 +36,6 @@ def test_pruned_networks_are_evaluated_in_float32(
         seen.append(model(next(iter(batches))[0]).dtype)
         return pruning_curve(model, batches, where, [0.0], range(1), progress=False)
 
-    monkeypatch.setattr(analyses, "pruning_curve", watched)
-    curves = analyses.pruning(planned, folder, 1)
+    monkeypatch.setattr(pruning, "pruning_curve", watched)
+    curves = pruning.compute_pruning(planned, folder, 1)
     assert seen == [torch.float32] * len(curves) == [torch.float32] * 3

@@ -313,12 +313,14 @@ def test_pruning_curves_that_are_still_to_be_computed_are_named(
         write_report(tmp_path / "report", {"digits": result}, ["reproduce"])
         return (tmp_path / "report" / "report.md").read_text()
 
-    assert "Fig. 5 lacks" not in text()  # of networks that were not written there is nothing to compute
+    assert "The analysis" not in text()  # of networks that were not written there is nothing to compute
     for run, folder in zip(runs, folders, strict=True):
         if run in pruned[1:]:
             parts = {key: {"init_args": {}, **run.config["model"][key]} for key in ("backbone", "conv")}
             network = fuse_model(build_network(parts["backbone"], parts["conv"], 10).eval())
             save_fused(network, folder / "fused.safetensors", {**parts, "num_classes": 10})
-    notice = text().partition("Fig. 5 lacks")[2].partition("|")[0].replace("\\", "")  # a table comes next
+    notice = (
+        text().partition("The analysis 'pruning' is not computed")[2].partition("|")[0].replace("\\", "")
+    )  # a table comes next
     assert "without --report-only" in notice
     assert [run.run.name for run in pruned if run.run.name in notice] == [run.run.name for run in pruned[1:]]

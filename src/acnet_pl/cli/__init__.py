@@ -7,31 +7,20 @@ import io
 import sys
 from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main"]
+from acnet_pl.config.discovery import installed, modules
 
-COMMANDS = {
-    "fit": "train a network, fold it, check the fold, test it and its robustness to rotation",
-    "validate": "evaluate a checkpoint on the validation data and check its fold",
+__all__ = ["command_modules", "main"]
+
+_LIGHTNING = {
+    "fit": "train a network, fuse it, check the fused network, test it and its robustness to rotation",
+    "validate": "evaluate a checkpoint on the validation data and check its fused network",
     "test": "evaluate a checkpoint on the test data, also rotated and flipped",
     "predict": "write the class probabilities of the test data to a file",
-    "fuse": "fold the network of a checkpoint and write its weights",
-    "export": "write the folded network of a checkpoint as ONNX, exported program or stock weights",
-    "reproduce": "run a table or figure of the article and report it beside the published numbers",
-    "data": "write a data set as shards that can be streamed, or look for unreadable images",
-    "demo": "train a plain network and its ACNet on handwritten digits and compare them",
-}
-
-_OWN = {
-    "fuse": "acnet_pl.cli.fuse",
-    "reproduce": "acnet_pl.cli.reproduce",
-    "export": "acnet_pl.cli.export",
-    "data": "acnet_pl.cli.data",
-    "demo": "acnet_pl.cli.demo",
 }
 
 _OVERVIEW = """usage: {program} COMMAND [options]
 
-Train CNNs with asymmetric convolution blocks (ACNet, ICCV 2019), fold them exactly, deploy the plain network.
+Train CNNs with asymmetric convolution blocks (ACNet, ICCV 2019), fuse them exactly, deploy the plain network.
 
 commands:
 {commands}
@@ -44,10 +33,15 @@ examples:
   {program} fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
   {program} fuse runs/NAME/TIME/checkpoints/last.ckpt
 
-Runs, checkpoints and folded files may name classes of acnet_pl, torch, torchvision, timm and pytorch_lightning alone;
+Runs, checkpoints and fused files may name classes of acnet_pl, torch, torchvision, timm and pytorch_lightning alone;
 `--trust PACKAGE` (any command, again for each package) allows those of another.
 `{program} COMMAND --help` shows a command's options. ACNET_PL_DEBUG=1 shows the traceback of an error.
 """
+
+
+def command_modules() -> dict[str, str]:
+    """Return the dotted path of the module that runs each command, by the command's name."""
+    return {**dict.fromkeys(_LIGHTNING, "acnet_pl.cli.lightning"), **modules("cli.commands"), **installed("commands")}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from acnet_pl.config.trusted import take_trusted
     from acnet_pl.trust import trusting
 
-    with readable_errors(args[0] if args[0] in COMMANDS else "") as outcome:
+    with readable_errors(args[0] if args[0] in command_modules() else "") as outcome:
         args, packages = take_trusted(args)
         with trusting(packages):
             _run(args)
@@ -79,10 +73,11 @@ def _run(args: Sequence[str]) -> None:
     from acnet_pl.config.errors import UsageError
     from acnet_pl.config.names import did_you_mean, nearest
 
-    if args[0] not in COMMANDS:
-        near = did_you_mean(nearest(args[0], COMMANDS))
-        raise UsageError(f"unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}{near}")
-    if args[0] not in _OWN:
+    known = command_modules()
+    if args[0] not in known:
+        near = did_you_mean(nearest(args[0], known))
+        raise UsageError(f"unknown command {args[0]!r}; expected one of {', '.join(known)}{near}")
+    if args[0] in _LIGHTNING:
         from acnet_pl.cli.help import run_help, topic_of
         from acnet_pl.config.arguments import Arguments
         from acnet_pl.config.checks import check_run
@@ -91,12 +86,14 @@ def _run(args: Sequence[str]) -> None:
             print(run_help(args, topic))
             return
         check_run(args)
-    importlib.import_module(_OWN.get(args[0], "acnet_pl.cli.lightning")).run(args)
+    importlib.import_module(known[args[0]]).run(args)
 
 
 def _overview() -> str:
     from acnet_pl.config.program import program
+    from acnet_pl.config.signatures import module_summary
 
-    width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    summaries = {name: _LIGHTNING.get(name) or module_summary(path) for name, path in command_modules().items()}
+    width = max(map(len, summaries))
+    lines = "\n".join(f"  {name:{width}}  {text[:1].lower()}{text[1:].rstrip('.')}" for name, text in summaries.items())
     return _OVERVIEW.format(commands=lines, program=program())

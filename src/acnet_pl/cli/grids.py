@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from acnet_pl.reproduce.analyses import pruning
+from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
 from acnet_pl.reproduce.graphs import run_side_by_side
 from acnet_pl.reproduce.grid import Grid
@@ -108,11 +108,11 @@ def _unique(plan: dict[str, tuple[Grid, list[PlannedRun]]]) -> dict[str, Planned
 
 
 def _analyse(plan: dict[str, tuple[Grid, list[PlannedRun]]], options: Options) -> None:
-    for grid, runs in plan.values():
-        for planned in runs:
-            folder = planned.folder()
-            if grid.prunes(planned.run) and folder is not None and planned.state() == "finished":
-                pruning(planned, folder, options.pruning_seeds)
+    for result in _results(plan, options).values():
+        for name in result.grid.analyses:
+            for run in result.due(name):
+                assert run.folder is not None
+                load_analysis(name).compute(run.planned, run.folder, options.pruning_seeds)
 
 
 def _plan_table(runs: object) -> Table:

@@ -11,12 +11,12 @@ from typing import Any
 from acnet_pl.cli.layout import columns, described
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.catalogue import Catalogue, KnownOption
-from acnet_pl.config.choices import SLOTS, choices
+from acnet_pl.config.choices import CALLBACK, SLOTS, choices
 from acnet_pl.config.defaults import default_configs
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest
 from acnet_pl.config.program import program
-from acnet_pl.config.settings import GROUPS, Setting, settings_of_files, text_of
+from acnet_pl.config.settings import GROUPS, settings_of_files, text_of
 from acnet_pl.config.signatures import signature
 
 __all__ = ["run_help", "topic_of"]
@@ -102,13 +102,14 @@ def run_help(words: Sequence[str], topic: str) -> str:
         parts = ["\n".join(_part(group, catalogue, defaults)) for group in ["run", *catalogue.groups[1:]]]
         return "\n\n".join(part for part in parts if part)
     parts_by_name = {"run": "run", **{group: group for group in GROUPS}}
+    parts_by_name["callbacks"] = CALLBACK
     parts_by_name.update({name: slot for slot in SLOTS for name in (slot, slot.removeprefix("model."))})
     if topic.lstrip("-") in parts_by_name:
         return "\n".join(_part(parts_by_name[topic.lstrip("-")], catalogue, defaults))
-    classes = {name: (slot, path) for slot in SLOTS for name, path in choices(slot).items()}
+    classes = {name: (slot, path) for slot in (CALLBACK, *SLOTS) for name, path in choices(slot).items()}
     if topic in classes:
         slot, path = classes[topic]
-        catalogue.choose(Setting(slot, path, "", None, 0))
+        catalogue.classes[slot] = path
         return "\n".join(_class(slot, catalogue, {}))
     known = ["all", *parts_by_name, *classes]
     raise UsageError(
@@ -137,16 +138,17 @@ def _screen(command: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str
         "examples:",
         _EXAMPLES[kind].format(program=program(), command=command),
         "",
-        f"More: {program()} {command} --help all, or --help with trainer, model, data, backbone, conv, optimizer,",
-        "schedule, checkpoint, or the name of a class, such as --help ResNetCifar",
+        f"More: {program()} {command} --help all, or --help with trainer, model, data, backbone, conv, callbacks,",
+        "optimizer, schedule, checkpoint, or the name of a class, such as --help ResNetCifar",
     ]
     return "\n".join(lines)
 
 
 def _part(group: str, catalogue: Catalogue, defaults: dict[str, Any]) -> Iterator[str]:
     """The options of a part."""
-    if group in SLOTS:
-        yield f"--{group} NAME: the {SLOTS[group]}; default {_default(group, catalogue, defaults)}"
+    if group in (*SLOTS, CALLBACK):
+        chosen = f" NAME: the {SLOTS[group]}; default {_default(group, catalogue, defaults)}" if group in SLOTS else ""
+        yield f"--{group}{chosen or '+ NAME: one more callback'}"
         yield ""
         found = {name: signature(path) for name, path in choices(group).items()}
         for name, about in found.items():

@@ -49,7 +49,7 @@ from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
 from acnet_pl.config.program import program
 from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
-from acnet_pl.config.run_options import RunOptions, RunParser
+from acnet_pl.config.run_options import RunOptions, RunParser, import_named
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier, NormSync
 from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
@@ -251,6 +251,7 @@ def run(args: Sequence[str]) -> Path:
     know_run_folder()
     store = fresh_store()  # lives until this returns
     args = with_mapped_classes(with_data_of_checkpoint(with_config_of_resumed(args)))
+    import_named(args)
     defaults = default_configs(args)
     args, notes = settled(args)
     for note in notes:

@@ -78,7 +78,8 @@ class Catalogue:
     @property
     def groups(self) -> list[str]:
         """Names of the groups and slots that options begin with, the common ones first."""
-        return ["", *_ORDER[:2], *SLOTS, *_ORDER[2:], *(name for name in GROUPS if name not in _ORDER)]
+        others = dict.fromkeys(name for name in (*GROUPS, *self.classes) if name not in (*_ORDER, *SLOTS))
+        return ["", *_ORDER[:2], *SLOTS, *_ORDER[2:], *others]
 
     def names(self) -> list[str]:
         """Return the names of all options."""

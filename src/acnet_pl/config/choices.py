@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 
+from acnet_pl.config.discovery import installed, modules
 from acnet_pl.config.signatures import Definition, class_names, definition, exported
 
-__all__ = ["PASSED", "SLOTS", "choices", "resolve"]
+__all__ = ["CALLBACK", "PASSED", "SLOTS", "choices", "offered", "resolve"]
 
 SLOTS = {
     "data": "data module",
@@ -27,7 +29,16 @@ PASSED = {
 }
 """What a class of each slot is given by the package, and not by a configuration."""
 
+CALLBACK = "trainer.callbacks"
+"""Option whose value is a list of classes."""
 
+# Of each such option: the folder that has this package's classes, their base, and the entry points of other packages.
+_KINDS = {
+    "data": ("data", "LightningDataModule", "data"),
+    "model.backbone": ("backbones", "Module", "backbones"),
+    "model.conv": ("nn", "ConvBuilder", "blocks"),
+    CALLBACK: ("callbacks", "Callback", "callbacks"),
+}
 _LIBRARY = {"model.optimizer": "torch.optim", "model.schedule": "torch.optim.lr_scheduler"}
 # These take functions or other schedulers, which no configuration can give.
 _NEED_PYTHON = {"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}
@@ -41,7 +52,7 @@ def choices(slot: str) -> dict[str, str]:
     """Return the classes that can be named without their module, as ``{name: dotted path}``.
 
     Args:
-        slot: One of `SLOTS`.
+        slot: One of `SLOTS`, or `CALLBACK`.
     """
     if slot == "model.optimizer":
         module = _LIBRARY[slot]
@@ -52,12 +63,13 @@ def choices(slot: str) -> dict[str, str]:
         module = _LIBRARY[slot]
         theirs = {name for name, bases in class_names(module).items() if "LRScheduler" in bases and name[0] != "_"}
         return {**own, **{name: f"{module}.{name}" for name in sorted(theirs - _NEED_PYTHON)}, **_WITH_MONITOR}
-    package, base = {
-        "data": ("acnet_pl.data", "LightningDataModule"),
-        "model.backbone": ("acnet_pl.backbones", "Module"),
-        "model.conv": ("acnet_pl.nn", "ConvBuilder"),
-    }[slot]
-    return _concrete(package, base)
+    folder, base, kind = _KINDS[slot]
+    return dict(sorted({**_concrete(f"acnet_pl.{folder}", base), **_unlisted(folder, base), **installed(kind)}.items()))
+
+
+def offered() -> dict[str, str]:
+    """Return the classes of other packages that can be named without their module, as ``{name: dotted path}``."""
+    return {name: path for _, _, kind in _KINDS.values() for name, path in installed(kind).items()}
 
 
 def resolve(slot: str, name: str) -> str | None:
@@ -83,6 +95,24 @@ def _concrete(package: str, base: str) -> dict[str, str]:
         if defined is not None and base in _bases(defined) and not _abstract(defined):
             found[name] = f"{package}.{name}"
     return found
+
+
+def _unlisted(folder: str, base: str) -> dict[str, str]:
+    """The same of the modules in a folder from which its ``__init__`` imports nothing."""
+    listed = set(_imported(f"acnet_pl.{folder}"))
+    return {
+        name: path
+        for module in modules(folder).values()
+        if module not in listed
+        for name, path in _concrete(module, base).items()
+    }
+
+
+def _imported(package: str) -> Iterator[str]:
+    """The modules from which a package's ``__init__`` imports the names that it exports."""
+    for name in exported(package):
+        if (found := definition(f"{package}.{name}")) is not None:
+            yield found.module
 
 
 def _class(path: str) -> Definition | None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-import acnet_pl.data  # noqa: F401  (short names of data modules are known once they are imported)
+from acnet_pl.config.choices import CALLBACK, SLOTS, choices
 from acnet_pl.config.messages import ReadableErrors
 from acnet_pl.config.own_options import CALLBACKS, RunSettings, WandbOptions
+from acnet_pl.config.trusted import named_elsewhere
 
-__all__ = ["RunOptions", "RunParser"]
+__all__ = ["RunOptions", "RunParser", "import_named"]
+
+
+def import_named(args: Sequence[str]) -> None:
+    """Import the classes of this package, and those of others that a command line names: the parser knows them then.
+
+    Args:
+        args: The command and its arguments.
+    """
+    own = {path for slot in (*SLOTS, CALLBACK) for path in choices(slot).values() if path.startswith("acnet_pl.")}
+    for module in {path.rpartition(".")[0] for path in (*own, *named_elsewhere(args))}:
+        import_module(module)
 
 
 class RunParser(ReadableErrors, LightningArgumentParser):

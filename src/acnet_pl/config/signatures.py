@@ -15,7 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["Definition", "Parameter", "Signature", "class_names", "definition", "exported", "signature"]
+__all__ = [
+    "Definition",
+    "Parameter",
+    "Signature",
+    "class_names",
+    "definition",
+    "exported",
+    "module_summary",
+    "signature",
+]
 
 Node: TypeAlias = ast.ClassDef | ast.FunctionDef
 
@@ -109,6 +118,12 @@ def exported(module: str) -> list[str]:
         if "__all__" in names and isinstance(value := getattr(node, "value", None), (ast.List, ast.Tuple)):
             return [str(item.value) for item in value.elts if isinstance(item, ast.Constant)]
     return []
+
+
+def module_summary(module: str) -> str:
+    """Return the first paragraph of a module's docstring; nothing where its source cannot be found."""
+    tree = _tree(module)
+    return _documentation(ast.get_docstring(tree) or "")[0] if tree else ""
 
 
 @cache

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-__all__ = ["ARTICLE", "TARGETS"]
+from acnet_pl.config.discovery import installed, modules
 
-ARTICLE = tuple(
-    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if re.fullmatch(r"(table|fig)\d+", path.stem))
-)
-"""The article's tables and figures: the modules here that are called so."""
+__all__ = ["ANALYSES", "ARTICLE", "TARGETS"]
 
-TARGETS = (*ARTICLE, "ablations", "blocks", "cheaper", "digits")
-"""What can be reproduced: these, and four smaller grids."""
+TARGETS = {**modules("reproduce.grids"), **installed("grids")}
+"""What can be reproduced: dotted path of each module with a `GRID`, by name."""
+
+ARTICLE = tuple(name for name in TARGETS if re.fullmatch(r"(table|fig)\d+", name))
+"""The article's tables and figures."""
+
+ANALYSES = {**modules("reproduce.analyses"), **installed("analyses")}
+"""What can be computed on trained networks: dotted path of each module with an `ANALYSIS`, by name."""

@@ -58,6 +58,12 @@ class Table:
         return [heading for heading, width in self.groups for _ in range(width)] or [""] * len(self.columns)
 
     @property
+    def full_headings(self) -> list[str]:
+        """Each column's heading with that of its group."""
+        pairs = zip(self.headings, self.columns, strict=True)
+        return [f"{group}: {column}" if group else column for group, column in pairs]
+
+    @property
     def labels(self) -> list[str]:
         """What each column is called where its heading stands alone: with the group, if several have that heading."""
         pairs = zip(self.headings, self.columns, strict=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
+
+from acnet_pl.reproduce import TARGETS
 
 __all__ = ["Dataset", "Grid", "Measure", "Model", "Published", "Recipe", "Run", "Selection", "Variant", "load_grid"]
 
 Selection = Literal["last", "best"]
 Layout = Literal["pairs", "variants"]
-Analysis = Literal["pruning", "magnitude"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Grid:
         layout: "pairs" has a row per model with plain and ACNet side by side, "variants" a row per variant.
         published: Figures to show beside.
         claims: What the article says in words, for figures without printed numbers.
-        analyses: What is computed on the trained networks.
+        analyses: What is computed on the trained networks, by the names of modules in `acnet_pl.reproduce.analyses`.
         costs: Whether the report says what training costs, against the plain network.
         pruned: The variants whose networks are pruned, which takes long; None for all.
     """
@@ -150,12 +151,12 @@ class Grid:
     layout: Layout = "pairs"
     published: tuple[Published, ...] = ()
     claims: tuple[str, ...] = ()
-    analyses: tuple[Analysis, ...] = field(default=())
+    analyses: tuple[str, ...] = ()
     costs: bool = False
     pruned: tuple[Variant, ...] | None = None
 
     def prunes(self, run: Run) -> bool:
-        """Whether Fig. 5's curves of a run are part of this."""
+        """Return True if Fig. 5's curves of a run are part of this."""
         chosen = self.variants if self.pruned is None else self.pruned
         return "pruning" in self.analyses and run.variant in {variant.key for variant in chosen}
 
@@ -197,7 +198,7 @@ class Grid:
 
 
 def load_grid(name: str) -> Grid:
-    """The grid of a table or figure, which the module of that name defines."""
-    grid = import_module(f"acnet_pl.reproduce.{name}").GRID
+    """Return a grid by its name, one of `TARGETS`."""
+    grid = import_module(TARGETS[name]).GRID
     assert isinstance(grid, Grid)
     return grid

@@ -50,6 +50,7 @@ class Options:
     runs_dir: Path = Path("runs")
     fit: tuple[str, ...] = ()
     pruning_seeds: int = 5
+    analyses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ def _chosen(grid: Grid, options: Options) -> Grid:
     """The grid with the models and variants asked for; of several grids, each may lack some of them."""
     models = [model for model in grid.models if model.key in options.models or not options.models]
     variants = [variant for variant in grid.variants if variant.key in options.variants or not options.variants]
-    return replace(grid, models=tuple(models), variants=_baseline_first(variants))
+    analyses = tuple(dict.fromkeys((*grid.analyses, *options.analyses)))
+    return replace(grid, models=tuple(models), variants=_baseline_first(variants), analyses=analyses)
 
 
 def _shortened(recipe: Mapping[str, Any], config: Mapping[str, Any], epochs: int) -> list[str]:

@@ -1,15 +1,30 @@
-"""Fig. 5 over several trained networks, with the spread of the draws told apart from that of the networks."""
+"""Fig. 5 of trained networks: curves computed once and kept in the run's folder, and several networks together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from acnet_pl.analysis import Location, PruningCurve
+import torch
+from torch import Tensor, nn
 
-__all__ = ["PruningSummary", "summarize"]
+from acnet_pl.analysis import Location, PruningCurve, location_mask, pruning_curve
+from acnet_pl.analysis.pruning import DEFAULT_RATIOS
+from acnet_pl.atomic import atomic_path
+from acnet_pl.deploy import load_fused
+from acnet_pl.nn.precision import full_precision
+from acnet_pl.reproduce.plan import PlannedRun, instantiate_data
+from acnet_pl.reproduce.results import fused_file
+
+__all__ = ["PruningSummary", "compute_pruning", "locations", "stored_pruning", "summarize"]
+
+_FILE = "pruning.json"
+# Of files with another entry the curves are computed anew.
+_EVALUATED = {"precision": "float32", "ratios": list(DEFAULT_RATIOS)}
 
 
 @dataclass(frozen=True)
@@ -63,3 +78,88 @@ def summarize(curves: Sequence[PruningCurve]) -> PruningSummary:
         tuple(fmean(stdev(d) ** 2 for d in column) ** 0.5 for column in columns) if draws > 1 else None,
         tuple(tuple(network) for network in figures),
     )
+
+
+def locations(variant: str) -> tuple[Location, ...]:
+    """Where Fig. 5 removes weights: for the border variant at the border and the rest too (Fig. 5c)."""
+    standard: tuple[Location, ...] = ("corner", "skeleton", "global")
+    return (*standard, "border", "top_left") if "border" in variant else standard
+
+
+def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
+    """Read the curves that were computed with so many draws, at today's ratios and in float32; of others none."""
+    try:
+        stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if stored.get("evaluated") != _EVALUATED:
+        return []
+    curves = [
+        PruningCurve(
+            curve["where"],
+            tuple(curve["ratios"]),
+            tuple(curve["seeds"]),
+            tuple(tuple(values) for values in curve["accuracies"]),
+        )
+        for curve in stored["curves"]
+    ]
+    return [curve for curve in curves if len(curve.seeds) == seeds]
+
+
+def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
+    """Fig. 5's curves of a run on the test images, curve by curve, going on after an interruption.
+
+    Evaluated in float32, as the accuracy in the tables is: with nothing removed it is that accuracy.
+
+    Args:
+        run: The run, whose data are used.
+        folder: Its folder.
+        seeds: How often weights are drawn.
+
+    Returns:
+        The curves; none where the run wrote no folded network.
+    """
+    path = fused_file(folder)
+    done = {curve.where: curve for curve in stored_pruning(folder, seeds)}
+    missing = [where for where in locations(run.run.variant) if where not in done]
+    if path is None or not missing:
+        return list(done.values())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_fused(path, device).float().to(memory_format=torch.channels_last)
+    batches = list(_test_batches(run, device))
+    for where in missing:
+        ratios = possible_ratios(network, where)
+        with full_precision(device):
+            done[where] = pruning_curve(network, batches, where, ratios, range(seeds))
+        _write(folder / _FILE, {"evaluated": _EVALUATED, "curves": [curve.as_dict() for curve in done.values()]})
+    return list(done.values())
+
+
+def possible_ratios(network: nn.Module, where: Location) -> Sequence[float]:
+    """The ratios of Fig. 5 that the location has weights for in every layer."""
+    sizes = {
+        module.kernel_size[0]
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] == module.kernel_size[1] and _is_odd(module)
+    }
+    most = min(float(location_mask(where, size).float().mean()) for size in sizes)
+    return [ratio for ratio in DEFAULT_RATIOS if ratio <= most]
+
+
+def _is_odd(module: nn.Conv2d) -> bool:
+    return module.kernel_size[0] >= 3 and module.kernel_size[0] % 2 == 1
+
+
+def _test_batches(run: PlannedRun, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    data: Any = instantiate_data(run.config)
+    data.prepare_data()
+    data.setup("test")
+    for batch in data.test_dataloader():
+        # The module itself knows how its images become a network's input.
+        images, labels = data.on_after_batch_transfer([part.to(device) for part in batch], 0)
+        yield images, labels
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -16,8 +16,7 @@ from acnet_pl.reproduce.elements import Block, Commands, Headline, Notice, Point
 from acnet_pl.reproduce.elements import Cell as _Cell
 from acnet_pl.reproduce.figures import figures
 from acnet_pl.reproduce.headline import headlines
-from acnet_pl.reproduce.html import render_html
-from acnet_pl.reproduce.markdown import render_markdown
+from acnet_pl.reproduce.render import render
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.runner import command_line
 from acnet_pl.reproduce.tables import main_tables, run_table
@@ -56,8 +55,7 @@ def write_report(output: Path, results: Mapping[str, GridResult], command: Seque
     }
     files = {
         "results.json": json.dumps(content, indent=2, default=str) + "\n",
-        "report.md": render_markdown(title, lead, sections),
-        "report.html": render_html(title, lead, sections),
+        **{name: render(name, title, lead, sections) for name in ("report.md", "report.html")},
     }
     for name, text in files.items():
         with atomic_path(output / name) as unfinished:
@@ -89,14 +87,14 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
         ]
         shown = unfinished[:12] + ([f"and {len(unfinished) - 12} more"] if len(unfinished) > 12 else [])
         yield Notice(f"{result.finished} of {len(result.runs)} runs are finished.", shown)
-    unpruned = [run.planned.run.name for run in result.unpruned]
-    if unpruned:
-        shown = unpruned[:12] + ([f"and {len(unpruned) - 12} more"] if len(unpruned) > 12 else [])
-        yield Notice(
-            "Fig. 5 lacks finished networks, whose pruning curves are not computed yet; the same command without "
-            "--report-only computes them.",
-            shown,
-        )
+    for analysis in result.grid.analyses:
+        due = [run.planned.run.name for run in result.due(analysis)]
+        if due:
+            yield Notice(
+                f"The analysis {analysis!r} is not computed for these finished networks yet; the same command without "
+                "--report-only computes it.",
+                due[:12] + ([f"and {len(due) - 12} more"] if len(due) > 12 else []),
+            )
     unused = [
         f"{folder}: " + "; ".join(f"{name} is {old}, not {new}" for name, (old, new) in list(changes.items())[:3])
         for run in result.runs

@@ -9,17 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from acnet_pl.analysis import KernelMagnitude, PruningCurve
-from acnet_pl.reproduce import analyses
+from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.curves import EpochFigures, read_curve
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.plan import PlannedRun, State, describe_data, read_summary
-from acnet_pl.reproduce.pruning import PruningSummary, summarize
 from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
 
-__all__ = ["GridResult", "RunResult"]
+__all__ = ["GridResult", "RunResult", "fused_file"]
 
 _PROTOCOLS: Mapping[Selection, str] = {
     "last": "test accuracy of the last epoch's weights, fused, in float32",
@@ -211,39 +209,21 @@ class GridResult:
         return [own / base for base, own in seconds if own and base]
 
     @cached_property
-    def magnitudes(self) -> dict[tuple[str, str], KernelMagnitude]:
-        """Fig. 6 by model and variant: of the first seed that is finished."""
-        found: dict[tuple[str, str], KernelMagnitude] = {}
-        for run in self._analysed("magnitude"):
-            key = run.planned.run.model, run.planned.run.variant
-            assert run.folder is not None
-            if key not in found and (magnitude := analyses.magnitude(run.folder)) is not None:
-                found[key] = magnitude
-        return found
+    def analysed(self) -> dict[str, Mapping[tuple[str, str], Any]]:
+        """What the grid's analyses found, by name, then by model and variant."""
+        return {name: load_analysis(name).collect(self) for name in self.grid.analyses}
 
-    @cached_property
-    def pruning(self) -> dict[tuple[str, str], list[PruningSummary]]:
-        """Fig. 5 by model and variant: the trained networks together, each with its own draws."""
-        stored: dict[tuple[str, str], dict[str, list[PruningCurve]]] = {}
-        for run in self._analysed("pruning"):
-            assert run.folder is not None
-            curves = stored.setdefault((run.planned.run.model, run.planned.run.variant), {})
-            for curve in analyses.stored_pruning(run.folder, self.pruning_seeds):
-                curves.setdefault(curve.where, []).append(curve)
-        return {key: [summarize(parts) for parts in curves.values()] for key, curves in stored.items() if curves}
+    def due(self, analysis: str) -> list[RunResult]:
+        """Finished runs for which an analysis is still to be computed."""
+        due = load_analysis(analysis).is_due
+        finished = [(run, run.folder) for run in self.runs if run.state == "finished"]
+        return [run for run, folder in finished if folder and due(self.grid, run.planned, folder, self.pruning_seeds)]
 
-    @property
-    def unpruned(self) -> list[RunResult]:
-        """Finished runs that Fig. 5 is of and whose curves are still to be computed."""
-        return [
-            run
-            for run in self._analysed("pruning")
-            if self.grid.prunes(run.planned.run)
-            and run.folder is not None
-            and analyses.fused_file(run.folder) is not None
-            and {curve.where for curve in analyses.stored_pruning(run.folder, self.pruning_seeds)}
-            != set(analyses.locations(run.planned.run.variant))
-        ]
+    def title(self, model: str, variant: str) -> str:
+        """What a model and variant are called in this grid."""
+        models = {one.key: one.title for one in self.grid.models}
+        variants = {one.key: one.title for one in self.grid.variants}
+        return variants[variant] if len(models) == 1 else f"{models[model]}, {variants[variant]}"
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
@@ -277,8 +257,7 @@ class GridResult:
                 for variant in variants
                 for measure in measures
             ],
-            "magnitude": {"/".join(key): magnitude.as_dict() for key, magnitude in self.magnitudes.items()},
-            "pruning": {"/".join(key): [curve.as_dict() for curve in curves] for key, curves in self.pruning.items()},
+            **{name: self._as_json(name) for name in self.grid.analyses},
             "runs": [run.as_dict() for run in self.runs],
         }
 
@@ -289,8 +268,15 @@ class GridResult:
         holm_p = {"p_holm": adjusted.get((model, variant)), "comparisons": len(adjusted)}
         return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p}}
 
-    def _analysed(self, analysis: str) -> list[RunResult]:
-        return [run for run in self.runs if run.state == "finished" and analysis in self.grid.analyses]
+    def _as_json(self, analysis: str) -> dict[str, Any]:
+        as_json = load_analysis(analysis).as_json
+        return {"/".join(key): as_json(found) for key, found in self.analysed[analysis].items()}
+
+
+def fused_file(folder: Path) -> Path | None:
+    """Return the fused network of a run's folder, or None where it has none."""
+    path = folder / "fused.safetensors"
+    return path if path.is_file() else None
 
 
 def _brief(value: Any) -> str:

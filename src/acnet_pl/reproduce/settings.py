@@ -17,7 +17,7 @@ from acnet_pl import callbacks
 from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs
 from acnet_pl.config.files import EXPERIMENTS, run_config
-from acnet_pl.config.run_options import RunOptions, RunParser
+from acnet_pl.config.run_options import RunOptions, RunParser, import_named
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.reproduce.grid import Run
@@ -118,6 +118,7 @@ class SettingsParser:
 
     def _parser(self, arguments: Sequence[str]) -> _ParseOnly:
         enable_installed()
+        import_named(arguments)
         defaults = tuple(default_configs(arguments))
         if defaults not in self._parsers:
             warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")

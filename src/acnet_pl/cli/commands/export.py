@@ -1,4 +1,4 @@
-"""``python -m acnet_pl export CKPT``: the folded network of a checkpoint as a file for deployment."""
+"""Write the fused network of a checkpoint as ONNX, exported program or stock weights."""
 
 from __future__ import annotations
 

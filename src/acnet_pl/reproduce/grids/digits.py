@@ -1,8 +1,8 @@
 """A small grid on handwritten digits: everything that the article's tables and figures have, in minutes on a CPU."""
 
-from acnet_pl.reproduce.fig5 import VARIANTS
 from acnet_pl.reproduce.grid import Dataset, Grid, Model, Recipe
-from acnet_pl.reproduce.table4 import ROTATIONS
+from acnet_pl.reproduce.grids.fig5 import VARIANTS
+from acnet_pl.reproduce.grids.table4 import ROTATIONS
 
 __all__ = ["GRID"]
 

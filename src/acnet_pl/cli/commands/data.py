@@ -1,4 +1,4 @@
-"""``python -m acnet_pl data``: prepare a data set for streaming, or look through it for unreadable files."""
+"""Write a data set as shards that can be streamed, or find unreadable images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """All variants of the block on a small network and CIFAR-10: Table 4, Fig. 5 and Fig. 6 at a size for few devices."""
 
-from acnet_pl.reproduce.fig5 import VARIANTS as POSITIONS
 from acnet_pl.reproduce.grid import Grid, Model, Recipe
+from acnet_pl.reproduce.grids.fig5 import VARIANTS as POSITIONS
+from acnet_pl.reproduce.grids.table4 import ROTATIONS, VARIANTS
 from acnet_pl.reproduce.protocols import CIFAR10
-from acnet_pl.reproduce.table4 import ROTATIONS, VARIANTS
 
 __all__ = ["GRID"]
 

@@ -1,4 +1,4 @@
-"""``python -m acnet_pl reproduce WHAT``: the article's tables and figures, each from one command."""
+"""Run a table or figure of the article and report it beside the published numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from acnet_pl.config.catalogue import Catalogue
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest, nearest_option
 from acnet_pl.config.program import program
-from acnet_pl.reproduce import ARTICLE, TARGETS
+from acnet_pl.reproduce import ANALYSES, ARTICLE, TARGETS
 
 __all__ = ["run"]
 
@@ -55,6 +55,7 @@ def run(args: Sequence[str]) -> None:
         runs_dir=asked.runs_dir,
         fit=fit,
         pruning_seeds=asked.pruning_seeds,
+        analyses=tuple(asked.analyses),
     )
     reproduce(options, asked, args)
 
@@ -81,6 +82,14 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         choices=("last", "best"),
         default="last",
         help="test the last epoch's weights (default; the article does not say which), or the best on held-out images",
+    )
+    parser.add_argument(
+        "--analyses",
+        nargs="+",
+        default=(),
+        choices=list(ANALYSES),
+        metavar="NAME",
+        help=f"analyse the trained networks too, beyond what WHAT does: {', '.join(ANALYSES)}",
     )
     parser.add_argument("--pruning_seeds", type=int, default=5, help="draws for each curve of Fig. 5; default 5")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""``python -m acnet_pl fuse CKPT``: fold the network of a checkpoint."""
+"""Write the fused network of a checkpoint."""
 
 from __future__ import annotations
 

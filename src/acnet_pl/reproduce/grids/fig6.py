@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from acnet_pl.reproduce import fig5
+from acnet_pl.reproduce.grids import fig5
 
 __all__ = ["GRID"]
 
