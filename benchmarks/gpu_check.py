@@ -47,12 +47,14 @@ class Stage:
         limit: Seconds it may take at most.
         command: Makes its command from the seconds that it has; None leaves it out.
         record: File in the output folder that it writes, if any.
+        end: Signal that asks it to end.
     """
 
     name: str
     limit: float
     command: Callable[[float], Sequence[str] | None]
     record: str | None = None
+    end: signal.Signals = signal.SIGTERM
 
 
 class Log:
@@ -80,22 +82,27 @@ def run_stage(stage: Stage, seconds: float, log: Log) -> dict[str, Any]:
         start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled", "COLUMNS": "140"},
     )  # fmt: skip
     assert process.stdout is not None
-    reader = threading.Thread(target=_pass_on, args=(process.stdout, log))
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, log), daemon=True)
     reader.start()
     stopped = False
-    for number, wait in ((signal.SIGTERM, max(seconds - _GRACE, 1.0)), (signal.SIGKILL, _GRACE)):
-        try:
-            process.wait(wait)
-            break
-        except subprocess.TimeoutExpired:
-            stopped = True
-            # At first the process alone, which is to end its own children in order.
-            os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
-    code = process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # whoever it left behind
-    reader.join(5)
-    process.stdout.close()
+    try:
+        for number, wait in ((stage.end, max(seconds - _GRACE, 1.0)), (signal.SIGKILL, _GRACE)):
+            try:
+                process.wait(wait)
+                break
+            except subprocess.TimeoutExpired:
+                stopped = True
+                # At first the process alone, which is to end its own children in order.
+                os.killpg(process.pid, number) if number == signal.SIGKILL else os.kill(process.pid, number)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # whoever it left behind, and itself where the user interrupts
+        with suppress(subprocess.TimeoutExpired):  # a driver may hold even a killed process
+            process.wait(_GRACE)
+        reader.join(5)
+        if not reader.is_alive():
+            process.stdout.close()
+    code = process.poll()
     state = "stopped" if stopped else "done" if code == 0 else "failed"
     taken = time.monotonic() - start
     log(f"== {stage.name}: {state}, {taken:.0f} s, exit code {code}")
@@ -165,7 +172,7 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
     def tests(seconds: float) -> list[str]:
         files = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8")]
         words = [python, "-m", "pytest", "-v", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
-        return [*words, *(["-n", "4"] if cuda else []), *sorted(str(path.relative_to(ROOT)) for path in files)]
+        return [*words, *(["-n", "8"] if cuda else []), *sorted(str(path.relative_to(ROOT)) for path in files)]
 
     def small(script: str, name: str, *cpu: str) -> Callable[[float], list[str]]:
         words = [
@@ -190,20 +197,20 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
     contenders = ("plain", "acnet", "share 1/8", "scaled")
     if cuda:
         stages = [
-            Stage("tests", 110, tests),
+            Stage("tests", 110, tests, end=signal.SIGINT),
             speed("speed", 100, "cifar_quick resnet20 resnet56 resnet18 resnet50", "graph-bf16", *contenders),
-            speed("speed_eager", 45, "resnet18 resnet56", "eager-bf16", "plain", "acnet"),
+            speed("speed_eager", 60, "resnet18 resnet56", "eager-bf16", "plain", "acnet"),
             Stage("evaluation", 30, small("evaluation_speed.py", "evaluation"), "evaluation.json"),
-            Stage("decoding", 30, small("decode_speed.py", "decoding"), "decoding.json"),
+            Stage("decoding", 45, small("decode_speed.py", "decoding"), "decoding.json"),
         ]
     else:
         tiny = ("--models", "cifar_quick", "--batch-size", "2", "--rounds", "3")
         stages = [
-            Stage("tests", 90, tests),
+            Stage("tests", 90, tests, end=signal.SIGINT),
             speed("speed", 90, "cifar_quick", "eager-fp32", "plain", "acnet"),
             Stage("evaluation", 60, small("evaluation_speed.py", "evaluation", *tiny), "evaluation.json"),
             Stage(
-                "decoding", 45, small("decode_speed.py", "decoding", "--images", "4", "--rounds", "3"), "decoding.json"
+                "decoding", 75, small("decode_speed.py", "decoding", "--images", "4", "--rounds", "3"), "decoding.json"
             ),
         ]
     stages += [
@@ -245,6 +252,7 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device; --device cpu shows that the check itself works")
     options.root = options.root and options.root.absolute()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage that runs ends with this process
     out = options.out.absolute()
     with tempfile.TemporaryDirectory() as runs:
         stages = make_stages(options, out, Path(runs))

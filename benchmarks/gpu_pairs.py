@@ -10,6 +10,7 @@ those of an H200. ``--out`` has the results of what is finished after each netwo
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import signal
 import subprocess
@@ -86,6 +87,17 @@ def epochs_in(seconds: float, epoch: float, networks: int) -> int:
     return 0 if epochs < LEAST_EPOCHS else min(epochs, MOST_EPOCHS)
 
 
+def reached(runs_dir: Path) -> dict[str, dict[str, float]]:
+    """Last validated epoch of every run below a folder, and its validation accuracy."""
+    found = {}
+    for path in sorted(runs_dir.glob("*/*/metrics.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("val/top1")]
+        if rows:
+            found[path.parent.parent.name] = {"epoch": float(rows[-1]["epoch"]), "top1": float(rows[-1]["val/top1"])}
+    return found
+
+
 def reproduce(arguments: list[str], seconds: float) -> str:
     """Run ``reproduce``; where the time runs out have it end in order. Returns what became of it."""
     process = subprocess.Popen([sys.executable, "-m", "acnet_pl", "reproduce", *arguments])
@@ -123,6 +135,8 @@ def main() -> None:
         found.append({"name": name, "state": state, "epochs": epochs})
         if results.is_file():
             found[-1]["results"] = json.loads(results.read_text(encoding="utf-8"))
+        if state not in ("done", "no time"):
+            found[-1]["reached"] = reached(options.runs_dir)
         write_record(options.out, {"pairs": found})
 
     common = ["--engine", "graphs", "--runs_dir", str(options.runs_dir)]

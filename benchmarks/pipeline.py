@@ -124,8 +124,13 @@ def table(rows: list[dict[str, Any]], target: float) -> Table:
     columns = ("images/s", "epoch, s", "step, ms", "outside of steps", "ratio", "over floor", "last top-1")
     result = Table("", *columns, f"to {target:.0%}, s", "peak MB", title="Training", title_justify="left")
     for row in rows:
-        figures = f"{row['images_per_second']:,.0f}", f"{row['epoch_seconds']:.1f}", f"{row['ms']:.1f}"
-        shares = f"{row['share_outside_of_steps']:.1%}", f"{row['epoch_ratio']:.2f}", f"{row['over_floor']:.2f}"
+        step = f"{row['ms']:.1f}" if "ms" in row else "—"
+        figures = f"{row['images_per_second']:,.0f}", f"{row['epoch_seconds']:.1f}", step
+        shares = (
+            f"{row['share_outside_of_steps']:.1%}" if "ms" in row else "—",
+            f"{row['epoch_ratio']:.2f}",
+            f"{row['over_floor']:.2f}" if "over_floor" in row else "—",
+        )
         seconds = "—" if row["seconds_to_target"] is None else f"{row['seconds_to_target']:.0f}"
         memory = "—" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:.0f}"
         result.add_row(row["contender"], *figures, *shares, f"{row['val_top1'][-1]:.2%}", seconds, memory)
@@ -166,9 +171,11 @@ def main() -> None:
     rows = []
     for row in measure(options.model, mode, convs, options):
         own = trained[row["contender"]]
-        in_steps = own["steps"] * row["ms"] / 1e3
         ratio = own["epoch_seconds"] / trained["plain"]["epoch_seconds"]
-        rows.append({**row, **own, "share_outside_of_steps": 1 - in_steps / own["epoch_seconds"], "epoch_ratio": ratio})
+        rows.append({**row, **own, "epoch_ratio": ratio})
+        if "ms" in row:  # it could be timed
+            in_steps = own["steps"] * row["ms"] / 1e3
+            rows[-1]["share_outside_of_steps"] = 1 - in_steps / own["epoch_seconds"]
     Console(width=140, file=sys.stdout).print(table(rows, options.target))
     if options.out:
         figures = {

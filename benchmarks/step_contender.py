@@ -99,6 +99,8 @@ class Contender:
 
     def capture(self) -> None:
         """Record a step as a CUDA graph."""
+        self.optimizer.zero_grad()
+        torch.cuda.empty_cache()  # of the stream before: contenders share the card, and the largest nets fill it
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -130,7 +132,9 @@ class Contender:
             event.key: event.self_device_time_total if self.cuda else event.self_cpu_time_total
             for event in profiler.key_averages()
         }
-        return float(sum(t for key, t in times.items() if "conv" in key) / sum(times.values()))
+        if not (total := sum(times.values())):
+            return 0.0  # the machine lets nobody trace its GPU
+        return float(sum(t for key, t in times.items() if "conv" in key) / total)
 
     def memory(self) -> int | None:
         """Bytes, as the documentation of training_speed.py says."""

@@ -143,6 +143,8 @@ def _figures(own: list[float], plain: list[float], macs_ratio: float) -> Row:
 
 
 def _parts(row: Row, plain_seconds: float, share: float, plain_share: float) -> Row:
+    if not (share and 0 < plain_share < 1):  # nothing could be profiled
+        return {}
     floor = 1 - plain_share + plain_share * row["macs_ratio"]
     return {
         "floor_ms": 1e3 * plain_seconds * floor,
@@ -218,7 +220,8 @@ def main() -> None:
     groups = [(model, mode) for model in options.models for mode in options.modes]
     following = start(*groups[0], convs, options)
     for number, (model, mode) in enumerate(groups):
-        deadline = time.monotonic() + (end - time.monotonic()) / (len(groups) - number)
+        # Twice its share, for the first has to begin; what a group leaves is for the others.
+        deadline = time.monotonic() + min(1.0, 2 / (len(groups) - number)) * (end - time.monotonic())
         remotes, following = following, {}
         if cuda and number + 1 < len(groups):  # imports take seconds, which would disturb the clock of a CPU alone
             following = start(*groups[number + 1], convs, options)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,29 @@ def test_each_stage_has_its_limit_and_leaves_what_it_had(
     assert "not said" not in shown
     # A torn record stays where it is: what is in it can be read by eye.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.json", "log.txt", "torn.json"]
+
+
+def test_a_stage_ends_with_the_check(check: Any, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
+
+    def interrupt() -> None:
+        while not (note.is_file() and note.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        check.run_check([check.Stage("slow", 40, python(code))], 40, tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_what_runs_had_reached_when_they_were_stopped_is_kept(pairs: Any, tmp_path: Path) -> None:
+    for name, rows in {"acb-seed0": "0,,0.5\n0,0.4,\n1,0.6,\n1,,0.9\n", "acb-seed1": "0,,0.5\n"}.items():
+        (tmp_path / name / "time").mkdir(parents=True)
+        (tmp_path / name / "time" / "metrics.csv").write_text(f"epoch,val/top1,train/loss\n{rows}")
+    assert pairs.reached(tmp_path) == {"acb-seed0": {"epoch": 1, "top1": 0.6}}
 
 
 def test_the_stages_are_commands_that_exist(check: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:TensorFloat32 tensor cores",  # Inductor's advice
     "ignore:.*[Oo]nline softmax",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_group_is_left() -> Iterator[None]:
+    """Lightning leaves the process group of DDP until the process ends; metrics of a later test would use it."""
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Losses(pl.Callback):

@@ -144,6 +144,7 @@ def test_a_grid_that_was_killed_goes_on_at_an_epoch(
         (("--variants", "acb", "--model.compile", "true"), "--model.compile"),
         (("--variants", "acb", "--data.drop_last", "false"), "--data.drop_last false"),
         (("--variants", "acb", "--trainer.devices", "2"), "--trainer.devices 2"),
+        (("--variants", "acb", "--trainer.deterministic", "true"), "--trainer.deterministic True"),
         (("--variants", "acb", "--trainer.callbacks+", "LateFold"), "callback LateFold"),
         (("--variants", "acb", "--select", "best"), "--checkpoint.monitor"),
         (("--variants", "acb", "--model.optimizer", "Adam"), "must be torch.optim.SGD, got Adam"),

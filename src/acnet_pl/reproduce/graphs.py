@@ -29,7 +29,7 @@ _DEVICES: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("gpu", "cud
 # What the engine obeys itself, or is a matter of display.
 _OBEYED = {"max_epochs", "precision", "accelerator", "devices", "log_every_n_steps", "check_val_every_n_epoch"}
 _OBEYED |= {"logger", "callbacks", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "benchmark"}
-_OBEYED |= {"enable_autolog_hparams", "enable_checkpointing", "deterministic", "default_root_dir"}
+_OBEYED |= {"enable_autolog_hparams", "enable_checkpointing", "default_root_dir"}
 
 
 def check_settings(runs: Sequence[PlannedRun], parser: SettingsParser | None = None) -> None:
@@ -83,6 +83,7 @@ def run_side_by_side(runs: Sequence[PlannedRun], console: Console, at_once: int 
     parser = SettingsParser()
     check_settings(runs, parser)
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = bool(runs[0].config["trainer"]["benchmark"])
     device = _device(str(runs[0].config["trainer"]["accelerator"]))
     sets = ImageSets(device)
     count = at_once or (len(runs) if device.type == "cuda" else _cores())
@@ -142,7 +143,12 @@ class _Group:
         for number, member in enumerate(active):
             try:
                 member.training.capture()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                # What ends a failed capture may raise an error of its own after the first.
+                if not isinstance(error, torch.OutOfMemoryError) and not isinstance(
+                    error.__context__, torch.OutOfMemoryError
+                ):
+                    raise
                 fewer = f"give --at_once {number} or less" if number else "use --engine fit"
                 raise ValueError(f"{len(active)} networks do not fit on the GPU side by side; {fewer}") from error
 
