@@ -3,8 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?=
+# Of gpu-check: seconds; cuda, or cpu to try it on tiny sizes; where its records go; more options, as --data.root DIR
+BUDGET ?= 480
+DEVICE ?= cuda
+OUT ?= gpu-check
+CHECK ?=
+CHECK_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test test-fast test-versions test-slow test-faults lint docs docs-serve install clean
+.PHONY: demo test test-fast test-versions test-slow test-faults lint docs docs-serve gpu-check install clean
 
 install: $(VENV)/.installed
 

@@ -1,6 +1,6 @@
 """Everything that one look at a GPU is to show, in one command and a given time, in order of worth.
 
-    make gpu-check BUDGET=480                                   # or, without a virtual environment:
+    make gpu-check BUDGET=480 CHECK='--data.root DIR'           # or, without a virtual environment:
     python benchmarks/gpu_check.py --budget 480 --out DIR --data.root DIR
     make gpu-check DEVICE=cpu BUDGET=300                        # the same on tiny sizes, to see that it works
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,6 +93,24 @@ def test_what_runs_had_reached_when_they_were_stopped_is_kept(pairs: Any, tmp_pa
         (tmp_path / name / "time").mkdir(parents=True)
         (tmp_path / name / "time" / "metrics.csv").write_text(f"epoch,val/top1,train/loss\n{rows}")
     assert pairs.reached(tmp_path) == {"acb-seed0": {"epoch": 1, "top1": 0.6}}
+
+
+def test_make_runs_it() -> None:
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "gpu-check",
+        "DEVICE=cpu",
+        "CHECK_PYTHON=python",
+        "CHECK=--threads 2",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name not in ("OUT", "BUDGET")}
+    said = subprocess.run(
+        command, cwd=BENCHMARKS.parent, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    wanted = "python benchmarks/gpu_check.py --device cpu --budget 480 --out gpu-check --threads 2"
+    assert " ".join(said.split()) == wanted
 
 
 def test_the_stages_are_commands_that_exist(check: Any, tmp_path: Path) -> None:
