@@ -113,10 +113,10 @@ def run(seed: int, images: Images, options: argparse.Namespace) -> dict[str, Any
     return {
         "seed": seed,
         "pretrained": accuracy(net, images.test),
-        "converted": kept.folded_accuracy,
+        "converted": kept.fused_accuracy,
         "plain": accuracy(plain, images.test),
         "acnet": folded.trained_accuracy,
-        "acnet_in_stock": folded.folded_accuracy,
+        "acnet_in_stock": folded.fused_accuracy,
         "stock_max_rel_difference": folded.max_rel_difference,
         "converted_layers": len(conversion_report(acnet).converted),
         "parameters": {

@@ -28,7 +28,7 @@ from acnet_pl.export import ExportError, export_model, stock_weights
 from acnet_pl.export.verification import tensors_in, verify
 from acnet_pl.nn import ACBConv, ConvBuilder, FusionError, PlainConv, convert_to_acnet, explicit_branches, fuse_model
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.merge import merge_block, output_moments
+from acnet_pl.nn.surgery.late import fuse_block, output_moments
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -245,7 +245,7 @@ def test_stock_weights_of_a_pre_activation_network_that_was_folded_late(conv: Co
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = randomised(WideResNet(conv, 10, depth=10, width=1)).double()
     moments = output_moments(network, images)
-    network = replace_modules(network, {block: merge_block(block, moments[block]) for block in moments})
+    network = replace_modules(network, {block: fuse_block(block, moments[block]) for block in moments})
     randomised(network, seed=3)  # as training on does
     stock = randomised(WideResNet(PlainConv(), 10, depth=10, width=1), seed=1).double()
     stock.load_state_dict(stock_weights(network, stock), strict=True)
@@ -267,7 +267,7 @@ def test_stock_weights_of_another_or_a_folded_architecture_are_refused() -> None
     stock = ResNetCifar(PlainConv(), 10, depth=8)
     with pytest.raises(ValueError, match=r"other convolutions: only one of them has `"):
         stock_weights(ResNetCifar(ACBConv(), 10, depth=14), stock)
-    with pytest.raises(ValueError, match="folded already"):
+    with pytest.raises(ValueError, match="fused already"):
         stock_weights(fuse_model(ResNetCifar(ACBConv(), 10, depth=8).eval()), stock)
 
 

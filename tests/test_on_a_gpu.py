@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from acnet_pl import ACBConv, ImageClassifier, fuse_model
 from acnet_pl.analysis import compare
 from acnet_pl.backbones import ResNetCifar
-from acnet_pl.callbacks import LateFold
+from acnet_pl.callbacks import LateFuse
 from acnet_pl.cli import main
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.modules import NormSync
@@ -177,7 +177,7 @@ def test_a_network_that_was_folded_in_mid_training_trains_on(device: str, tmp_pa
     before, after = Before(), After()
     model = classifier(ACBConv(gamma_init=1 / 3))
     strategy = "ddp" if device == "cuda" else "auto"  # whose weights are read on a stream of their own
-    losses = train(tmp_path, device, model, before, LateFold(1), after, strategy=strategy, max_epochs=3)
+    losses = train(tmp_path, device, model, before, LateFuse(1), after, strategy=strategy, max_epochs=3)
     assert not any(isinstance(module, ACBlock) for module in model.net.modules())
     torch.testing.assert_close(after.outputs, before.outputs, rtol=2e-2, atol=2e-2)
     assert losses[-1] < losses[4] < losses[0]

@@ -63,7 +63,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         path: A checkpoint that an `ImageClassifier` run wrote.
 
     Returns:
-        The unfolded network on the CPU in eval mode, and what it was built from: ``backbone``, ``conv``,
+        The not fused network on the CPU in eval mode, and what it was built from: ``backbone``, ``conv``,
         ``num_classes``.
 
     Raises:

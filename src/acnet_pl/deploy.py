@@ -108,6 +108,8 @@ def fused_info(path: str | Path) -> dict[str, Any]:
             f"{path} is not a file of acnet_pl (format {found!r}, expected {FORMAT!r}); load it with "
             "safetensors.torch.load_file into a network of your own"
         )
+    if "folded" in info:  # the former name
+        info["weights"] = info.pop("folded")
     return info
 
 
@@ -193,7 +195,7 @@ def example_inputs(described: Any) -> Any:
 
 
 def _check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Assigning takes over whatever dtype a file has; a folded network may have another precision, not another kind."""
+    """Assigning takes over whatever dtype a file has; a fused network may have another precision, not another kind."""
     for name, tensor in network.state_dict().items():
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
             raise RuntimeError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")

@@ -31,7 +31,7 @@ def test_a_folded_net_is_the_trained_one(
     assert result.within(1e-5 if dtype == torch.float32 else 1e-12)
     assert result.max_abs_difference > 0  # an exact zero would say that something was compared with itself
     assert (result.samples, result.top1_agreement) == (14, 1.0)
-    assert result.trained_accuracy == result.folded_accuracy
+    assert result.trained_accuracy == result.fused_accuracy
 
 
 def test_numbers_are_numpys(small_net: Callable[..., nn.Module], batches: Batches) -> None:
@@ -45,7 +45,7 @@ def test_numbers_are_numpys(small_net: Callable[..., nn.Module], batches: Batche
     assert result.max_rel_difference == pytest.approx(np.abs(a - b).max() / np.abs(a).max(), rel=1e-4)
     assert result.top1_agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
     assert result.trained_accuracy == pytest.approx((a.argmax(1) == labels).mean())
-    assert result.folded_accuracy == pytest.approx((b.argmax(1) == labels).mean())
+    assert result.fused_accuracy == pytest.approx((b.argmax(1) == labels).mean())
     assert not result.within(1e-3)
 
 
@@ -77,7 +77,7 @@ def test_autocast_does_not_decide(small_net: Callable[..., nn.Module], batches: 
 def test_without_labels_there_is_no_accuracy(small_net: Callable[..., nn.Module], batches: Batches) -> None:
     net = small_net()
     result = compare(net, fuse_model(net), [images for images, _ in batches])
-    assert result.trained_accuracy is result.folded_accuracy is None
+    assert result.trained_accuracy is result.fused_accuracy is None
     assert list(result.as_dict()) == ["samples", "max_abs_difference", "max_rel_difference", "top1_agreement"]
     assert "accuracy" not in str(result)
 
@@ -130,8 +130,8 @@ def test_no_images_are_refused(small_net: Callable[..., nn.Module]) -> None:
 
 def test_it_prints_a_sentence() -> None:
     assert str(Equivalence(100, 1.5e-6, 2e-7, 1.0, 0.875, 0.875)) == (
-        "trained vs folded on 100 images: max difference 1.5e-06 (relative 2e-07), top-1 agreement 100.00%, "
-        "accuracy 87.50% trained, 87.50% folded"
+        "trained vs fused on 100 images: max difference 1.5e-06 (relative 2e-07), top-1 agreement 100.00%, "
+        "accuracy 87.50% trained, 87.50% fused"
     )
 
 
@@ -140,7 +140,7 @@ def test_nan_agrees_with_nothing_and_is_never_right() -> None:
     metric = EquivalenceMetric()
     metric.update(logits, logits, torch.tensor([1, 0, 0]))
     result = metric.result()
-    assert result.top1_agreement == result.trained_accuracy == result.folded_accuracy == pytest.approx(1 / 3)
+    assert result.top1_agreement == result.trained_accuracy == result.fused_accuracy == pytest.approx(1 / 3)
     assert math.isnan(result.max_rel_difference)
     assert not result.within(1e9)
 

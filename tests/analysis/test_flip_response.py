@@ -21,7 +21,7 @@ def test_only_the_kernel_along_the_axis_follows_the_flip(
     )
     assert isinstance(block, ACBlock)
     responses = flip_response(block, torch.randn(2, 4, 9, 10), direction)  # type: ignore[arg-type]
-    assert list(responses) == ["square", "horizontal", "vertical", "folded"]
+    assert list(responses) == ["square", "horizontal", "vertical", "fused"]
     for name, difference in responses.items():
         assert (difference < 1e-5) if name == robust else (difference > 0.1), name
 
@@ -42,14 +42,14 @@ def test_the_number_is_numpys(dilation: int) -> None:
     kernel[::dilation, ::dilation] = conv.weight.detach()[0, 0].numpy()
     response, flipped = _correlate(x, kernel), _correlate(x[::-1], kernel)
     expected = np.abs(flipped - response[::-1]).max() / np.abs(response).max()
-    assert flip_response(conv, image) == {"folded": pytest.approx(expected)}
+    assert flip_response(conv, image) == {"fused": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize("size", [(1, 5), (3, 3)])
 def test_a_plain_layer_counts_as_one_kernel(size: tuple[int, int]) -> None:
     images = torch.randn(1, 3, 8, 8)
     for layer in (nn.Conv2d(3, 4, size), ConvNorm(3, 4, size).eval()):
-        difference = flip_response(layer, images)["folded"]
+        difference = flip_response(layer, images)["fused"]
         assert (difference < 1e-5) == (size[0] == 1)
 
 
@@ -57,13 +57,13 @@ def test_a_symmetric_square_kernel_follows_too() -> None:
     conv = nn.Conv2d(2, 3, 3)
     with torch.no_grad():
         conv.weight += conv.weight.flip(-2)
-    assert flip_response(conv, torch.randn(1, 2, 7, 7))["folded"] < 1e-5
+    assert flip_response(conv, torch.randn(1, 2, 7, 7))["fused"] < 1e-5
 
 
 def test_branches_that_are_off_are_left_out(randomised: Callable[[nn.Module], nn.Module]) -> None:
     block = randomised(ACBConv(vertical=False)(2, 3, 3))
     images: Tensor = torch.randn(1, 2, 7, 7)
-    assert list(flip_response(block, images)) == ["square", "horizontal", "folded"]  # type: ignore[arg-type]
+    assert list(flip_response(block, images)) == ["square", "horizontal", "fused"]  # type: ignore[arg-type]
 
 
 def test_an_unknown_direction_is_refused() -> None:

@@ -22,7 +22,7 @@ from acnet_pl.callbacks import (
     EquivalenceError,
     FuseOnFitEnd,
     KernelMagnitude,
-    LateFold,
+    LateFuse,
     NonFiniteCheck,
     NonFiniteLossError,
     RotationRobustness,
@@ -73,7 +73,7 @@ def test_figures_are_those_of_the_module(kind: type[Own], tmp_path: Path) -> Non
     name = "rotation/discriminator" if kind is OwnTwoNetworks else "rotation"
     assert figures[f"{name}/original/{'metric' if 'metric' in told else 'top1'}"] == pytest.approx(expected)
     if "metric" not in told:
-        assert check.result.trained_accuracy == check.result.folded_accuracy == pytest.approx(expected)
+        assert check.result.trained_accuracy == check.result.fused_accuracy == pytest.approx(expected)
     else:
         assert check.result.top1_agreement is check.result.trained_accuracy is None
         (figures,) = run.validate(model, loader(kind), verbose=False)
@@ -214,9 +214,9 @@ def test_the_file_is_the_network_fused(kind: type[Own], tmp_path: Path) -> None:
     figures = compare(network.eval(), fused, loader(kind), inputs=taken[kind])
     assert 0 < figures.max_rel_difference < 1e-5
     assert fuse.result is not None
-    assert fuse.result.macs_folded is not None
+    assert fuse.result.macs_fused is not None
     assert fuse.result.macs_trained is not None
-    assert 0 < fuse.result.macs_folded < fuse.result.macs_trained
+    assert 0 < fuse.result.macs_fused < fuse.result.macs_trained
     about = fused_info(tmp_path / "fused.safetensors")
     assert about["network"].endswith(type(network).__name__)
 
@@ -253,7 +253,7 @@ def plain(model: nn.Module) -> bool:
 @pytest.mark.parametrize("kind", [Own, OwnSegmentation, OwnPairs, people.OwnLayers])
 def test_a_checkpoint_after_the_late_fold_loads_into_the_module(kind: type[Own], tmp_path: Path) -> None:
     model = seeded(kind)
-    trainer(tmp_path, LateFold(1), RunCheckpoint()).fit(model, loader(kind), loader(kind))
+    trainer(tmp_path, LateFuse(1), RunCheckpoint()).fit(model, loader(kind), loader(kind))
     assert plain(model)
     last = tmp_path / "checkpoints" / "last.ckpt"
     again = kind.load_from_checkpoint(last, weights_only=True)
@@ -261,7 +261,7 @@ def test_a_checkpoint_after_the_late_fold_loads_into_the_module(kind: type[Own],
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
     resumed = seeded(kind)
-    run = trainer(tmp_path / "on", LateFold(1), RunCheckpoint(), max_epochs=3)
+    run = trainer(tmp_path / "on", LateFuse(1), RunCheckpoint(), max_epochs=3)
     run.fit(resumed, loader(kind), loader(kind), ckpt_path=last)
     assert plain(resumed)
     assert run.global_step == 6
@@ -299,7 +299,7 @@ def test_averages_go_on_across_the_late_fold(first: str, tmp_path: Path) -> None
 
     averaging = EMAWeightAveraging(decay=0.5)
     watch = Watch(averaging)
-    order = [averaging, LateFold(1)] if first == "average" else [LateFold(1), averaging]
+    order = [averaging, LateFuse(1)] if first == "average" else [LateFuse(1), averaging]
     model = seeded(Own)
     trainer(tmp_path, *order, watch, EquivalenceCheck(), RunCheckpoint(), max_epochs=3).fit(
         model, loader(Own), loader(Own)
@@ -310,7 +310,7 @@ def test_averages_go_on_across_the_late_fold(first: str, tmp_path: Path) -> None
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, watch.expected[name])
     resumed = seeded(Own)
-    again = [EMAWeightAveraging(decay=0.5), LateFold(1), RunCheckpoint()]
+    again = [EMAWeightAveraging(decay=0.5), LateFuse(1), RunCheckpoint()]
     run = trainer(tmp_path / "on", *again, max_epochs=4)
     run.fit(resumed, loader(Own), loader(Own), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert run.global_step == 8
@@ -322,7 +322,7 @@ def test_stochastic_weight_averaging_across_the_late_fold(tmp_path: Path) -> Non
     for late in (1, 2):  # before and after the averaging begins
         model = seeded(Own)
         averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
-        run = trainer(tmp_path, averaging, LateFold(late), EquivalenceCheck(), max_epochs=4)
+        run = trainer(tmp_path, averaging, LateFuse(late), EquivalenceCheck(), max_epochs=4)
         run.fit(model, loader(Own), loader(Own))
         assert plain(model)
         assert isinstance(averaging._average_model, Own)
@@ -335,13 +335,13 @@ class TestALateFoldThatCannotWork:
         model = seeded(Own)
         model.model.unused = ACBlock(3, 3, 3)
         with pytest.raises(ValueError, match="`unused` takes no part in the evaluation"):
-            trainer(tmp_path, LateFold(1)).fit(model, loader(Own), loader(Own))
+            trainer(tmp_path, LateFuse(1)).fit(model, loader(Own), loader(Own))
 
     def test_two_networks_are_fused_one_by_one(self, tmp_path: Path) -> None:
         model = seeded(OwnTwoNetworks)
-        with pytest.raises(ValueError, match=r"LateFold calls the network.*network='generator'"):
-            trainer(tmp_path, LateFold(1)).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
-        trainer(tmp_path, LateFold(1, "generator")).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
+        with pytest.raises(ValueError, match=r"LateFuse calls the network.*network='generator'"):
+            trainer(tmp_path, LateFuse(1)).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
+        trainer(tmp_path, LateFuse(1, "generator")).fit(model, loader(OwnTwoNetworks), loader(OwnTwoNetworks))
         assert plain(model.get_submodule("generator"))
         assert not plain(model.get_submodule("discriminator"))
 
@@ -388,7 +388,7 @@ def test_the_best_weights_of_an_own_module(tmp_path: Path) -> None:
     model, fuse = seeded(Own), FuseOnFitEnd()
     trainer(tmp_path, fuse, best, enable_checkpointing=True, max_epochs=3).fit(model, loader(Own), loader(Own))
     assert fuse.result is not None
-    assert (fuse.result.folded, fuse.result.checkpoint) == ("best", best.best_model_path)
+    assert (fuse.result.weights, fuse.result.checkpoint) == ("best", best.best_model_path)
     twin = Own.load_from_checkpoint(best.best_model_path, weights_only=True)
     fused = load_fused(fuse.result.path, into=seeded(Own).model)
     assert compare(twin.model, fused, loader(Own)).within(1e-5)

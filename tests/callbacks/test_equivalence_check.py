@@ -45,7 +45,7 @@ def test_fit_and_validate_log_figures_of_a_true_fold(tmp_path):
     (figures,) = run.validate(model, datamodule=data(), verbose=False)
     assert check.result.samples == 300
     assert check.result.trained_accuracy == pytest.approx(figures["val/top1"])
-    assert check.result.folded_accuracy == check.result.trained_accuracy
+    assert check.result.fused_accuracy == check.result.trained_accuracy
 
 
 def test_the_branches_and_not_the_shortcut_are_compared(tmp_path, monkeypatch):

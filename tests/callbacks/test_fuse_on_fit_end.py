@@ -46,9 +46,9 @@ def test_the_file_is_the_trained_network_folded(tmp_path, conv):
     with torch.no_grad():
         difference = (trained - folded(images)).abs().max() / trained.abs().max()
     assert difference <= 1e-5
-    assert callback.result.folded == "last"
+    assert callback.result.weights == "last"
     assert callback.result.path == str(tmp_path / "fused.safetensors")
-    assert callback.result.macs_trained >= callback.result.macs_folded > 0
+    assert callback.result.macs_trained >= callback.result.macs_fused > 0
 
 
 def test_what_is_needed_to_use_it_is_in_the_file(tmp_path):
@@ -71,9 +71,9 @@ def test_plain_and_acnet_deploy_to_the_same_structure(tmp_path):
         {k: v.shape for k, v in acnet_pl.load_fused(result.path).state_dict().items()} for result in results.values()
     ]
     assert shapes[0] == shapes[1]
-    assert results["plain"].macs_folded == results["acnet"].macs_folded == results["plain"].macs_trained
-    assert results["plain"].parameters_folded == results["acnet"].parameters_folded
-    assert results["acnet"].macs_trained > results["acnet"].macs_folded
+    assert results["plain"].macs_fused == results["acnet"].macs_fused == results["plain"].macs_trained
+    assert results["plain"].parameters_fused == results["acnet"].parameters_fused
+    assert results["acnet"].macs_trained > results["acnet"].macs_fused
 
 
 def test_the_best_checkpoint_is_folded_where_one_is_monitored(tmp_path):
@@ -96,7 +96,7 @@ def test_the_best_checkpoint_is_folded_where_one_is_monitored(tmp_path):
         default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     run.fit(model, datamodule=data)
-    assert callback.result.folded == "best"
+    assert callback.result.weights == "best"
     assert callback.result.checkpoint == checkpoint.best_model_path
     best = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
     twin = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv())

@@ -89,7 +89,7 @@ def test_folding_again_keeps_what_is_known_of_the_images(checkpoint: Path) -> No
     path = write_fused(checkpoint)
     assert main(["fuse", str(checkpoint)]) == 0
     assert acnet_pl.fused_info(path)["preprocessing"] == PREPROCESSING
-    assert acnet_pl.fused_info(path)["folded"] == "last.ckpt"
+    assert acnet_pl.fused_info(path)["weights"] == "last.ckpt"
 
 
 def test_a_fused_file_of_another_network_says_nothing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

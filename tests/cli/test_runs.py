@@ -34,7 +34,7 @@ def test_the_summary_holds_the_figures_of_the_folded_file(finished):
     assert summary["metrics"]["test/top1"] == pytest.approx(accuracy, abs=0.004)
     assert summary["equivalence"]["max_rel_difference"] < 1e-5
     assert summary["equivalence"]["samples"] == 300
-    assert summary["fused"]["parameters_trained"] > summary["fused"]["parameters_folded"]
+    assert summary["fused"]["parameters_trained"] > summary["fused"]["parameters_fused"]
     assert summary["versions"]["torch"] in torch.__version__
     assert summary["seconds_per_epoch"] > 0
 
@@ -58,7 +58,7 @@ def test_metrics_of_every_epoch_are_in_the_csv(finished):
     assert any(row.get("train/top1") for row in rows)
     assert any(row.get("lr") for row in rows)
     assert any(row.get("rotation/rotate_90/top1") for row in rows)
-    assert any(row.get("fused/macs_folded") for row in rows)
+    assert any(row.get("fused/macs_fused") for row in rows)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

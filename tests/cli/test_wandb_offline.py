@@ -28,7 +28,7 @@ def test_curves_equivalence_and_rotation_are_logged(records):
     assert {"train/loss", "val/top1", "val/top5", "test/top1", "time/epoch"} <= keys
     assert {"equivalence/max_rel_difference", "equivalence/top1_agreement"} <= keys
     assert {f"rotation/{view}/top1" for view in ("original", "rotate_90", "rotate_180", "flip_up_down")} <= keys
-    assert {"fused/parameters_folded", "fused/macs_folded"} <= keys
+    assert {"fused/parameters_fused", "fused/macs_fused"} <= keys
     assert any(row.get("val/top1") is not None and 0 <= row["val/top1"] <= 1 for row in history(records))
 
 

@@ -29,7 +29,7 @@ torch.manual_seed(0)
 check, rotation, fuse, confusion = c.EquivalenceCheck(), c.RotationRobustness(), c.FuseOnFitEnd(), c.ConfusionMatrix()
 watch = [c.NonFiniteCheck(skip=1), c.KernelMagnitude(1), c.RunCheckpoint(), c.EpochTimer(), c.LearningRate()]
 run = trainer(
-    ".", check, rotation, EMAWeightAveraging(decay=0.5), c.LateFold(1), fuse, confusion, *watch,
+    ".", check, rotation, EMAWeightAveraging(decay=0.5), c.LateFuse(1), fuse, confusion, *watch,
     devices=2, strategy="ddp", logger=MetricsCSV("."), use_distributed_sampler=False,
 )
 model = OwnDicts()

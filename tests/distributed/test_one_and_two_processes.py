@@ -79,7 +79,7 @@ def test_the_trained_weights_and_statistics_are_the_same(one: Any, two: Any) -> 
 
 def test_late_folding_is_the_same(launch: Any) -> None:
     """Statistics are those of all processes, and gradients of the plain network are exchanged as before."""
-    fold = ["--trainer.callbacks+", "acnet_pl.callbacks.LateFold", "--trainer.callbacks.epoch", "1"]
+    fold = ["--trainer.callbacks+", "acnet_pl.callbacks.LateFuse", "--trainer.callbacks.epoch", "1"]
     options = ["fit", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--test_after_fit", "false"]
     alone = launch(*options, *FLOAT64, *fold)
     together = launch(*options, *FLOAT64, *SYNC, *fold, processes=2)
@@ -102,7 +102,7 @@ def test_equivalence_and_rotation_are_the_same_and_right(one: Any, two: Any) -> 
     checked = two.summary["equivalence"]
     assert (checked["samples"], checked["top1_agreement"]) == (300, 1.0)
     assert checked["max_rel_difference"] < 1e-12
-    assert checked["folded_accuracy"] == one.summary["equivalence"]["folded_accuracy"]
+    assert checked["fused_accuracy"] == one.summary["equivalence"]["fused_accuracy"]
     data = DigitsDataModule(image_size=8)
     data.setup("test")
     network = load_fused(two.run / "fused.safetensors")
@@ -125,7 +125,7 @@ def test_rank_zero_alone_writes_and_every_result_once(two: Any) -> None:
 
 def test_rank_zero_alone_reports(two: Any) -> None:
     first, second = two.outputs
-    for text in ("parameters in training", "Fused the best weights", "trained vs folded", "Rotate 90°", "Files in"):
+    for text in ("parameters in training", "Fused the best weights", "trained vs fused", "Rotate 90°", "Files in"):
         assert first.count(text) == 1, text
         assert text not in second
     assert "It is recommended" not in first + second

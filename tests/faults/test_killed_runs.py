@@ -65,7 +65,7 @@ def test_the_weights_with_the_best_metric(
     )
     killed.assert_same_as(alone)
     assert any("epoch=" in name for name in alone.files)
-    assert alone.summary["fused"]["folded"] == "best"
+    assert alone.summary["fused"]["weights"] == "best"
 
 
 @pytest.fixture(scope="module")

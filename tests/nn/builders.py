@@ -17,7 +17,7 @@ from acnet_pl.nn import (
     OREPAConv,
     RepVGGConv,
 )
-from acnet_pl.nn.fusible import Branch, Fused, exact, fold_norm
+from acnet_pl.nn.fusible import Branch, Fused, exact, fuse_norm
 
 
 class Twice(FusibleConv):
@@ -46,7 +46,7 @@ class Twice(FusibleConv):
         return [Branch(str(n), "k×k", (weights[n],), self.bns[n]) for n in range(2)]
 
     def fuse_branches(self) -> dict[str, Fused]:
-        return {str(n): fold_norm(exact(b.kernels[0]), None, self.bns[n]) for n, b in enumerate(self.branches())}
+        return {str(n): fuse_norm(exact(b.kernels[0]), None, self.bns[n]) for n, b in enumerate(self.branches())}
 
 
 class TwiceConv(BlockConv):

@@ -535,7 +535,7 @@ def test_values_that_are_not_finite(name: str, value: float) -> None:
 def test_folded_values_that_are_not_finite() -> None:
     overflowing = _block().half()
     overflowing.state_dict()["square_norm.weight"].fill_(6e4)
-    with pytest.raises(FusionError, match=r"not finite in torch.float16: they overflow.*fold model.float\(\)"):
+    with pytest.raises(FusionError, match=r"not finite in torch.float16: they overflow.*fuse model.float\(\)"):
         overflowing.fuse()
     assert overflowing.float().fuse().weight.isfinite().all()
     negative = _block()

@@ -29,7 +29,7 @@ from acnet_pl.nn import (
 )
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
+from acnet_pl.nn.surgery.late import fuse_block, fused_velocity, output_moments
 
 SOURCES = Path(acnet_pl.__file__).parent
 
@@ -221,9 +221,9 @@ def test_becomes_a_convolution_and_its_norm(builder: ConvBuilder, randomise: Any
             mine.add_(velocity[parameter], alpha=1e-6)
     rate = (moved.fuse_sum()[0] - block.fuse_sum()[0]).detach() / 1e-6
 
-    carried = merged_velocity(block, velocity)
+    carried = fused_velocity(block, velocity)
     moments = output_moments(network, x)
-    plain = replace_modules(network, {block: merge_block(block, found) for block, found in moments.items()})
+    plain = replace_modules(network, {block: fuse_block(block, found) for block, found in moments.items()})
     layer = plain.get_submodule("0")
     assert isinstance(layer, ConvNorm)
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_becomes_a_convolution_and_its_norm(builder: ConvBuilder, randomise: Any
 def test_is_shown_counted_and_explained(builder: ConvBuilder, randomise: Any) -> None:
     block = block_of(builder, randomise)
     names = [branch.name for branch in block.branches()]
-    assert list(flip_response(block.eval(), images())) == [*names, "folded"]
+    assert list(flip_response(block.eval(), images())) == [*names, "fused"]
     table = conv_table(nn.Sequential(block))
     shown = " + ".join(branch.title for branch in block.branches())
     assert next(iter(table.columns[0].cells)) == f"{type(block).__name__} 3×3 ({shown})"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acnet_pl.nn.fusion import FusionError, embed_kernel, fold_batch_norm, sum_branches
+from acnet_pl.nn.fusion import FusionError, embed_kernel, fuse_batch_norm, sum_branches
 
 
 def _normal(*shape: int) -> Tensor:
@@ -24,20 +24,20 @@ def test_folded_kernel_computes_convolution_then_batch_norm(affine: bool, with_b
     weight, shift = (_normal(8), _normal(8)) if affine else (None, None)
     x = _normal(2, 4, 9, 9)
     expected = F.batch_norm(F.conv2d(x, kernel, bias, groups=groups), mean, var, weight, shift, eps=1e-3)
-    actual = F.conv2d(x, *fold_batch_norm(kernel, bias, mean, var, weight, shift, eps=1e-3), groups=groups)
+    actual = F.conv2d(x, *fuse_batch_norm(kernel, bias, mean, var, weight, shift, eps=1e-3), groups=groups)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_folding_by_hand() -> None:
     # γ/σ = 3/√(3 + 1) = 1.5; (b - μ)·1.5 + β = (5 - 1)·1.5 + 7 = 13
     one = torch.ones(1, dtype=torch.float64)
-    kernel, bias = fold_batch_norm(one.reshape(1, 1, 1, 1) * 2, 5 * one, one, 3 * one, 3 * one, 7 * one, eps=1.0)
+    kernel, bias = fuse_batch_norm(one.reshape(1, 1, 1, 1) * 2, 5 * one, one, 3 * one, 3 * one, 7 * one, eps=1.0)
     assert (kernel.item(), bias.item()) == (3.0, 13.0)
 
 
 def test_a_dead_channel_is_amplified_by_one_over_root_eps() -> None:
     zero = torch.zeros(1, dtype=torch.float64)
-    kernel, _ = fold_batch_norm(torch.ones(1, 1, 1, 1, dtype=torch.float64), None, zero, zero, eps=1e-5)
+    kernel, _ = fuse_batch_norm(torch.ones(1, 1, 1, 1, dtype=torch.float64), None, zero, zero, eps=1e-5)
     assert kernel.item() == pytest.approx(316.22776601683796, rel=1e-15)
 
 
@@ -72,7 +72,7 @@ def test_functions_are_differentiable() -> None:
     torch.manual_seed(0)
 
     def fold(kernel: Tensor, mean: Tensor, var: Tensor, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        kernel, bias = fold_batch_norm(kernel, None, mean, var, weight, shift)
+        kernel, bias = fuse_batch_norm(kernel, None, mean, var, weight, shift)
         return sum_branches([(embed_kernel(kernel, (3, 3), (1, 0)), bias), (_square, bias)])
 
     _square = _normal(2, 2, 3, 3)
@@ -82,7 +82,7 @@ def test_functions_are_differentiable() -> None:
 
 def test_arguments_are_left_alone() -> None:
     kernel, mean, var = torch.ones(2, 2, 1, 3), torch.ones(2), torch.ones(2)
-    folded, bias = fold_batch_norm(kernel, torch.ones(2), mean, var)
+    folded, bias = fuse_batch_norm(kernel, torch.ones(2), mean, var)
     branches = [(embed_kernel(folded, (3, 3), (1, 0)), bias)] * 2
     sum_branches(branches)
     for tensor in (kernel, mean, var):

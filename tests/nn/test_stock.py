@@ -242,12 +242,12 @@ def test_root_may_be_the_convolution(randomise: Randomise, difference: Differenc
 
 def test_errors(randomise: Randomise) -> None:
     acnet = acnet_of(WITH_PLACE["own batch norm"], randomise)
-    with pytest.raises(FusionError, match=r"^`0`: it has been folded already"):
+    with pytest.raises(FusionError, match=r"^`0`: it has been fused already"):
         stock_state_dict(fuse_model(acnet))
     with pytest.raises(ValueError, match="Sequential holds no converted network"):
         stock_state_dict(WITH_PLACE["bias"]())
     nn.init.constant_(acnet.get_parameter("3.square.weight"), float("inf"))
-    with pytest.raises(FusionError, match=r"^`3`: its folded weights hold NaN or infinite values"):
+    with pytest.raises(FusionError, match=r"^`3`: its fused weights hold NaN or infinite values"):
         stock_state_dict(acnet)
     lost = acnet_of(lambda: nn.Sequential(conv(), norm(track_running_stats=False)), randomise)
     with pytest.raises(FusionError, match=r"^`0`: its batch norm has track_running_stats=False"):

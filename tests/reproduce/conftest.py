@@ -57,7 +57,7 @@ def fabricate() -> Fabricate:
                 "epochs": planned.epochs,
                 "seconds_per_epoch": 2.5,
                 "training_seconds": seconds,
-                "fused": {"parameters_trained": 200_000, "parameters_folded": 100_000},
+                "fused": {"parameters_trained": 200_000, "parameters_fused": 100_000},
                 "equivalence": {"max_rel_difference": 3e-7},
                 "versions": {"python": "3.12", "torch": "2.9", "device": "a device"},
             }

@@ -73,7 +73,7 @@ def test_figures_and_records_are_those_of_fit(by_graphs: Path, by_fit: Path) -> 
         assert own[part] == pytest.approx(reference[part], rel=1e-4)
     assert own["equivalence"].keys() == reference["equivalence"].keys()
     assert own["equivalence"]["max_rel_difference"] < 1e-5
-    same = ("parameters_trained", "parameters_folded", "macs_trained", "macs_folded", "folded")
+    same = ("parameters_trained", "parameters_fused", "macs_trained", "macs_fused", "weights")
     assert [own["fused"][name] for name in same] == [reference["fused"][name] for name in same]
     for name in ("backbone", "conv", "epochs", "versions"):
         assert own[name] == reference[name]
@@ -145,7 +145,7 @@ def test_a_grid_that_was_killed_goes_on_at_an_epoch(
         (("--variants", "acb", "--data.drop_last", "false"), "--data.drop_last false"),
         (("--variants", "acb", "--trainer.devices", "2"), "--trainer.devices 2"),
         (("--variants", "acb", "--trainer.deterministic", "true"), "--trainer.deterministic True"),
-        (("--variants", "acb", "--trainer.callbacks+", "LateFold"), "callback LateFold"),
+        (("--variants", "acb", "--trainer.callbacks+", "LateFuse"), "callback LateFuse"),
         (("--variants", "acb", "--select", "best"), "--checkpoint.monitor"),
         (("--variants", "acb", "--model.optimizer", "Adam"), "must be torch.optim.SGD, got Adam"),
     ],

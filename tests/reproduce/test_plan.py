@@ -79,7 +79,7 @@ def test_what_decides_the_numbers_is_compared(
 @pytest.mark.parametrize(
     ("callback", "matters"),
     [
-        ({"class_path": "acnet_pl.callbacks.LateFold", "init_args": {"epoch": 0.25}}, True),
+        ({"class_path": "acnet_pl.callbacks.LateFuse", "init_args": {"epoch": 0.25}}, True),
         ({"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}, True),
         ({"class_path": "acnet_pl.callbacks.KernelMagnitude"}, False),
         ({"class_path": "pytorch_lightning.callbacks.DeviceStatsMonitor"}, False),

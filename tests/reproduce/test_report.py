@@ -144,7 +144,7 @@ def test_a_run_from_before_testing_in_float32_has_the_accuracy_of_its_equivalenc
     )["table1"]
     folder = fabricate(run, 0.8)
     summary = json.loads((folder / "summary.json").read_text())
-    summary["equivalence"]["folded_accuracy"] = 0.7999
+    summary["equivalence"]["fused_accuracy"] = 0.7999
     (measure,) = grid.measures
     for evaluated, expected in ((True, 0.8), (False, 0.7999)):
         if not evaluated:
@@ -253,7 +253,7 @@ def test_what_training_costs_stands_beside_what_it_gains(
     assert ends["plain"] == ("1.00", "1.00")
     assert ends["ACNet"] == (f"{full:.2f}", "2.25")
     assert ends["scaled branches, one batch norm after the sum"] == ("1.00", "1.05")
-    assert ends["ACNet, folded after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")
+    assert ends["ACNet, fused after half of the epochs"] == (f"{(1 + full) / 2:.2f}", "—")
     cost = {run.run.variant: run.cost for run in runs}
     kept, parameters = (
         f"{getattr(cost['acb'], name) / getattr(cost['plain'], name):.2f}" for name in ("kept_bytes", "parameters")

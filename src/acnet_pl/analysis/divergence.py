@@ -27,7 +27,7 @@ class Divergence:
         layer: Name of the first layer, in order of execution, beyond the tolerance; None where there is none. The
             model as a whole is called "(model)".
         tolerance: The largest relative difference taken for rounding.
-        differences: Per layer, in order of execution, max |trained − folded| / max |trained| of its output. A layer
+        differences: Per layer, in order of execution, max |trained − fused| / max |trained| of its output. A layer
             that is used again, such as a shared ReLU, has another entry, "relu (call 2)".
     """
 
@@ -50,7 +50,7 @@ class Divergence:
         return "\n".join([f"the models part at {self.layer!r} (relative difference of each layer's output):", *lines])
 
 
-def first_divergence(trained: nn.Module, folded: nn.Module, inputs: Any, tolerance: float = 1e-4) -> Divergence:
+def first_divergence(trained: nn.Module, fused: nn.Module, inputs: Any, tolerance: float = 1e-4) -> Divergence:
     """Find the first layer whose output parts by more than a relative tolerance.
 
     Compared are the outputs of all modules that exist under the same name in both, in eval mode, as `compare`
@@ -58,14 +58,14 @@ def first_divergence(trained: nn.Module, folded: nn.Module, inputs: Any, toleran
 
     Args:
         trained: Any network.
-        folded: The same function, folded.
+        fused: The same function, fused.
         inputs: One batch: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         tolerance: The largest relative difference taken for rounding.
 
     Raises:
         ValueError: The models have no executed module in common.
     """
-    counterparts = _layers(folded)
+    counterparts = _layers(fused)
     expected: dict[str, Tensor] = {}
     convolved: dict[int, tuple[str, Tensor]] = {}  # by the id of a convolution's output, which is kept alive here
     differences: dict[str, float] = {}
@@ -85,13 +85,13 @@ def first_divergence(trained: nn.Module, folded: nn.Module, inputs: Any, toleran
         if call in expected:
             differences[call] = _relative_difference(expected.pop(call), output)
 
-    with evaluating(trained, folded), explicit_branches(trained), full_precision(device_of(trained)):
+    with evaluating(trained, fused), explicit_branches(trained), full_precision(device_of(trained)):
         with _hooked(_layers(trained), remember):
             call(trained, placed(trained, inputs))
         with _hooked(counterparts, measure):
-            call(folded, placed(folded, inputs))
+            call(fused, placed(fused, inputs))
     if not differences:
-        raise ValueError("the two models have no module in common; give a model and its folded copy")
+        raise ValueError("the two models have no module in common; give a model and its fused copy")
     beyond = [call for call, difference in differences.items() if not difference <= tolerance]  # NaN is beyond
     return Divergence(beyond[0] if beyond else None, tolerance, differences)
 

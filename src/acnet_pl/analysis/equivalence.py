@@ -1,4 +1,4 @@
-"""Is the folded network the trained one? Measured on real batches, and where not, in which layer they part."""
+"""Is the fused network the trained one? Measured on real batches, and where not, in which layer they part."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from typing_extensions import deprecated
 
 from acnet_pl.analysis.evaluation import (
     count_correct,
@@ -31,16 +32,16 @@ _SLOTS = 64  # output tensors whose ranges are kept apart; a network with more c
 
 @dataclass(frozen=True)
 class Equivalence:
-    """How far a folded model's outputs are from the trained model's.
+    """How far a fused model's outputs are from the trained model's.
 
     Attributes:
         samples: Number of images compared.
-        max_abs_difference: max |trained − folded| over all images and all numbers of the output.
+        max_abs_difference: max |trained − fused| over all images and all numbers of the output.
         max_rel_difference: That divided by max |trained|; of several output tensors, the largest of theirs.
         top1_agreement: Share of the images for which both predict the same class; NaN agrees with nothing. None where
             the output is not logits ``(N, num_classes)``.
         trained_accuracy: Top-1 accuracy of the trained model, 0 to 1; None without labels or logits.
-        folded_accuracy: Top-1 accuracy of the folded model, 0 to 1; None without labels or logits.
+        fused_accuracy: Top-1 accuracy of the fused model, 0 to 1; None without labels or logits.
     """
 
     samples: int
@@ -48,7 +49,13 @@ class Equivalence:
     max_rel_difference: float
     top1_agreement: float | None = None
     trained_accuracy: float | None = None
-    folded_accuracy: float | None = None
+    fused_accuracy: float | None = None
+
+    @property
+    @deprecated("folded_accuracy is now fused_accuracy; the old name goes in the next version")
+    def folded_accuracy(self) -> float | None:
+        """The former name of `fused_accuracy`."""
+        return self.fused_accuracy
 
     def within(self, tolerance: float) -> bool:
         """Whether the relative difference is at most ``tolerance``. NaN is not within any."""
@@ -60,14 +67,14 @@ class Equivalence:
 
     def __str__(self) -> str:
         text = (
-            f"trained vs folded on {self.samples} images: max difference {self.max_abs_difference:.3g} "
+            f"trained vs fused on {self.samples} images: max difference {self.max_abs_difference:.3g} "
             f"(relative {self.max_rel_difference:.3g})"
         )
         if self.top1_agreement is not None:
             text += f", top-1 agreement {self.top1_agreement:.2%}"
-        if self.trained_accuracy is None or self.folded_accuracy is None:
+        if self.trained_accuracy is None or self.fused_accuracy is None:
             return text
-        return f"{text}, accuracy {self.trained_accuracy:.2%} trained, {self.folded_accuracy:.2%} folded"
+        return f"{text}, accuracy {self.trained_accuracy:.2%} trained, {self.fused_accuracy:.2%} fused"
 
 
 class EquivalenceMetric(Metric):
@@ -92,32 +99,32 @@ class EquivalenceMetric(Metric):
     labelled: Tensor
     agreed: Tensor
     trained_correct: Tensor
-    folded_correct: Tensor
+    fused_correct: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name in ("max_difference", "max_trained"):
             self.add_state(name, torch.zeros(_SLOTS), dist_reduce_fx="max")
-        for name in ("samples", "classified", "labelled", "agreed", "trained_correct", "folded_correct"):
+        for name in ("samples", "classified", "labelled", "agreed", "trained_correct", "fused_correct"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, trained: Any, folded: Any, labels: Tensor | None = None, samples: int | None = None) -> None:
+    def update(self, trained: Any, fused: Any, labels: Tensor | None = None, samples: int | None = None) -> None:
         """Add a batch.
 
         Args:
             trained: Output of the trained model: a tensor, or tensors in tuples, lists, mappings and dataclasses.
-            folded: Output of the folded model.
+            fused: Output of the fused model.
             labels: Class indices ``(N,)``, if known and if the outputs are logits ``(N, num_classes)``.
             samples: N; None is the first dimension of the first tensor.
 
         Raises:
             ValueError: The outputs have no tensors, or differ in number or shape.
         """
-        ours, theirs = ([tensor.detach() for tensor in tensors_of(output)] for output in (trained, folded))
+        ours, theirs = ([tensor.detach() for tensor in tensors_of(output)] for output in (trained, fused))
         shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (ours, theirs)]
         if shapes[0] != shapes[1] or not ours:
             raise ValueError(
-                f"the outputs of the trained {shapes[0]} and the folded model {shapes[1]} must be tensors of the same "
+                f"the outputs of the trained {shapes[0]} and the fused model {shapes[1]} must be tensors of the same "
                 "shapes; are they the same architecture?"
             )
         for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
@@ -137,7 +144,7 @@ class EquivalenceMetric(Metric):
         if labels is not None and labels.shape == logits.shape[:1]:
             self.labelled += len(labels)
             self.trained_correct += count_correct(logits, labels)[0]
-            self.folded_correct += count_correct(other, labels)[0]
+            self.fused_correct += count_correct(other, labels)[0]
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers of `Equivalence` by name, as tensors."""
@@ -165,32 +172,32 @@ class EquivalenceMetric(Metric):
             max_rel_difference=_largest(relative),
             top1_agreement=int(self.agreed) / classified if classified else None,
             trained_accuracy=int(self.trained_correct) / labelled if labelled else None,
-            folded_accuracy=int(self.folded_correct) / labelled if labelled else None,
+            fused_accuracy=int(self.fused_correct) / labelled if labelled else None,
         )
 
 
-def evaluate_pair(trained: nn.Module, folded: nn.Module, inputs: Any) -> tuple[Any, Any]:
+def evaluate_pair(trained: nn.Module, fused: nn.Module, inputs: Any) -> tuple[Any, Any]:
     """Evaluate both models on one batch, as `compare` does.
 
     Args:
         trained: Any network.
-        folded: The same function, folded.
+        fused: The same function, fused.
         inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
     """
-    with evaluating(trained, folded), explicit_branches(trained), full_precision(device_of(trained)):
-        return call(trained, placed(trained, inputs)), call(folded, placed(folded, inputs))
+    with evaluating(trained, fused), explicit_branches(trained), full_precision(device_of(trained)):
+        return call(trained, placed(trained, inputs)), call(fused, placed(fused, inputs))
 
 
-def compare(trained: nn.Module, folded: nn.Module, batches: Iterable[Any], inputs: Inputs = None) -> Equivalence:
-    """Compare the outputs of a trained model with those of its folded copy, on real batches.
+def compare(trained: nn.Module, fused: nn.Module, batches: Iterable[Any], inputs: Inputs = None) -> Equivalence:
+    """Compare the outputs of a trained model with those of its fused copy, on real batches.
 
-    Both are evaluated in eval mode, the trained one with `explicit_branches` (otherwise its folded shortcut would be
-    compared with the folded model), without autocast and with TF32 switched off, so that what is measured is the
-    folding and not the rounding of reduced-precision arithmetic. Modes and settings are restored.
+    Both are evaluated in eval mode, the trained one with `explicit_branches` (otherwise its fused shortcut would be
+    compared with the fused model), without autocast and with TF32 switched off, so that what is measured is the
+    fusing and not the rounding of reduced-precision arithmetic. Modes and settings are restored.
 
     Args:
         trained: Any network, with tensors or nested tensors as output.
-        folded: The same function, folded.
+        fused: The same function, fused.
         batches: Normalised images ``(N, C, H, W)``, or pairs of images and labels ``(N,)``; or batches of any form,
             with ``inputs``. Moved to the models' devices. Empty ones are passed over.
         inputs: The name of the network's input in a batch, or a function from a batch to it (a tensor, a tuple of
@@ -204,7 +211,7 @@ def compare(trained: nn.Module, folded: nn.Module, batches: Iterable[Any], input
         taken, labels = unpack(batch) if inputs is None else (network_inputs(trained, batch, inputs), labels_of(batch))
         if not (samples := sample_count(taken)):
             continue
-        outputs = evaluate_pair(trained, folded, taken)
+        outputs = evaluate_pair(trained, fused, taken)
         metric.to(device_of(trained)).update(*outputs, labels, samples)
     return metric.result()
 

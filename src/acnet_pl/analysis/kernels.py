@@ -66,7 +66,7 @@ class KernelMagnitude:
 def kernel_magnitude(model: nn.Module, kernel_size: int = 3) -> KernelMagnitude:
     """Compute the average kernel magnitude matrix of a network (Eq. 9-10).
 
-    Blocks (ACBlock, ConvNorm) are folded on the fly, with their running statistics, also in train mode; the model
+    Blocks (ACBlock, ConvNorm) are fused on the fly, with their running statistics, also in train mode; the model
     stays as it is. An nn.Conv2d counts as it stands: where batch norms follow such layers, give this function
     ``fuse_model(model)``, as the article looks at fused kernels.
 
@@ -102,7 +102,7 @@ def kernel_magnitude(model: nn.Module, kernel_size: int = 3) -> KernelMagnitude:
 
 
 def _convolutions(model: nn.Module, name: str = "") -> dict[str, nn.Conv2d | FusibleConv]:
-    """Convolutions by name, a block that folds as a whole being one; a module with two names has the first."""
+    """Convolutions by name, a block that fuses as a whole being one; a module with two names has the first."""
     if isinstance(model, (nn.Conv2d, FusibleConv)):
         return {name: model}
     layers: dict[str, nn.Conv2d | FusibleConv] = {}

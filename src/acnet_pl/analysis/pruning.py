@@ -78,7 +78,7 @@ def prune_by_location(
     smaller ratio is also removed at a larger one. Other layers stay as they are.
 
     Args:
-        model: Any network. Blocks (ACBlock, ConvNorm) are folded first, as in the article.
+        model: Any network. Blocks (ACBlock, ConvNorm) are fused first, as in the article.
         where: "corner", "skeleton", "global", "border" or "top_left", as `location_mask` says.
         ratio: Share of *all* the weights of each layer, 0 to 1.
         seed: Chooses the weights; the same on every device. The global random state is not touched.
@@ -91,7 +91,7 @@ def prune_by_location(
         ValueError: The location does not have that many weights (4/9 are at the corners of 3×3 kernels, 5/9 in their
             skeleton), no layer has such kernels, or a weight is computed from others (weight norm, parametrisation).
     """
-    pruned = _folded_copy(model)
+    pruned = _fused_copy(model)
     generator = torch.Generator().manual_seed(seed)
     layers = list(_prunable(pruned, kernel_size))
     if not layers:
@@ -139,9 +139,9 @@ def pruning_curve(
     """
     if not len(ratios) or not len(seeds):
         raise ValueError(f"give at least one ratio and one seed, got {len(ratios)} and {len(seeds)}")
-    folded = _folded_copy(model)
-    prune_by_location(folded, where, max(ratios), kernel_size=kernel_size)
-    prune_by_location(folded, where, min(ratios), kernel_size=kernel_size)
+    fused = _fused_copy(model)
+    prune_by_location(fused, where, max(ratios), kernel_size=kernel_size)
+    prune_by_location(fused, where, min(ratios), kernel_size=kernel_size)
     if callable(evaluate):
         score = evaluate
     else:
@@ -153,14 +153,14 @@ def pruning_curve(
     runs = [(ratio, seed) for ratio in ratios for seed in (seeds if ratio > 0 else seeds[:1])]
     results: dict[float, list[float]] = {ratio: [] for ratio in ratios}
     for ratio, seed in track(runs, escape(f"Pruning ({where})"), disable=not progress):
-        results[ratio].append(score(prune_by_location(folded, where, ratio, seed, kernel_size)))
+        results[ratio].append(score(prune_by_location(fused, where, ratio, seed, kernel_size)))
     for ratio, values in results.items():
         if ratio == 0:  # nothing is removed, so that every seed gives the same
             results[ratio] = values * len(seeds)
     return PruningCurve(where, tuple(ratios), tuple(seeds), tuple(tuple(results[ratio]) for ratio in ratios))
 
 
-def _folded_copy(model: nn.Module) -> nn.Module:
+def _fused_copy(model: nn.Module) -> nn.Module:
     if not any(isinstance(module, FusibleConv) for module in model.modules()):
         return copy.deepcopy(model).eval()
     with evaluating(model):

@@ -244,13 +244,13 @@ def flip_response(
     Returns:
         Per kernel, max |response to flipped − flipped response| / max |response|: rounding error if it does, of the
         order of 1 if not. The keys are the names of the block's branches ("square", "horizontal" and "vertical" of an
-        ACBlock) and "folded"; for a layer of one branch just "folded".
+        ACBlock) and "fused"; for a layer of one branch just "fused".
 
     Example:
         >>> from acnet_pl.nn import ACBlock
         >>> responses = flip_response(ACBlock(2, 4, 3), torch.randn(1, 2, 8, 8))
         >>> {name: difference < 1e-5 for name, difference in responses.items()}
-        {'square': False, 'horizontal': True, 'vertical': False, 'folded': False}
+        {'square': False, 'horizontal': True, 'vertical': False, 'fused': False}
     """
     axes = {"up-down": -2, "left-right": -1}
     if direction not in axes:
@@ -258,7 +258,7 @@ def flip_response(
     kernels: dict[str, Tensor] = {}
     if isinstance(layer, FusibleConv) and len(layer.branches()) > 1:
         kernels.update({name: _trimmed(kernel) for name, (kernel, _) in layer.fuse_branches().items()})
-    kernels["folded"] = layer.get_equivalent_kernel_bias()[0] if isinstance(layer, FusibleConv) else layer.weight
+    kernels["fused"] = layer.get_equivalent_kernel_bias()[0] if isinstance(layer, FusibleConv) else layer.weight
 
     def difference(kernel: Tensor) -> float:
         def respond(x: Tensor) -> Tensor:

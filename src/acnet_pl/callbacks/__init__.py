@@ -6,7 +6,8 @@ from acnet_pl.callbacks.equivalence import EquivalenceCheck, EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork, FuseOnFitEnd
 from acnet_pl.callbacks.keep_fused import KeepFused
 from acnet_pl.callbacks.kernels import KernelMagnitude
-from acnet_pl.callbacks.late_fold import LateFold
+from acnet_pl.callbacks.late_fuse import LateFold as LateFold
+from acnet_pl.callbacks.late_fuse import LateFuse
 from acnet_pl.callbacks.learning_rate import LearningRate
 from acnet_pl.callbacks.nonfinite import NonFiniteCheck, NonFiniteLossError
 from acnet_pl.callbacks.predictions import PredictionWriter
@@ -28,7 +29,7 @@ __all__ = [
     "FusedNetwork",
     "KeepFused",
     "KernelMagnitude",
-    "LateFold",
+    "LateFuse",
     "LearningRate",
     "NonFiniteCheck",
     "NonFiniteLossError",

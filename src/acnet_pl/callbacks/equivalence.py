@@ -1,4 +1,4 @@
-"""EquivalenceCheck: prove on real batches that the folded network is the trained one."""
+"""EquivalenceCheck: prove on real batches that the fused network is the trained one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, t
 
 
 class EquivalenceError(ValueError):
-    """The folded network does not compute what the trained one does; the message names the layer where they part."""
+    """The fused network does not compute what the trained one does; the message names the layer where they part."""
 
 
 class EquivalenceCheck(Callback):
-    """Compare the trained network, branch by branch, with its fold on the validation batches.
+    """Compare the trained network, branch by branch, with the fused one on the validation batches.
 
     Logs ``equivalence/max_abs_difference`` and ``max_rel_difference`` (of max |trained output|), for classifiers
-    ``top1_agreement``, ``trained_accuracy`` and ``folded_accuracy``, and with ``metric`` ``trained_metric`` and
-    ``folded_metric``. Any outputs are compared: tensors, and tensors nested in tuples, lists, mappings and dataclasses.
+    ``top1_agreement``, ``trained_accuracy`` and ``fused_accuracy``, and with ``metric`` ``trained_metric`` and
+    ``fused_metric``. Any outputs are compared: tensors, and tensors nested in tuples, lists, mappings and dataclasses.
     Both networks are evaluated outside of autocast. ``result`` holds the last figures. Where the weights are swapped
     for averages during validation (EMA), these are what is compared, wherever in the list of callbacks this one stands.
 
@@ -47,7 +47,7 @@ class EquivalenceCheck(Callback):
 
     Raises:
         ValueError: Before the first step, if the network cannot be found, called or told what to take of a batch.
-        FusionError: Before the first step, if a layer cannot be folded.
+        FusionError: Before the first step, if a layer cannot be fused.
         EquivalenceError: While validating, above the tolerance.
     """
 
@@ -68,9 +68,9 @@ class EquivalenceCheck(Callback):
         self.result: Equivalence | None = None
         self._prefix = f"equivalence/{network}" if network else "equivalence"
         self._tried = False
-        self._folded: nn.Module | None = None
+        self._fused: nn.Module | None = None
         self._equivalence = EquivalenceMetric()
-        self._scores = {"trained": MeanMetric(), "folded": MeanMetric()}
+        self._scores = {"trained": MeanMetric(), "fused": MeanMetric()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that there is a network to call."""
@@ -91,8 +91,8 @@ class EquivalenceCheck(Callback):
                     self._compare(pl_module, self.subject.fused(pl_module, inputs), inputs, batch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count. The network is folded at the first batch, when every callback has had its turn at it."""
-        self._folded = None
+        """Begin to count. The network is fused at the first batch, when every callback has had its turn at it."""
+        self._fused = None
         self._equivalence = EquivalenceMetric().to(pl_module.device)
         self._scores = {name: MeanMetric().to(pl_module.device) for name in self._scores}
 
@@ -112,19 +112,19 @@ class EquivalenceCheck(Callback):
         inputs = self.subject.inputs_of(pl_module, batch)
         if not (samples := sample_count(inputs)):
             return
-        if self._folded is None:
-            self._folded = self.subject.fused(pl_module, inputs)
-        trained, folded = self._compare(pl_module, self._folded, inputs, batch, f"validation batch {batch_idx}")
-        self._equivalence.update(trained, folded, labels_of(batch), samples)
+        if self._fused is None:
+            self._fused = self.subject.fused(pl_module, inputs)
+        trained, fused = self._compare(pl_module, self._fused, inputs, batch, f"validation batch {batch_idx}")
+        self._equivalence.update(trained, fused, labels_of(batch), samples)
         if self.metric is not None:
-            for mean, output in zip(self._scores.values(), (trained, folded), strict=True):
+            for mean, output in zip(self._scores.values(), (trained, fused), strict=True):
                 mean.update(torch.as_tensor(self.metric(output, batch)).float().mean(), samples)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the figures over all batches and processes."""
         if not self.enabled or trainer.sanity_checking:
             return
-        self._folded = None
+        self._fused = None
         self.result = self._equivalence.result()
         figures = {name: value for name, value in self.result.as_dict().items() if name != "samples"}
         if self.metric is not None:
@@ -135,18 +135,18 @@ class EquivalenceCheck(Callback):
             rank_zero_info(f"{self.result}")
 
     def _compare(
-        self, pl_module: LightningModule, folded: nn.Module, inputs: Any, batch: Any, where: str = "the first batch"
+        self, pl_module: LightningModule, fused: nn.Module, inputs: Any, batch: Any, where: str = "the first batch"
     ) -> tuple[Any, Any]:
         """Evaluate both; any process that sees a difference stops at once, with the batch at hand to name the layer."""
         network = self.subject.of(pl_module)
-        outputs = evaluate_pair(network, folded, inputs)
+        outputs = evaluate_pair(network, fused, inputs)
         metric = EquivalenceMetric(sync_on_compute=False).to(pl_module.device)
         metric.update(*outputs, samples=sample_count(inputs))
         tolerance = self._allowed(outputs[0])
         if not metric.result().within(tolerance):
             raise EquivalenceError(
-                f"the folded network differs from the trained one by more than {tolerance:g} (relative) on {where}; "
-                f"{first_divergence(network, folded, inputs, tolerance)}"
+                f"the fused network differs from the trained one by more than {tolerance:g} (relative) on {where}; "
+                f"{first_divergence(network, fused, inputs, tolerance)}"
             )
         if self.metric is not None:
             self.metric(outputs[0], batch)

@@ -1,4 +1,4 @@
-"""FuseOnFitEnd: write the folded network when training is over."""
+"""FuseOnFitEnd: write the fused network when training is over."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
+from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
@@ -28,25 +29,43 @@ __all__ = ["FuseOnFitEnd", "FusedNetwork"]
 
 @dataclass(frozen=True)
 class FusedNetwork:
-    """What folding gave.
+    """What fusing gave.
 
     Attributes:
         path: The file.
-        folded: Which weights were folded: "best" (with the monitored metric) or "last".
+        weights: Which weights were fused: "best" (with the monitored metric) or "last".
         checkpoint: File of those weights; None where they were in memory only.
-        parameters_trained: Parameters before folding.
-        parameters_folded: Parameters after folding.
-        macs_trained: Multiply-accumulates for one image before folding; None where the network's input is not known.
-        macs_folded: Multiply-accumulates for one image after folding; likewise.
+        parameters_trained: Parameters before fusing.
+        parameters_fused: Parameters after fusing.
+        macs_trained: Multiply-accumulates for one image before fusing; None where the network's input is not known.
+        macs_fused: Multiply-accumulates for one image after fusing; likewise.
     """
 
     path: str
-    folded: str
+    weights: str
     checkpoint: str | None
     parameters_trained: int
-    parameters_folded: int
+    parameters_fused: int
     macs_trained: int | None
-    macs_folded: int | None
+    macs_fused: int | None
+
+    @property
+    @deprecated("folded is now weights; the old name goes in the next version")
+    def folded(self) -> str:
+        """The former name of `weights`."""
+        return self.weights
+
+    @property
+    @deprecated("parameters_folded is now parameters_fused; the old name goes in the next version")
+    def parameters_folded(self) -> int:
+        """The former name of `parameters_fused`."""
+        return self.parameters_fused
+
+    @property
+    @deprecated("macs_folded is now macs_fused; the old name goes in the next version")
+    def macs_folded(self) -> int | None:
+        """The former name of `macs_fused`."""
+        return self.macs_fused
 
 
 class FuseOnFitEnd(Callback):
@@ -135,7 +154,7 @@ class FuseOnFitEnd(Callback):
             example = torch.randn(2, *about["image_shape"])
         example = placed(network, example)
         fused = fuse_model(network, example)
-        info = {"preprocessing": about, "folded": which}
+        info = {"preprocessing": about, "weights": which}
         known = isinstance(pl_module, ImageClassifier) and self.subject.of(pl_module) is pl_module.net
         if known:
             info.update({name: pl_module.hparams[name] for name in ("backbone", "conv", "num_classes")})

@@ -21,7 +21,7 @@ class KernelMagnitude(Callback):
 
     Logs ``kernels/skeleton`` and ``kernels/corner``, the shares of the average kernel magnitude matrix (Fig. 6) at
     these locations, ``kernels/skeleton/<layer>`` for every layer, and the matrix as a heat map.
-    Even weights would give 5/9 and 4/9. Blocks count folded. ``result`` holds the last matrices.
+    Even weights would give 5/9 and 4/9. Blocks count fused. ``result`` holds the last matrices.
 
     Args:
         every_n_epochs: How often; 0 switches it off.

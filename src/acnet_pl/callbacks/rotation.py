@@ -1,4 +1,4 @@
-"""RotationRobustness: the folded network's accuracy on rotated and flipped test images (Table 4)."""
+"""RotationRobustness: the fused network's accuracy on rotated and flipped test images (Table 4)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RotationRobustness(Callback):
         self.scores: dict[str, float] = {}
         self._prefix = f"rotation/{network}" if network else "rotation"
         self._tried = False
-        self._folded: nn.Module | None = None
+        self._fused: nn.Module | None = None
         self._accuracy = RotationMetric()
         self._means = {name: MeanMetric() for name in TRANSFORMS}
 
@@ -81,7 +81,7 @@ class RotationRobustness(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._folded = None
+        self._fused = None
         self._accuracy = RotationMetric().to(pl_module.device)
         self._means = {name: MeanMetric().to(pl_module.device) for name in TRANSFORMS}
 
@@ -100,9 +100,9 @@ class RotationRobustness(Callback):
         inputs = self.subject.inputs_of(pl_module, batch)
         if not (samples := sample_count(inputs)):
             return
-        if self._folded is None:
-            self._folded = self.subject.fused(pl_module, inputs).float()
-        found = self._outputs(self._folded, inputs)
+        if self._fused is None:
+            self._fused = self.subject.fused(pl_module, inputs).float()
+        found = self._outputs(self._fused, inputs)
         if self.metric is not None:
             for name, output in found.items():
                 self._means[name].update(torch.as_tensor(self.metric(output, batch)).float().mean(), samples)
@@ -119,7 +119,7 @@ class RotationRobustness(Callback):
         """Log the figures over all batches and processes."""
         if not self.enabled:
             return
-        self._folded = None
+        self._fused = None
         if self.metric is not None:
             self.scores = {name: float(mean.compute()) for name, mean in self._means.items()}
             pl_module.log_dict({f"{self._prefix}/{name}/metric": score for name, score in self.scores.items()})
@@ -136,10 +136,10 @@ class RotationRobustness(Callback):
         rank_zero_info(f"{self.result}")
 
     @staticmethod
-    def _outputs(folded: nn.Module, inputs: Any) -> dict[str, Any]:
-        device = next(folded.parameters()).device
+    def _outputs(fused: nn.Module, inputs: Any) -> dict[str, Any]:
+        device = next(fused.parameters()).device
         with full_precision(device):
-            return rotation_outputs(folded, inputs)
+            return rotation_outputs(fused, inputs)
 
     @staticmethod
     def _logits(outputs: dict[str, Any], samples: int) -> dict[str, Tensor]:

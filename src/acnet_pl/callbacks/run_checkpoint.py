@@ -196,7 +196,7 @@ class RunCheckpoint(Callback):
             loop["state_dict"]["combined_loader"] = self._loaders
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint from which a run goes on that is killed while it folds and tests."""
+        """Write the checkpoint from which a run goes on that is killed while it fuses and tests."""
         self._trained, self._loaders = True, None
         if self.enabled:
             self._write(trainer)

@@ -205,7 +205,7 @@ class CLI(RunOptions):
         return kwargs
 
     def after_fit(self) -> None:
-        """Validate and test the weights that were folded, then say what came out and where it is."""
+        """Validate and test the weights that were fused, then say what came out and where it is."""
         if not self.trainer.interrupted:
             self._evaluate()
             if self.claim is not None:

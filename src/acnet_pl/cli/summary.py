@@ -99,14 +99,14 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str
             table.add_row(label, *("-" if value is None else format(value, form) for value in values))
 
     add("test accuracy, trained", ".2%", "metrics", "test/top1")
-    add("test accuracy, folded", ".2%", "rotation", "original/top1")
+    add("test accuracy, fused", ".2%", "rotation", "original/top1")
     for transform in list(TRANSFORMS)[1:]:
-        add(f"  folded, {transform.replace('_', ' ')}", ".2%", "rotation", f"{transform}/top1")
-    add("max |trained - folded|", ".1e", "equivalence", "max_abs_difference")
+        add(f"  fused, {transform.replace('_', ' ')}", ".2%", "rotation", f"{transform}/top1")
+    add("max |trained - fused|", ".1e", "equivalence", "max_abs_difference")
     add("  relative", ".1e", "equivalence", "max_rel_difference")
     for key, title in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
         add(f"{title}, trained", ",", "fused", f"{key}_trained")
-        add(f"{title}, folded", ",", "fused", f"{key}_folded")
+        add(f"{title}, fused", ",", "fused", f"{key}_fused")
     add("seconds per epoch", ".2f", "seconds_per_epoch")
     return table
 

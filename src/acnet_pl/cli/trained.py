@@ -30,7 +30,7 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
         checkpoint: What a run wrote.
 
     Returns:
-        The unfolded network; what it was built from, with the ``preprocessing`` that the run's fused.safetensors tells
+        The not fused network; what it was built from, with the ``preprocessing`` that the run's fused.safetensors tells
         if that is of the same network; and the run's folder.
 
     Raises:
@@ -43,7 +43,7 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
         about = fused_info(beside)
         if all(about.get(name) == info[name] for name in ("backbone", "conv", "num_classes")):
             info = {**info, "preprocessing": about.get("preprocessing", {})}
-    return network, {**info, "folded": checkpoint.name}, folder
+    return network, {**info, "weights": checkpoint.name}, folder
 
 
 def image_size_of(info: dict[str, Any]) -> int | None:
@@ -58,7 +58,7 @@ def load_for_export(checkpoint: Path, format: str) -> tuple[nn.Module, dict[str,
         info = fused_info(checkpoint)
         if format == "stock":
             raise ValueError(
-                f"{checkpoint} is folded: its batch norms, which the stock architecture has, are gone; give the run's "
+                f"{checkpoint} is fused: its batch norms, which the stock architecture has, are gone; give the run's "
                 "checkpoint (checkpoints/last.ckpt)"
             )
         return load_fused(checkpoint), info, checkpoint.parent

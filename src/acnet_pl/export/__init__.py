@@ -1,4 +1,4 @@
-"""Deployment: folded networks as files of other runtimes, each verified before it counts as written.
+"""Deployment: fused networks as files of other runtimes, each verified before it counts as written.
 
 | file | holds |
 | --- | --- |

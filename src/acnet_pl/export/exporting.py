@@ -1,4 +1,4 @@
-"""export_model: fold a network, write it in some format, and see that the file computes the same."""
+"""export_model: fuse a network, write it in some format, and see that the file computes the same."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def export_model(
     tolerance: float = 1e-4,
     info: Mapping[str, Any] | None = None,
 ) -> Export:
-    """Write a network, folded, as a file for deployment; verified before it takes its place.
+    """Write a network, fused, as a file for deployment; verified before it takes its place.
 
     The file is compared with the network *as it was trained*, its blocks evaluated branch by branch, on random images
-    and on those given: folding and export are checked together. Where it is further off than ``tolerance``, or anything
+    and on those given: fusing and export are checked together. Where it is further off than ``tolerance``, or anything
     fails, there is no file, and one that was there before stays.
 
     Args:
@@ -64,7 +64,7 @@ def export_model(
             other network. What it computes in eval mode is exported. It stays as it is.
         path: File to write.
         format: ``"onnx"`` (verified in onnxruntime), ``"torch_export"`` (a ``.pt2`` for ``torch.export.load``),
-            ``"safetensors"`` (the folded weights), or ``"stock"`` (weights for the architecture without blocks, as
+            ``"safetensors"`` (the fused weights), or ``"stock"`` (weights for the architecture without blocks, as
             safetensors).
         example_input: Images ``(N, C, H, W)``; N is the batch size that onnx and torch_export fix, H and W the size.
         dynamic_batch: Have onnx and torch_export take any batch size.
@@ -78,7 +78,7 @@ def export_model(
     Raises:
         ExportError: The file does not compute the same.
         ModuleNotFoundError: A package is missing; the message has the command that installs it.
-        FusionError: The network cannot be folded, or the stock architecture cannot take up a bias.
+        FusionError: The network cannot be fused, or the stock architecture cannot take up a bias.
         ValueError: An argument is out of its range.
 
     Example:

@@ -46,7 +46,7 @@ class Format(ABC):
     def write(
         self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
     ) -> None:
-        """Write the network's fold.
+        """Write the fused network.
 
         Args:
             network: As it was trained, in eval mode.
@@ -82,11 +82,11 @@ class Onnx(Format):
     ) -> None:
         import onnx
 
-        folded, images = _folded(network, images)
-        single = isinstance(folded(images), Tensor)
+        fused, images = _fused(network, images)
+        single = isinstance(fused(images), Tensor)
         with _quiet():
             torch.onnx.export(
-                folded,
+                fused,
                 (images,),
                 path,
                 dynamo=True,
@@ -119,12 +119,10 @@ class TorchExport(Format):
     def write(  # noqa: D102
         self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
     ) -> None:
-        folded, images = _folded(network, images)
+        fused, images = _fused(network, images)
         extra = {} if info is None else {f"{METADATA_KEY}.json": json.dumps(info)}
         with _quiet():
-            program = torch.export.export(
-                folded, (images,), dynamic_shapes=_dynamic_shapes(dynamic_batch), strict=False
-            )
+            program = torch.export.export(fused, (images,), dynamic_shapes=_dynamic_shapes(dynamic_batch), strict=False)
             with path.open("wb") as file:  # by name it takes .pt2 alone
                 torch.export.save(program, file, extra_files=extra)
 
@@ -135,18 +133,18 @@ class TorchExport(Format):
 
 
 class Safetensors(Format):
-    """The folded network's weights. With ``info`` of a backbone, `acnet_pl.load_fused` builds the network from it."""
+    """The fused network's weights. With ``info`` of a backbone, `acnet_pl.load_fused` builds the network from it."""
 
     suffix = ".safetensors"
 
     def write(  # noqa: D102
         self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
     ) -> None:
-        folded, _ = _folded(network, images)
+        fused, _ = _fused(network, images)
         if info is None:
-            _save(folded.state_dict(), path)
+            _save(fused.state_dict(), path)
         else:
-            save_fused(folded, path, info)
+            save_fused(fused, path, info)
 
     def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
         weights = load_file(path)
@@ -176,8 +174,8 @@ class Stock(Format):
         return _runner(_loaded(deep_copy(self.stock).cpu(), load_file(path)))
 
 
-def _folded(network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-    """The fold and the example, on the CPU."""
+def _fused(network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """The fused network and the example, on the CPU."""
     return fuse_model(network, images).cpu().requires_grad_(False), images.cpu()
 
 

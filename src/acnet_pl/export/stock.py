@@ -30,8 +30,8 @@ def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
         plus the bias; a bias that the stock architecture has no place for moves on into later batch norms.
 
     Raises:
-        FusionError: A block cannot be folded, or the stock architecture has no place for its bias.
-        ValueError: The network has been folded already, or the two are not of the same architecture.
+        FusionError: A block cannot be fused, or the stock architecture has no place for its bias.
+        ValueError: The network has been fused already, or the two are not of the same architecture.
 
     Example:
         >>> from acnet_pl.backbones import CifarQuick
@@ -48,7 +48,7 @@ def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
         odd = sorted(plain.keys() ^ blocks.keys())[:3]
         raise ValueError(
             "the network and its stock architecture have other convolutions"
-            + (" (the network has been folded already; give the checkpoint)" if not blocks else "")
+            + (" (the network has been fused already; give the checkpoint)" if not blocks else "")
             + f": only one of them has {', '.join(f'`{name}`' for name in odd)}"
         )
     # The plain structure around the blocks: each becomes the `conv` of a pair with an empty place for a batch norm.

@@ -12,7 +12,7 @@ from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
 from acnet_pl.nn.at_once import track_alike
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen, kernel_of
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scale_and_shift
@@ -32,7 +32,7 @@ class ACBlock(FusibleConv):
     r"""Asymmetric Convolution Block: k×k + 1×k + k×1 convolutions, each with its own batch norm, summed (Sect. 3.3).
 
     It takes the place of a square convolution *together with the batch norm that follows it, if any*. After training
-    `fuse` folds it exactly into one ``nn.Conv2d`` with bias.
+    `fuse` fuses it exactly into one ``nn.Conv2d`` with bias.
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
@@ -227,7 +227,7 @@ class ACBlock(FusibleConv):
         for name, conv, norm, geometry in self._layers():
             kernel, bias = exact(kernel_of(conv)), exact(conv.weight.new_zeros(self.out_channels))
             if norm is not None:
-                kernel, bias = fold_norm(kernel, bias, norm)
+                kernel, bias = fuse_norm(kernel, bias, norm)
             branches[name] = geometry.embed(kernel), bias
         return branches
 
@@ -239,7 +239,7 @@ class ACBlock(FusibleConv):
 
     @deprecated("switch_to_deploy() goes in the next version; use fuse(), which changes nothing, or fuse_model()")
     def switch_to_deploy(self) -> None:
-        """Replace the branches by their fold, in place. Twice is as good as once. Prefer `fuse`, which changes nothing.
+        """Put the fused convolution in the place of the branches. Prefer `fuse`, which changes nothing.
 
         Raises:
             FusionError: As `fuse`.

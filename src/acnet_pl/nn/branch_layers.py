@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.composition import identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
-from acnet_pl.nn.fusible import Fused, exact, fold_norm, kernel_of
+from acnet_pl.nn.fusible import Fused, exact, fuse_norm, kernel_of
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["BranchLayer", "BranchNorm", "ConvBranch", "IdentityBranch"]
@@ -66,7 +66,7 @@ class BranchLayer(nn.Module, ABC):
         kernel, bias = self.compose(cast)
         if bias is None and isinstance(self.norm, ChannelScale):
             return self.norm.scale_kernel(kernel), None
-        fused: Fused = fold_norm(kernel, bias, self.norm)
+        fused: Fused = fuse_norm(kernel, bias, self.norm)
         return fused
 
     def like(self) -> Tensor:

@@ -19,7 +19,7 @@ from acnet_pl.nn.branch_layers import BranchLayer
 from acnet_pl.nn.conv import BlockConv
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fold_norm, is_frozen
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen
 from acnet_pl.nn.fusion import sum_branches
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.scale import ChannelScale
@@ -154,7 +154,7 @@ class BranchedConv(FusibleConv):
         with torch.autocast(like.device.type, enabled=False):
             kernel, bias = sum_branches(self._fuse_branches(lambda tensor: tensor.to(dtype)).values())
             if self.norm is not None:
-                kernel, bias = fold_norm(kernel, bias, self.norm)
+                kernel, bias = fuse_norm(kernel, bias, self.norm)
         return kernel.to(like.dtype), bias.to(like.dtype)
 
     def _layers(self) -> list[tuple[str, BranchLayer]]:

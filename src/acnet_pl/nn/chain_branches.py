@@ -17,7 +17,7 @@ from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm
 from acnet_pl.nn.composition import compose_depthwise_first, compose_pointwise_first, filter_pointwise, identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, undrawn
-from acnet_pl.nn.fusible import fold_norm, kernel_of
+from acnet_pl.nn.fusible import fuse_norm, kernel_of
 
 __all__ = ["FilterBranch", "PointwiseFirstBranch", "SeparableBranch"]
 
@@ -79,7 +79,7 @@ class _InnerNorm(nn.Module):
         return F.pad(x - value, margins) + value
 
     def fuse_into(self, kernel: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (kernel, None) if self.bn is None else fold_norm(kernel, None, self.bn)
+        return (kernel, None) if self.bn is None else fuse_norm(kernel, None, self.bn)
 
 
 class PointwiseFirstBranch(BranchLayer):

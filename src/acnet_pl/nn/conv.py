@@ -19,7 +19,7 @@ __all__ = ["ACBConv", "BlockConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 
 
 class ConvNorm(FusibleConv):
-    """A plain convolution and the batch norm after it, if any; folds into one ``nn.Conv2d`` as an ACBlock does.
+    """A plain convolution and the batch norm after it, if any; fuses into one ``nn.Conv2d`` as an ACBlock does.
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``. Arguments as nn.Conv2d's; the convolution has no bias.
 

@@ -16,7 +16,7 @@ __all__ = ["explicit_branches"]
 def explicit_branches(model: nn.Module) -> Iterator[None]:
     """Within this context every block of the model evaluates its branches one by one, also in eval mode.
 
-    What a check of the folding must compare with: otherwise it compares the folded kernel with itself.
+    What a check of the fusing must compare with: otherwise it compares the fused kernel with itself.
 
     Example:
         >>> import torch

@@ -14,17 +14,17 @@ from typing_extensions import TypeIs, deprecated
 
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, take_over
-from acnet_pl.nn.fusion import FusionError, fold_batch_norm, sum_branches
+from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["Branch", "Fused", "FusibleConv", "exact", "fold_norm", "is_batch_norm", "is_frozen", "kernel_of"]
+__all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen", "kernel_of"]
 
 Fused = tuple[Tensor, Tensor]
 """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``."""
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """Cast to float64, where folding is computed; on the CPU for a device that has no float64 (Apple's MPS)."""
+    """Cast to float64, where fusing is computed; on the CPU for a device that has no float64 (Apple's MPS)."""
     return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
 
 
@@ -49,7 +49,7 @@ def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
     return isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Fuse a batch norm or scale into a kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, in their dtype (Eq. 2).
 
     Raises:
@@ -60,14 +60,14 @@ def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     if not is_batch_norm(norm):
         raise FusionError(
             f"its norm is a {type(norm).__name__}; only nn.BatchNorm2d, nn.SyncBatchNorm and subclasses "
-            "with their forward can be folded: train with one of these, or deploy this layer unfolded"
+            "with their forward can be fused: train with one of these, or deploy this layer as it is"
         )
     if norm.running_mean is None or norm.running_var is None:
         raise FusionError(
             "its batch norm has track_running_stats=False: it normalises by each batch's own statistics also in eval "
             "mode, which no fixed convolution can do; train with track_running_stats=True"
         )
-    return fold_batch_norm(
+    return fuse_batch_norm(
         kernel,
         bias,
         norm.running_mean.to(kernel),
@@ -83,7 +83,7 @@ class FusibleConv(nn.Module, ABC):
 
     It is a sum of branches, with one batch norm after the sum if it has a `norm`. To add a re-parameterisable block,
     say what its branches are (`branches`), compute (`forward_branches`) and fuse to (`fuse_branches`), and give it a
-    `ConvBuilder`. Fusing, display, counting, conversion with ``init="preserve"``, `LateFold` and the comparison with
+    `ConvBuilder`. Fusing, display, counting, conversion with ``init="preserve"``, `LateFuse` and the comparison with
     the fused network follow from these. The first branch is the main one: it has a kernel of the block's own shape.
 
     The attributes are those of ``nn.Conv2d``, and ``explicit``: compute `forward_branches` also where a shortcut gives
@@ -145,7 +145,7 @@ class FusibleConv(nn.Module, ABC):
     def fuse_kernel(self) -> Fused:
         """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 2)."""
         kernel, bias = self.fuse_sum()
-        return (kernel, bias) if self.norm is None else fold_norm(kernel, bias, self.norm)
+        return (kernel, bias) if self.norm is None else fuse_norm(kernel, bias, self.norm)
 
     @deprecated("fold() is now fuse_kernel(); the old name goes in the next version")
     def fold(self) -> Fused:
@@ -202,14 +202,14 @@ class FusibleConv(nn.Module, ABC):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """Fold into one convolution with bias (Eq. 6-8). Pure: the block stays as it is.
+        """Fuse into one convolution with bias (Eq. 6-8). Pure: the block stays as it is.
 
         Computed in float64 and cast back; keeps device, dtype, memory format, training flag, padding, dilation, groups
         and whether parameters are trainable. timm's ``reparameterize_model`` finds this method by its name.
 
         Raises:
             FusionError: The block is in train mode, keeps no running statistics, holds NaN or infinite values, or the
-                folded values do not fit its dtype.
+                fused values do not fit its dtype.
         """
         if any(norm.training for norm in self.norms()):
             raise FusionError(
@@ -220,10 +220,10 @@ class FusibleConv(nn.Module, ABC):
         kernel, bias = self.get_equivalent_kernel_bias()
         if not (kernel.isfinite().all() and bias.isfinite().all()):
             raise FusionError(
-                f"its folded weights are not finite in {kernel.dtype}: they overflow, or a variance + eps is not "
-                "positive; fold model.float(), and if that fails too, a checkpoint with sound statistics"
+                f"its fused weights are not finite in {kernel.dtype}: they overflow, or a variance + eps is not "
+                "positive; fuse model.float(), and if that fails too, a checkpoint with sound statistics"
             )
-        # Built on the meta device so that folding draws no random numbers.
+        # Built on the meta device so that fusing draws no random numbers.
         conv = nn.Conv2d(
             self.in_channels,
             self.out_channels,
@@ -238,7 +238,7 @@ class FusibleConv(nn.Module, ABC):
         trainable = any(parameter.requires_grad for parameter in self.parameters())
         if next(self.kernels()).is_contiguous(memory_format=torch.channels_last):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-        # Cloned because without a norm to fold the kernel is the block's own.
+        # Cloned because without a norm to fuse the kernel is the block's own.
         conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
@@ -261,7 +261,7 @@ class FusibleConv(nn.Module, ABC):
         """
         plain = not self.is_plain and f"{prefix}conv.weight" in state_dict
         if plain and any(f"{prefix}{name}" not in state_dict for name in self.state_dict()):
-            from acnet_pl.nn.surgery.merge import become_plain  # which imports this module
+            from acnet_pl.nn.surgery.late import become_plain  # which imports this module
 
             become_plain(self)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -272,7 +272,7 @@ class FusibleConv(nn.Module, ABC):
             if bad:
                 raise FusionError(
                     f"`{name}` holds {bad} NaN or infinite value{'s' * (bad > 1)} of {tensor.numel()}; the training "
-                    "diverged: fold a checkpoint from before that"
+                    "diverged: fuse a checkpoint from before that"
                 )
 
     def __repr__(self) -> str:

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["FusionError", "embed_kernel", "fold_batch_norm", "sum_branches"]
+__all__ = ["FusionError", "embed_kernel", "fuse_batch_norm", "sum_branches"]
 
 
 class FusionError(ValueError):
-    """A layer cannot be folded exactly; the message says which, why, and what to do."""
+    """A layer cannot be fused exactly; the message says which, why, and what to do."""
 
 
-def fold_batch_norm(
+def fuse_batch_norm(
     kernel: Tensor,
     bias: Tensor | None,
     running_mean: Tensor,
@@ -24,7 +24,7 @@ def fold_batch_norm(
     norm_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    r"""Fold a batch normalisation into the convolution before it (Eq. 2; "BN fusion" in Sect. 3.3).
+    r"""Fuse a batch normalisation into the convolution before it (Eq. 2; "BN fusion" in Sect. 3.3).
 
     The new kernel is :math:`\frac{\gamma_j}{\sigma_j} F^{(j)}`, the new bias
     :math:`(b_j - \mu_j)\frac{\gamma_j}{\sigma_j} + \beta_j` with :math:`\sigma_j = \sqrt{\mathrm{var}_j + \epsilon}`.
@@ -40,10 +40,10 @@ def fold_batch_norm(
         eps: Added to the variance.
 
     Returns:
-        The folded kernel, shaped as ``kernel``, and bias, ``(O,)``.
+        The fused kernel, shaped as ``kernel``, and bias, ``(O,)``.
 
     Example:
-        >>> kernel, bias = fold_batch_norm(
+        >>> kernel, bias = fuse_batch_norm(
         ...     torch.ones(1, 1, 3, 3), None, torch.tensor([2.0]), torch.tensor([4.0]), eps=0.0
         ... )
         >>> kernel.unique().tolist(), bias.tolist()
@@ -53,10 +53,10 @@ def fold_batch_norm(
     if weight is not None:
         scale = weight * scale
     shift = -running_mean if bias is None else bias - running_mean
-    folded_bias = shift * scale
+    fused_bias = shift * scale
     if norm_bias is not None:
-        folded_bias = folded_bias + norm_bias
-    return kernel * scale.reshape(-1, 1, 1, 1), folded_bias
+        fused_bias = fused_bias + norm_bias
+    return kernel * scale.reshape(-1, 1, 1, 1), fused_bias
 
 
 def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
@@ -88,7 +88,7 @@ def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int])
 
 
 def sum_branches(branches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Add folded branches that have been embedded in one size ("branch fusion", Eq. 6 and 7).
+    """Add fused branches that have been embedded in one size ("branch fusion", Eq. 6 and 7).
 
     Args:
         branches: Pairs of kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, at least one.

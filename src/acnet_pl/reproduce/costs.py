@@ -33,7 +33,7 @@ def deployed(result: GridResult) -> Iterator[str]:
     """Say of each model whether all variants deploy to one structure, as far as runs are finished."""
     for model in result.grid.models:
         runs = [run for variant in result.grid.variants for run in result.of(model.key, variant.key)]
-        fused = [(run.summary or {}).get("fused", {}).get("parameters_folded") for run in runs]
+        fused = [(run.summary or {}).get("fused", {}).get("parameters_fused") for run in runs]
         counts = sorted({int(count) for count in fused if count})
         if counts:
             one = "all variants deploy to one structure, of" if len(counts) == 1 else "variants deploy to several, of"

@@ -120,7 +120,7 @@ class Commands:
 
     title: str
     lines: Sequence[str]
-    folded: bool = False
+    collapsed: bool = False
 
 
 Block = Headline | Table | Figure | Notice | Text | Points | Commands

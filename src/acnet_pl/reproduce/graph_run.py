@@ -35,7 +35,7 @@ from acnet_pl.reproduce.settings import FitObjects
 __all__ = ["GraphRun", "ImageSets"]
 
 _CHECKPOINT, _PREVIOUS, _LAST = "graphs.ckpt", "graphs.previous.ckpt", "last.ckpt"
-_TOLERANCE = 1e-4  # of the fold, as EquivalenceCheck has it for float32 networks
+_TOLERANCE = 1e-4  # of the fused network, as EquivalenceCheck has it for float32 networks
 
 
 class ImageSets:
@@ -263,7 +263,7 @@ class GraphRun:
         data, options = self.data, self.model.hparams
         about = {"image_shape": list(data.image_shape), "mean": list(data.mean), "std": list(data.std)}
         info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
-        info |= {"preprocessing": {**about, "class_names": list(data.class_names)}, "folded": "last"}
+        info |= {"preprocessing": {**about, "class_names": list(data.class_names)}, "weights": "last"}
         path = save_fused(fused, self.folder / self.objects.fuse.filename, info)
         before, after = complexity(network, data.image_shape), complexity(fused, data.image_shape)
         last = str(self.folder / "checkpoints" / _LAST)

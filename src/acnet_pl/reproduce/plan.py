@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from acnet_pl.analysis import TrainingCost, training_cost
-from acnet_pl.callbacks import LateFold
+from acnet_pl.callbacks import LateFuse
 from acnet_pl.config.files import run_order
 from acnet_pl.data.errors import DataError
 from acnet_pl.modules.architecture import build_network, describe
@@ -31,6 +31,10 @@ from acnet_pl.reproduce.settings import (
 __all__ = ["Options", "PlannedRun", "State", "describe_data", "instantiate_data", "make_plan"]
 
 # A run that was stopped goes on where it was; a log file has no use for a progress bar.
+_FORMER_NAMES = {  # of what summary.json says, in runs of earlier versions
+    "fused": {"folded": "weights", "parameters_folded": "parameters_fused", "macs_folded": "macs_fused"},
+    "equivalence": {"folded_accuracy": "fused_accuracy"},
+}
 _UNATTENDED = ("--resume", "auto", "--trainer.enable_progress_bar", "false")
 
 State = Literal["finished", "unfinished", "missing"]
@@ -115,16 +119,16 @@ class PlannedRun:
     def training_macs(self) -> int | None:
         """Multiply-accumulates of the whole training, a backward pass counting twice a forward pass.
 
-        From the epoch on at which LateFold folds the blocks, those of the plain network count. None where the number of
+        From the epoch on at which LateFuse fuses the blocks, those of the plain network count. None where the number of
         training images is unknown.
         """
         data = self.config["data"]
         if data["class_path"].rpartition(".")[2] != self.grid.data.class_name:
             return None
         images = self.grid.data.train_images - int(data["init_args"].get("val_size") or 0)
-        folded = self.epochs - self._first_folded_epoch()
-        after = self._cost(describe(PlainConv())).macs if folded else 0
-        return 3 * images * ((self.epochs - folded) * self.cost.macs + folded * after)
+        fused = self.epochs - self._first_fused_epoch()
+        after = self._cost(describe(PlainConv())).macs if fused else 0
+        return 3 * images * ((self.epochs - fused) * self.cost.macs + fused * after)
 
     def _cost(self, conv: Mapping[str, Any]) -> TrainingCost:
         data = instantiate_data(self.config)
@@ -135,9 +139,9 @@ class PlannedRun:
         channels, height, width = shape
         return training_cost(network, (channels, height, width))
 
-    def _first_folded_epoch(self) -> int:
-        options = [part["LateFold"] for part in self.settings.get("trainer.callbacks") or () if "LateFold" in part]
-        return min([self.epochs, *(LateFold(**option).first_epoch(self.epochs) for option in options)])
+    def _first_fused_epoch(self) -> int:
+        options = [part["LateFuse"] for part in self.settings.get("trainer.callbacks") or () if "LateFuse" in part]
+        return min([self.epochs, *(LateFuse(**option).first_epoch(self.epochs) for option in options)])
 
     def _is_own(self, folder: Path) -> bool:
         found = read_settings(folder)
@@ -202,7 +206,12 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) and "metrics" in summary else None
+    if not isinstance(summary, dict) or "metrics" not in summary:
+        return None
+    for part, names in _FORMER_NAMES.items():
+        if isinstance(values := summary.get(part), dict):
+            summary[part] = {names.get(name, name): value for name, value in values.items()}
+    return summary
 
 
 def instantiate_data(config: Mapping[str, Any]) -> Any:

@@ -117,7 +117,7 @@ def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCu
         seeds: How often weights are drawn.
 
     Returns:
-        The curves; none where the run wrote no folded network.
+        The curves; none where the run wrote no fused network.
     """
     path = fused_file(folder)
     done = {curve.where: curve for curve in stored_pruning(folder, seeds)}

@@ -150,4 +150,4 @@ def _made(results: Mapping[str, GridResult], command: Sequence[str]) -> Iterator
     report = ", ".join(f"{name} {version}" for name, version in versions().items())
     yield Text(f"This report was written with {report}.")
     commands = [shlex.join(command_line(run.planned)) for run in runs.values()]
-    yield Commands("One command for each run", commands, folded=True)
+    yield Commands("One command for each run", commands, collapsed=True)

@@ -59,7 +59,7 @@ class RunResult:
         value = summary.get(part, {}).get(name)
         if measure.key == "rotation/original/top1" and "evaluated" not in summary and self._tested_on_validation_images:
             # Written before `test` evaluated in float32, as the equivalence check always has.
-            value = summary.get("equivalence", {}).get("folded_accuracy", value)
+            value = summary.get("equivalence", {}).get("fused_accuracy", value)
         return None if value is None else float(value)
 
     @property

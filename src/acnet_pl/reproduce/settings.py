@@ -50,7 +50,7 @@ _IMMATERIAL = {
 _ABSENT = object()
 # Callbacks that watch and write; any other may change what is trained.
 _WATCHING = {
-    *(set(callbacks.__all__) - {"LateFold"}),
+    *(set(callbacks.__all__) - {"LateFuse"}),
     *("DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
     *("ModelCheckpoint", "OnExceptionCheckpoint", "RichProgressBar", "TQDMProgressBar"),
 }
@@ -202,6 +202,7 @@ def decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
     found = (config.get("trainer") or {}).get("callbacks") or []
     described = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, Mapping)]
     named = [(str(part.get("class_path")).rpartition(".")[2], part.get("init_args") or {}) for part in described]
+    named = [("LateFuse" if name == "LateFold" else name, options) for name, options in named]  # its former name
     # What is None is not chosen, and may be an option that the version that wrote it did not have.
     return [
         {name: {key: value for key, value in options.items() if value is not None}}

@@ -38,7 +38,7 @@ def run_table(result: GridResult, output: Path) -> Table:
         output: The folder of the report.
     """
     measure = result.grid.measures[0]
-    columns = ("run", "state", measure.title, "epochs", "s/epoch", "parameters, trained", "folded", "fold error")
+    columns = ("run", "state", measure.title, "epochs", "s/epoch", "parameters, trained", "fused", "fusing error")
     rows = []
     for run in result.runs:
         summary = run.summary or {}
@@ -51,11 +51,11 @@ def run_table(result: GridResult, output: Path) -> Table:
                 _number(summary.get("epochs"), 1, "{:.0f}"),
                 _number(summary.get("seconds_per_epoch"), 1, "{:.1f}"),
                 _number(fused.get("parameters_trained"), 1, "{:,.0f}"),
-                _number(fused.get("parameters_folded"), 1, "{:,.0f}"),
+                _number(fused.get("parameters_fused"), 1, "{:,.0f}"),
                 _number(equivalence.get("max_rel_difference"), 1, "{:.1e}"),
             )
         )
-    caption = "Every run; its name leads to its folder. Fold error is relative, on all validation images."
+    caption = "Every run; its name leads to its folder. The fusing error is relative, on all validation images."
     return Table(caption, columns, rows, cards=True)
 
 

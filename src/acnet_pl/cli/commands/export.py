@@ -41,11 +41,11 @@ def export(
     images: Path | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Fold the network of a checkpoint, write it for deployment, and verify the file against the trained network.
+    """Fuse the network of a checkpoint, write it for deployment, and verify the file against the trained network.
 
     Args:
         checkpoint: A checkpoint that a run wrote, or a fused.safetensors (of which there is no stock format).
-        format: onnx, torch_export (a .pt2), safetensors (folded weights), or stock (weights for the architecture
+        format: onnx, torch_export (a .pt2), safetensors (fused weights), or stock (weights for the architecture
             without asymmetric blocks, such as torchvision's own).
         output: File to write; the default is model.onnx, model.pt2, model.safetensors or stock.safetensors in the
             run's folder.

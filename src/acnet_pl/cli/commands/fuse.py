@@ -17,14 +17,14 @@ _EXAMPLES = (
 
 
 def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = None, tolerance: float = 1e-4) -> None:
-    """Fold the network of a checkpoint, compare the two on random images, and write the folded weights.
+    """Fuse the network of a checkpoint, compare the two on random images, and write the fused weights.
 
     Args:
         checkpoint: A checkpoint that a run wrote.
         output: File to write; the default is fused.safetensors in the run's folder.
         image_size: Height and width of the random images that are compared; the default is what the run's
             fused.safetensors says, or else 32.
-        tolerance: Largest relative difference allowed between the trained and the folded network.
+        tolerance: Largest relative difference allowed between the trained and the fused network.
     """
     check_there(checkpoint, "checkpoint")
     import torch
@@ -38,19 +38,19 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     network, info, folder = load_trained(checkpoint)
     image_size = image_size or image_size_of(info) or 32
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    folded = fuse_model(network, images)
-    equivalence = compare(network, folded, [images])
+    fused = fuse_model(network, images)
+    equivalence = compare(network, fused, [images])
     if not equivalence.within(tolerance):
         raise FusionError(
-            f"the folded network is not the trained one: {equivalence}; tolerance {tolerance:g} (relative)"
+            f"the fused network is not the trained one: {equivalence}; tolerance {tolerance:g} (relative)"
         )
-    path = save_fused(folded, output or folder / "fused.safetensors", info)
+    path = save_fused(fused, output or folder / "fused.safetensors", info)
     shape = (3, image_size, image_size)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(folded, shape)}\n{equivalence}")
+    console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(fused, shape)}\n{equivalence}")
     console.print(f"Wrote {path}; load it with acnet_pl.load_fused({str(path)!r})")
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options and fold."""
+    """Parse the options and fuse."""
     run_function(fuse, args, _EXAMPLES)

@@ -1,4 +1,4 @@
-"""Whole networks: to their ACNet, to the folded network, and back to the stock model.
+"""Whole networks: to their ACNet, to the fused network, and back to the stock model.
 
 | file | holds |
 | --- | --- |
@@ -9,7 +9,7 @@
 | fuse.py | `fuse_model` |
 | units.py | timm's modules that re-parameterise themselves |
 | stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
-| merge.py | late folding: `merge_block` and what goes with it |
+| late.py | fusing while training goes on: `fuse_block` and what goes with it |
 | ties.py | tensors that several modules share |
 | copying.py | copies to keep and copies to evaluate at will |
 | dataflow.py | which batch norm follows which convolution, from the traces of |

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv, exact
-from acnet_pl.nn.fusion import FusionError, fold_batch_norm
+from acnet_pl.nn.fusion import FusionError, fuse_batch_norm
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.plain import activation_of, is_plain_conv, is_plain_norm
@@ -122,7 +122,7 @@ def _fold_into(conv: nn.Conv2d, norm: _BatchNorm, conv_name: str, norm_name: str
         )
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    kernel, bias = fold_batch_norm(
+    kernel, bias = fuse_batch_norm(
         exact(conv.weight),
         None if conv.bias is None else exact(conv.bias),
         exact(norm.running_mean),

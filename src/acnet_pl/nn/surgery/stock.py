@@ -22,7 +22,7 @@ __all__ = ["stock_state_dict"]
 def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None) -> dict[str, Tensor]:
     """Weights for the architecture that the ACNet came from: they load strictly into it, unmodified.
 
-    In eval mode the stock model then computes what the trained ACNet does. The folded kernel goes into the convolution;
+    In eval mode the stock model then computes what the trained ACNet does. The fused kernel goes into the convolution;
     its bias into the convolution's bias, or, where a batch norm was taken over, into the batch norm, which becomes the
     identity plus that bias (γ = 1, β = b, mean 0, variance 1 - eps). Where the stock model has neither, the bias moves
     on into the running means of the batch norms that it reaches, if the data flow proves this exact.
@@ -41,7 +41,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
     Raises:
         ValueError: The module holds no converted network, or ``calibrate`` gives no batches.
-        FusionError: A block cannot be folded, or the stock model has no place for its bias; the message names it.
+        FusionError: A block cannot be fused, or the stock model has no place for its bias; the message names it.
 
     Example:
         >>> from acnet_pl.nn import convert_to_acnet
@@ -68,7 +68,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
 def _network_state(network: nn.Module, report: ConversionReport, batches: Iterable[Any] | None) -> dict[str, Tensor]:
     """The stock state of a network that `convert_to_acnet` returned."""
-    layers = [_Layer(entry, *found) for entry in report.converted if (found := _fold(network, entry.name))]
+    layers = [_Layer(entry, *found) for entry in report.converted if (found := _fused(network, entry.name))]
     loose = {layer.entry.name: layer.bias for layer in layers if layer.entry.norm is None and not layer.entry.bias}
     if loose:
         absorbed = absorb(network, loose, {layer.entry.name for layer in layers} - loose.keys())
@@ -138,14 +138,14 @@ class _Layer:
         return state
 
 
-def _fold(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] | None:
+def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] | None:
     """A block with its kernel and bias in float64; None where the network no longer has this layer."""
     try:
         block = network.get_submodule(name)
     except AttributeError:
         return None
     if isinstance(block, nn.Conv2d):
-        raise FusionError(f"`{name}`: it has been folded already; give the ACNet as it was trained")
+        raise FusionError(f"`{name}`: it has been fused already; give the ACNet as it was trained")
     if not isinstance(block, FusibleConv):
         return None
     try:
@@ -154,7 +154,7 @@ def _fold(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] |
         raise FusionError(f"`{name}`: {error}") from error
     if not (kernel.isfinite().all() and bias.isfinite().all()):
         raise FusionError(
-            f"`{name}`: its folded weights hold NaN or infinite values: the training diverged; give a checkpoint from "
+            f"`{name}`: its fused weights hold NaN or infinite values: the training diverged; give a checkpoint from "
             "before that"
         )
     return block, kernel, bias

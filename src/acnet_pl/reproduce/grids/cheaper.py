@@ -16,7 +16,7 @@ GRID = Grid(
         Variant("acb_norm_after_sum", "one batch norm after the sum"),
         Variant("acb_scaled", "scaled branches, one batch norm after the sum"),
         Variant("acb_share", "ACNet, statistics of an eighth of the batch"),
-        Variant("acb_late_fold", "ACNet, folded after half of the epochs"),
+        Variant("acb_late_fold", "ACNet, fused after half of the epochs"),
     ),
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
     measures=(TOP1,),

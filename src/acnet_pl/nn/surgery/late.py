@@ -1,4 +1,4 @@
-"""Late folding: blocks become convolutions with one batch norm while training goes on."""
+"""Late fusing: blocks become convolutions with one batch norm while training goes on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import inherit_hooks
 from acnet_pl.nn.surgery.running import call
 
-__all__ = ["Moments", "become_plain", "blocks_of", "merge_block", "merged_velocity", "output_moments"]
+__all__ = ["Moments", "become_plain", "blocks_of", "fuse_block", "fused_velocity", "output_moments"]
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance ``(O,)`` in float64."""
 
 
 @torch.no_grad()
-def merge_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
+def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
     """Make a plain convolution and batch norm of a block, which computes the same in eval mode.
 
     With batch norms in the branches the kernel is the fused one, and the batch norm has the statistics given, γ that
@@ -75,15 +75,15 @@ def merge_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
     return layer
 
 
-def merged_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """How fast the parameters of `merge_block`'s layer move, when those of the block move so.
+def fused_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """How fast the parameters of `fuse_block`'s layer move, when those of the block move so.
 
     The map from the branches to kernel and β is differentiated at the present parameters and statistics: the kernel
     moves as the fused kernel does, be it by the branches' kernels or by their γ; β as the sum of theirs; γ, which does
     what the kernel's length does, begins at rest.
 
     Args:
-        block: Before `merge_block`.
+        block: Before `fuse_block`.
         velocity: Of its parameters, such as their momentum; those that are left out do not move.
 
     Returns:
@@ -178,7 +178,7 @@ def output_moments(
 def become_plain(block: FusibleConv) -> None:
     """Turn a block, in place, into a plain convolution with its batch norm, whose weights are then to be loaded."""
     unit = torch.ones(block.out_channels, dtype=torch.float64)
-    layer = merge_block(block, (0 * unit, unit))
+    layer = fuse_block(block, (0 * unit, unit))
     inherit_hooks(layer, block)
     block.__class__ = type(layer)  # as torch's own lazy modules do when they are loaded
     block.__dict__ = layer.__dict__

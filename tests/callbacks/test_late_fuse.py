@@ -1,4 +1,4 @@
-"""LateFold: the same function at the fold, a plain net's training after it, and checkpoints of it that resume."""
+"""LateFuse: the same function at the fold, a plain net's training after it, and checkpoints of it that resume."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import acnet_pl
 from acnet_pl.backbones import CifarQuick, ResNetCifar
-from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFold, RunCheckpoint
+from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFuse, RunCheckpoint
 from acnet_pl.checkpoint import AtomicCheckpointIO, load_network
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import ACBConv, ACBlock, ConvNorm, FusionError, PlainConv
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.merge import merge_block, merged_velocity, output_moments
+from acnet_pl.nn.surgery.late import fuse_block, fused_velocity, output_moments
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*smaller than the logging interval",
@@ -84,7 +84,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 def merged(network: nn.Module, images: Tensor) -> nn.Module:
     moments = output_moments(network, images)
-    return replace_modules(network, {block: merge_block(block, found) for block, found in moments.items()})
+    return replace_modules(network, {block: fuse_block(block, found) for block, found in moments.items()})
 
 
 @pytest.mark.parametrize("conv", BUILDERS, ids=repr)
@@ -112,7 +112,7 @@ def test_the_statistics_are_those_of_the_folded_convolution() -> None:
     kernel, bias = (tensor.detach() for tensor in block.fuse_kernel())
     padded = nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
     output = nn.functional.conv2d(padded, kernel, None, 2, groups=2).transpose(0, 1).flatten(1)
-    layer = merge_block(block, output_moments(nn.Sequential(block), images)[block])
+    layer = fuse_block(block, output_moments(nn.Sequential(block), images)[block])
     assert layer.norm is not None
     torch.testing.assert_close(layer.norm.running_mean, output.mean(1))
     torch.testing.assert_close(layer.norm.running_var, output.var(1))
@@ -132,10 +132,10 @@ def test_velocity_is_that_of_the_folded_kernel(conv: Any) -> None:
         with torch.no_grad():
             for mine, parameter in zip(moved.parameters(), block.parameters(), strict=True):
                 mine.add_(velocity[parameter], alpha=time)
-        return merge_block(moved, (torch.zeros(4), torch.ones(4))).conv.weight.detach()
+        return fuse_block(moved, (torch.zeros(4), torch.ones(4))).conv.weight.detach()
 
     expected = (folded(1e-6) - folded(-1e-6)) / 2e-6
-    found = merged_velocity(block, velocity)
+    found = fused_velocity(block, velocity)
     torch.testing.assert_close(found[block.square.weight], expected, rtol=1e-6, atol=1e-6)
     if conv.branch_norm is True:
         torch.testing.assert_close(
@@ -185,7 +185,7 @@ def test_training_goes_on_as_that_of_a_plain_network(conv: Any, tmp_path: Path) 
                     torch.testing.assert_close(tensor, self.plain.state_dict()[name], rtol=1e-4, atol=1e-5)
 
     watch, model = Watch(), classifier(conv, decay_norm_and_bias=False, bias_lr_multiplier=2.0)
-    trainer(tmp_path, LateFold(1), watch, epochs=2).fit(model, datamodule=data())
+    trainer(tmp_path, LateFuse(1), watch, epochs=2).fit(model, datamodule=data())
     assert watch.steps == STEPS
     assert sum(isinstance(module, ConvNorm) for module in model.modules()) == 9
     expected = [
@@ -211,7 +211,7 @@ class Momenta(pl.Callback):
 def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tmp_path: Path) -> None:
     momenta = Momenta()
     model = classifier(ACBConv(), optimizer=optimizer)
-    trainer(tmp_path, LateFold(1), momenta, epochs=2).fit(model, datamodule=data())
+    trainer(tmp_path, LateFuse(1), momenta, epochs=2).fit(model, datamodule=data())
     (state,) = momenta.states
     parameters = dict(model.named_parameters())
     assert sum(len(group["params"]) for group in state["param_groups"]) == len(parameters)
@@ -226,7 +226,7 @@ def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tm
 @pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1, momentum=0.9), partial(Adam, lr=1e-3), RMSprop, AdamW])
 def test_blocks_that_are_folded_before_the_first_step_train(optimizer: Any, tmp_path: Path) -> None:
     model = classifier(ACBConv(), optimizer=optimizer)
-    run = trainer(tmp_path, LateFold(0.1), epochs=1)  # rounded down to the very beginning
+    run = trainer(tmp_path, LateFuse(0.1), epochs=1)  # rounded down to the very beginning
     run.fit(model, datamodule=data())
     assert run.global_step == STEPS
     assert not any(isinstance(module, ACBlock) for module in model.modules())
@@ -238,7 +238,7 @@ def test_a_killed_run_ends_with_the_same_bits(death: tuple[int, int], first: boo
     def run(folder: Path, *others: pl.Callback, resume: str | None = None) -> ImageClassifier:
         save = RunCheckpoint(every_n_steps=2)
         save.resume_from = resume
-        order = [save, LateFold(1)] if first else [LateFold(1), save]
+        order = [save, LateFuse(1)] if first else [LateFuse(1), save]
         pl.seed_everything(0, verbose=False)
         model = classifier(ACBConv(gamma_init=1 / 3))
         trainer(folder, *order, *others).fit(model, datamodule=data(), ckpt_path=resume)
@@ -262,12 +262,12 @@ def test_a_killed_run_ends_with_the_same_bits(death: tuple[int, int], first: boo
 def test_a_checkpoint_after_the_fold_loads_everywhere(tmp_path: Path) -> None:
     model, fuse, equivalence = classifier(ACBConv()), FuseOnFitEnd(), EquivalenceCheck()
     best = ModelCheckpoint(tmp_path, monitor="val/top1", mode="max")
-    run = trainer(tmp_path, RunCheckpoint(), LateFold(0.5), best, fuse, equivalence, epochs=2)
+    run = trainer(tmp_path, RunCheckpoint(), LateFuse(0.5), best, fuse, equivalence, epochs=2)
     run.fit(model, datamodule=data())
     assert equivalence.result is not None
     assert equivalence.result.max_rel_difference <= 1e-5
     assert fuse.result is not None
-    assert fuse.result.folded == "best"
+    assert fuse.result.weights == "best"
     (outcome,) = run.validate(model, datamodule=data(), ckpt_path=best.best_model_path, verbose=False)
     images = torch.randn(4, 3, 8, 8)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -287,7 +287,7 @@ def test_a_checkpoint_after_the_fold_loads_everywhere(tmp_path: Path) -> None:
 def test_the_best_weights_are_chosen_anew_after_the_fold(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path, monitor="train/top1", mode="min", filename="best-{epoch}")  # the first is the best
     fuse = FuseOnFitEnd()
-    trainer(tmp_path, RunCheckpoint(), LateFold(1), best, fuse).fit(classifier(ACBConv()), datamodule=data())
+    trainer(tmp_path, RunCheckpoint(), LateFuse(1), best, fuse).fit(classifier(ACBConv()), datamodule=data())
     assert [path.name for path in tmp_path.glob("best*")] == ["best-epoch=1.ckpt"]
     assert fuse.result is not None
     assert fuse.result.checkpoint == best.best_model_path == str(tmp_path / "best-epoch=1.ckpt")
@@ -299,7 +299,7 @@ def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
     model.net.compile(backend="eager")
     for module, folder in ((model, "a"), (twin, "b")):
         pl.seed_everything(0, verbose=False)
-        trainer(tmp_path / folder, LateFold(1), epochs=2, limit_train_batches=2).fit(module, datamodule=data())
+        trainer(tmp_path / folder, LateFuse(1), epochs=2, limit_train_batches=2).fit(module, datamodule=data())
     assert not blocks(model)
     for name, tensor in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
@@ -308,20 +308,20 @@ def test_a_compiled_network_is_compiled_again(tmp_path: Path) -> None:
 def test_a_network_without_blocks_is_left_alone(tmp_path: Path) -> None:
     model = classifier(PlainConv())
     parameters = {id(parameter) for parameter in model.parameters()}
-    trainer(tmp_path, LateFold(0), epochs=1).fit(model, datamodule=data())
+    trainer(tmp_path, LateFuse(0), epochs=1).fit(model, datamodule=data())
     assert {id(parameter) for parameter in model.parameters()} == parameters
 
 
 def test_a_block_that_cannot_be_merged() -> None:
     block = ACBlock(4, 6, 3)
     with pytest.raises(ValueError, match="needs the `moments`"):
-        merge_block(block)
+        fuse_block(block)
     block.square_norm = nn.BatchNorm2d(6, affine=False)
     with pytest.raises(FusionError, match="affine=False"):
-        merge_block(block, (torch.zeros(6), torch.ones(6)))
+        fuse_block(block, (torch.zeros(6), torch.ones(6)))
     block.square_norm = nn.BatchNorm2d(6, track_running_stats=False)
     with pytest.raises(FusionError, match="running statistics"):
-        merge_block(block, (torch.zeros(6), torch.ones(6)))
+        fuse_block(block, (torch.zeros(6), torch.ones(6)))
     network = nn.ModuleDict({"used": ACBlock(4, 4, 3), "unused": ACBlock(4, 4, 3)})
     network.forward = lambda x: network["used"](x)
     with pytest.raises(FusionError, match="takes no part"):
@@ -331,7 +331,7 @@ def test_a_block_that_cannot_be_merged() -> None:
 def test_a_block_becomes_what_is_loaded_into_it() -> None:
     block, hooked = ACBlock(4, 6, 3), []
     block.register_forward_hook(lambda *_: hooked.append(1))
-    layer = merge_block(ACBlock(4, 6, 3), (torch.zeros(6), torch.ones(6)))
+    layer = fuse_block(ACBlock(4, 6, 3), (torch.zeros(6), torch.ones(6)))
     block.load_state_dict(layer.state_dict())
     assert isinstance(block, ConvNorm)
     images = torch.randn(2, 4, 5, 5)
@@ -344,14 +344,14 @@ def test_a_block_becomes_what_is_loaded_into_it() -> None:
 @pytest.mark.parametrize("epoch", [-1, 1.0, 1.5, -0.5])
 def test_epochs_out_of_range(epoch: float) -> None:
     with pytest.raises(ValueError, match=r"`epoch` \(=.*\) must be a whole number from 0 on, or a part"):
-        LateFold(epoch)
+        LateFuse(epoch)
 
 
 def test_an_epoch_that_never_comes(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="LateFold never comes: epoch 5 of 1"):
-        trainer(tmp_path, LateFold(5), epochs=1, limit_train_batches=1).fit(classifier(ACBConv()), datamodule=data())
+    with pytest.warns(UserWarning, match="LateFuse never comes: epoch 5 of 1"):
+        trainer(tmp_path, LateFuse(5), epochs=1, limit_train_batches=1).fit(classifier(ACBConv()), datamodule=data())
     with pytest.raises(ValueError, match=r"trainer\.max_epochs, which is not set"):
-        trainer(tmp_path, LateFold(0.5), epochs=-1, max_steps=1).fit(classifier(ACBConv()), datamodule=data())
+        trainer(tmp_path, LateFuse(0.5), epochs=-1, max_steps=1).fit(classifier(ACBConv()), datamodule=data())
 
 
 def test_batch_norms_end_in_the_mode_they_had() -> None:

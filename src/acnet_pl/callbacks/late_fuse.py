@@ -1,4 +1,4 @@
-"""LateFold: train the first epochs as an ACNet and the rest as the plain network that it folds to."""
+"""LateFuse: train the first epochs as an ACNet and the rest as the plain network that it fuses to."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs
 from acnet_pl.callbacks.subject import Subject, few
 from acnet_pl.nn.surgery.fuse import replace_modules
-from acnet_pl.nn.surgery.merge import blocks_of, merge_block, merged_velocity, output_moments
+from acnet_pl.nn.surgery.late import blocks_of, fuse_block, fused_velocity, output_moments
 
-__all__ = ["LateFold"]
+__all__ = ["LateFold", "LateFuse"]
 
 
-class LateFold(Callback):
+class LateFuse(Callback):
     """At the start of an epoch, turn every block into a convolution with one batch norm, and train on as a plain net.
 
     In eval mode the network computes the same before and after. The batch norms get the statistics of the first batch
     of the epoch, over all processes, and γ and β that undo them; a block with one batch norm after the sum keeps that.
-    Momentum is carried over: the new kernel moves as the folded one did, at fixed statistics, β as the sum of the
+    Momentum is carried over: the new kernel moves as the fused one did, at fixed statistics, β as the sum of the
     branches' β did, and γ begins at rest. Optimizers with other state than momentum begin anew for the new layers. The
     schedule goes on. Checkpoints from then on hold the plain network; they resume and load like others, into the module
     as it was built. A ModelCheckpoint that keeps the best weights begins anew. Lightning's averages of the weights
@@ -72,7 +73,7 @@ class LateFold(Callback):
         if endless and isinstance(self.epoch, float):
             raise ValueError(f"`epoch` (={self.epoch}) is a part of trainer.max_epochs, which is not set; set it")
         if not endless and self.first_epoch(trainer.max_epochs) >= (trainer.max_epochs or 0):
-            rank_zero_warn(f"LateFold never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
+            rank_zero_warn(f"LateFuse never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Fuse, once, before the first batch of the epoch; before the very first one, see that this will work."""
@@ -86,9 +87,9 @@ class LateFold(Callback):
             output_moments(network, few(inputs))
             return
         self._done = True
-        self._fold(trainer, pl_module, network, inputs)
+        self._fuse(trainer, pl_module, network, inputs)
         for average in _averages(trainer):
-            _fold_average(average, self.subject, batch)
+            _fuse_average(average, self.subject, batch)
         self._register(trainer, pl_module)
 
     def first_epoch(self, max_epochs: int | None) -> int:
@@ -96,7 +97,7 @@ class LateFold(Callback):
         return int(self.epoch * (max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
 
     @staticmethod
-    def _fold(trainer: Trainer, pl_module: LightningModule, network: nn.Module, inputs: Any) -> None:
+    def _fuse(trainer: Trainer, pl_module: LightningModule, network: nn.Module, inputs: Any) -> None:
         if trainer.world_size > 1:
             for buffer in network.buffers():  # every process has batch-norm statistics of its own images
                 dist.broadcast(buffer, src=0)
@@ -113,13 +114,13 @@ class LateFold(Callback):
         }
         carried: dict[Tensor, Tensor] = {}
         for block in moments:
-            carried |= merged_velocity(block, velocity)
-        layers: dict[nn.Module, nn.Module] = {block: merge_block(block, moments[block]) for block in moments}
+            carried |= fused_velocity(block, velocity)
+        layers: dict[nn.Module, nn.Module] = {block: fuse_block(block, moments[block]) for block in moments}
         replace_modules(pl_module, layers)
         new = {parameter for layer in layers.values() for parameter in layer.parameters()}
         for optimizer in trainer.optimizers:
             _carry_over(optimizer, before - set(pl_module.parameters()), new, carried)
-        rank_zero_info(f"Folded {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
+        rank_zero_info(f"Fused {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
 
     @staticmethod
     def _register(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,6 +141,11 @@ class LateFold(Callback):
                 callback.best_model_score = None
 
 
+@deprecated("LateFold is now LateFuse; the old name goes in the next version")
+class LateFold(LateFuse):
+    """The former name of `LateFuse`."""
+
+
 def _averages(trainer: Trainer) -> Iterator[LightningModule]:
     """The copies of the LightningModule in which Lightning's callbacks average the weights."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -149,11 +155,11 @@ def _averages(trainer: Trainer) -> Iterator[LightningModule]:
             yield average
 
 
-def _fold_average(average: LightningModule, subject: Subject, batch: Any) -> None:
+def _fuse_average(average: LightningModule, subject: Subject, batch: Any) -> None:
     """Fuse an average as the network is: the same function in eval mode, by its own statistics of the batch."""
     network = subject.of(average)
     moments = output_moments(network, subject.inputs_of(average, batch))
-    replace_modules(average, {block: merge_block(block, found) for block, found in moments.items()})
+    replace_modules(average, {block: fuse_block(block, found) for block, found in moments.items()})
 
 
 def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:
