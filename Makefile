@@ -48,8 +48,9 @@ test-slow: install
 test-faults: install
 	$(BIN)/pytest -m faults $(TESTS)
 
+# Runs the notebooks, which takes some minutes; docs-serve shows them without output.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+	ACNET_PL_RUN_NOTEBOOKS=true NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 	@echo "build/site/index.html is the site's first page"
 
 docs-serve: install

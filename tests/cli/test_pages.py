@@ -5,11 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
+import acnet_pl
 from acnet_pl import cli
 from acnet_pl.cli import main
 
@@ -74,14 +76,38 @@ model = squeezenet1_0(num_classes=4)
         exec(compile(block.replace("runs/NAME/TIME", str(finished)), page.name, "exec"), names)
 
 
-def test_the_site_builds_and_its_links_lead_somewhere(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built with strict links and without running the notebooks."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "ACBlock" in (tmp_path / "reference/nn.html").read_text()
-    assert "DigitsDataModule" in (tmp_path / "tutorials/own-module.html").read_text(), "the example itself is shown"
+    return folder
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(site):
+    assert "DigitsDataModule" in (site / "tutorials/own-module.html").read_text(), "the example itself is shown"
+    assert "paired" in (site / "results.html").read_text(), "the results are shown"
+    assert {page.stem for page in (ROOT / "notebooks").glob("*.ipynb")} <= {
+        page.stem for page in (site / "notebooks").glob("*.html")
+    }
+
+
+def test_the_reference_has_every_public_name(site):
+    text = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    packages = ("nn", "backbones", "data", "modules", "callbacks", "loggers", "analysis", "export", "deploy", "graphs")
+    found = {}
+    for module in (import_module(f"acnet_pl.{one}") for one in packages):
+        for name in module.__all__:
+            defined = getattr(getattr(module, name), "__module__", None)  # a function may be named like its module
+            places = (module.__name__, defined)
+            found[f"{module.__name__}.{name}"] = any(f'id="{place}.{name}"' in text for place in places)
+    assert len(found) > 100
+    assert [name for name, is_there in found.items() if not is_there] == []
+    public = {*acnet_pl.__all__} - {*packages, "__version__"}
+    assert public <= {name.rpartition(".")[2] for name in found}
 
 
 def test_the_bolts_example_is_understood(somewhere, capsys):

@@ -10,7 +10,10 @@ from torch import Tensor
 __all__ = ["LOCATIONS", "Location", "location_mask"]
 
 Location = Literal["skeleton", "corner", "border", "top_left", "global"]
+"""Where in a kernel weights are looked at or removed (Sect. 4.4)."""
+
 LOCATIONS: tuple[Location, ...] = get_args(Location)
+"""All values of `Location`."""
 
 
 def location_mask(where: Location, size: int) -> Tensor:

@@ -19,6 +19,8 @@ __all__ = ["FORMATS", "Export", "ExportError", "FormatName", "export_model"]
 
 FormatName = Literal["onnx", "torch_export", "safetensors", "stock"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+"""The formats that `export_model` writes."""
+
 RANDOM_IMAGES = 8
 
 
