@@ -144,6 +144,7 @@ def test_a_grid_that_was_killed_goes_on_at_an_epoch(
         (("--variants", "acb", "--model.compile", "true"), "--model.compile"),
         (("--variants", "acb", "--data.drop_last", "false"), "--data.drop_last false"),
         (("--variants", "acb", "--trainer.devices", "2"), "--trainer.devices 2"),
+        (("--variants", "acb", "--trainer.accelerator", "tpu"), "got --trainer.accelerator tpu"),
         (("--variants", "acb", "--trainer.deterministic", "true"), "--trainer.deterministic True"),
         (("--variants", "acb", "--trainer.callbacks+", "LateFuse"), "callback LateFuse"),
         (("--variants", "acb", "--select", "best"), "--checkpoint.monitor"),
@@ -157,6 +158,13 @@ def test_what_only_fit_does_is_refused_by_name(
     error = capsys.readouterr().err
     assert named in error
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert graphs._device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="accelerator gpu: PyTorch sees no CUDA device"):
+        graphs._device("gpu")
 
 
 def test_a_network_whose_loss_is_not_finite_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ _PRECISIONS: Mapping[str, torch.dtype | None] = {
     "bf16-mixed": torch.bfloat16,
     "bf16": torch.bfloat16,
 }
-_DEVICES: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("gpu", "cuda")}
+_DEVICES: Mapping[str, str] = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}  # by Lightning's names
 # What the engine obeys itself, or is a matter of display.
 _OBEYED = {"max_epochs", "precision", "accelerator", "devices", "log_every_n_steps", "check_val_every_n_epoch"}
 _OBEYED |= {"logger", "callbacks", "enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "benchmark"}
@@ -230,10 +230,13 @@ def _duration(seconds: float) -> str:
 
 
 def _device(accelerator: str) -> torch.device:
-    for kind, names in _DEVICES.items():
-        if accelerator in names:
-            return torch.device(kind)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = torch.cuda.is_available()
+    kind = {"auto": "cuda" if there else "cpu", **_DEVICES}.get(accelerator)
+    if kind is None:
+        raise ValueError(f"--engine graphs trains on {', '.join(_DEVICES)}; got --trainer.accelerator {accelerator}")
+    if kind == "cuda" and not there:
+        raise ValueError(f"--trainer.accelerator {accelerator}: PyTorch sees no CUDA device; leave it out for the CPU")
+    return torch.device(kind)
 
 
 def _cores() -> int:
