@@ -46,6 +46,12 @@ def test_cifar100_lays_over_a_recipe(tmp_path, cifar100_root):
     assert fit(tmp_path, recipe, EXPERIMENTS / "data/cifar100.yaml", options=cifar(cifar100_root)) == 0
 
 
+@pytest.mark.parametrize("recipe", sorted((EXPERIMENTS / "photos").glob("*.yaml")), ids=identity)
+def test_a_recipe_for_photos_trains(recipe, tmp_path, cifar10_folders):
+    options = ["--data.root", str(cifar10_folders / "train"), "--data.num_workers", "0", "--data.image_size", "32"]
+    assert fit(tmp_path, recipe, options=[*options, "--data.batch_size", "4"]) == 0
+
+
 def test_the_quickstart_trains(tmp_path):
     assert fit(tmp_path, EXPERIMENTS / "quickstart.yaml") == 0
 

@@ -25,6 +25,7 @@ __all__ = [
     "check_readable",
     "install_io",
     "load_network",
+    "preprocessing_of",
     "read_checkpoint",
 ]
 
@@ -64,7 +65,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Returns:
         The not fused network on the CPU in eval mode, and what it was built from: ``backbone``, ``conv``,
-        ``num_classes``.
+        ``num_classes``; with ``preprocessing``, where the checkpoint tells how images are prepared.
 
     Raises:
         CheckpointError: The file is missing, damaged, holds anything but plain data and tensors, or is of something
@@ -77,12 +78,25 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise CheckpointError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
     info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
     network = build_described(info, path)
+    if about := preprocessing_of(content):
+        info["preprocessing"] = about
     state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
     return network.eval(), info
+
+
+def preprocessing_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what the callback `Preprocessing` put into a checkpoint: image shape, normalisation, class names.
+
+    Args:
+        checkpoint: The content of the file.
+    """
+    states = checkpoint.get("callbacks")
+    found = states.get("Preprocessing") if isinstance(states, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def build_described(options: Mapping[str, Any], path: str | Path) -> nn.Module:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import acnet_pl
 from acnet_pl import cli
@@ -58,7 +59,10 @@ def test_a_fit_command_is_understood(command, somewhere, capsys):
 @pytest.mark.parametrize("command", [c for c in commands() if c.split()[0] in ("test", "validate", "predict", "fuse")])
 def test_a_command_on_a_checkpoint_runs(command, somewhere, finished, capsys):
     words = [word.replace("runs/NAME/TIME", str(finished)) for word in shlex.split(command)]
-    if words[0] == "fuse":
+    if words[0] == "predict" and "--ckpt_path" not in words:
+        Path("new_photos").mkdir()
+        Image.new("RGB", (20, 20)).save("new_photos/a.png")
+    elif words[0] == "fuse":
         words += ["--image_size", "8", "--output", "fused.safetensors"]
     else:
         words += ["--data.image_size", "8"]

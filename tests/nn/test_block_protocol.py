@@ -248,6 +248,10 @@ def test_is_shown_counted_and_explained(builder: ConvBuilder, randomise: Any) ->
     table = conv_table(nn.Sequential(block))
     shown = " + ".join(branch.title for branch in block.branches())
     assert next(iter(table.columns[0].cells)) == f"{type(block).__name__} 3×3 ({shown})"
+    assert ": None" not in repr(block)
+    rows = block._repr_html_().split("<tbody>")[1].split("<tr>")[1:]
+    titles = [branch.title for branch in block.branches()] + ["after the sum"] * (block.norm is not None)
+    assert [row.split("</td>")[0] for row in rows] == [f"<td>{title}" for title in titles]
     fused = complexity(fuse_model(nn.Sequential(block)), (4, 8, 8)).macs
     assert fused == 4 * 4 * 9 * 8 * 8
     assert (complexity(block, (4, 8, 8)).macs > fused) == bool(block.share_apart)

@@ -10,6 +10,7 @@ import pytest
 
 from acnet_pl.analysis import PruningCurve
 from acnet_pl.analysis.pruning import DEFAULT_RATIOS
+from acnet_pl.reproduce.curves import read_curve
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.pruning import summarize
 from acnet_pl.reproduce.results import RunResult
@@ -29,6 +30,16 @@ def test_the_course_is_that_of_the_epochs(
     assert [one["train_top1"] for one in curve] == pytest.approx([0.3, 0.55])
     assert [one["validation_top1"] for one in curve] == pytest.approx([0.4, 0.65])
     assert [one["validation_loss"] for one in curve] == [None, None]
+
+
+def test_the_course_has_every_curve_of_the_dashboards(tmp_path: Path) -> None:
+    names = ("lr", "kernels/skeleton", "equivalence/max_rel_difference", "time/epoch", "val/loss")
+    lines = [f"epoch,step,{','.join(names)}", "0,4,0.1,,,,", "0,9,0.05,,,,", "0,9,,0.5,1e-7,2.5,0.75", "1,19,,0.6,,,"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    first, second = read_curve(tmp_path / "metrics.csv", epochs=2)
+    assert (first.learning_rate, first.skeleton_share, first.fused_difference) == (0.05, 0.5, 1e-7)
+    assert (first.seconds, first.validation_loss) == (2.5, 0.75)
+    assert (second.skeleton_share, second.learning_rate) == (0.6, None)
 
 
 def test_the_spread_of_draws_is_told_apart_from_that_of_networks() -> None:

@@ -24,4 +24,5 @@ class LearningRate(Callback):
         names = ["lr"] if len(rates) == 1 else [f"lr/{index}" for index in range(len(rates))]
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in trainer.loggers:
-            logger.log_metrics({name: float(rate) for name, rate in zip(names, rates, strict=True)}, step=step)
+            figures = {name: float(rate) for name, rate in zip(names, rates, strict=True)}
+            logger.log_metrics({"epoch": trainer.current_epoch, **figures}, step=step)

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from acnet_pl.callbacks.preprocessing import image_info
+from acnet_pl.loggers.csv_text import spreadsheet_text
 
 __all__ = ["PredictionWriter"]
 
@@ -76,5 +77,5 @@ class PredictionWriter(BasePredictionWriter):
             writer.writerow(["index", "predicted", "class", *(f"p({name})" for name in names)])
             for index, probabilities in sorted(rows):
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                writer.writerow([index, best, names[best], *(f"{p:.6g}" for p in probabilities)])
+                writer.writerow([index, best, spreadsheet_text(names[best]), *(f"{p:.6g}" for p in probabilities)])
         rank_zero_info(f"Wrote {len(rows)} predictions to {path}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from acnet_pl.checkpoint import preprocessing_of
 
 __all__ = [
     "DescribesImages",
@@ -56,18 +58,7 @@ class Preprocessing(Callback):
         check_same_classes(preprocessing_of(checkpoint), image_info(trainer))
 
 
-def preprocessing_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return what `Preprocessing` put into a checkpoint: ``image_shape``, ``mean``, ``std``, ``class_names``.
-
-    Args:
-        checkpoint: The content of the file.
-    """
-    states = checkpoint.get("callbacks")
-    found = states.get(Preprocessing.__name__) if isinstance(states, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def check_same_classes(trained: dict[str, Any], data: dict[str, Any], way_out: str = "") -> None:
+def check_same_classes(trained: Mapping[str, Any], data: Mapping[str, Any], way_out: str = "") -> None:
     """Compare the classes of a trained network with those of data; nothing where either is unknown.
 
     Args:

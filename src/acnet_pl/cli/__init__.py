@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 from acnet_pl.config.discovery import installed, modules
 
-__all__ = ["command_modules", "main"]
+__all__ = ["command_modules", "main", "run_on_data"]
 
 _LIGHTNING = {
     "fit": "train a network, fuse it, check the fused network, test it and its robustness to rotation",
     "validate": "evaluate a checkpoint on the validation data and check its fused network",
     "test": "evaluate a checkpoint on the test data, also rotated and flipped",
-    "predict": "write the class probabilities of the test data to a file",
 }
 
 _OVERVIEW = """usage: {program} COMMAND [options]
@@ -32,6 +31,11 @@ examples:
       --data CIFARDataModule --data.root data/
   {program} fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
   {program} fuse runs/NAME/TIME/checkpoints/last.ckpt
+
+your own photos, a folder for each class:
+  {program} data check photos/
+  {program} fit --data ImageFolderDataModule --data.root photos/ --model.backbone Torchvision
+  {program} predict runs/NAME/TIME/fused.safetensors new_photos/ --output predictions.csv
 
 Runs, checkpoints and fused files may name classes of acnet_pl, torch, torchvision, timm and pytorch_lightning alone;
 `--trust PACKAGE` (any command, again for each package) allows those of another.
@@ -78,15 +82,26 @@ def _run(args: Sequence[str]) -> None:
         near = did_you_mean(nearest(args[0], known))
         raise UsageError(f"unknown command {args[0]!r}; expected one of {', '.join(known)}{near}")
     if args[0] in _LIGHTNING:
-        from acnet_pl.cli.help import run_help, topic_of
-        from acnet_pl.config.arguments import Arguments
-        from acnet_pl.config.checks import check_run
+        run_on_data(args)
+    else:
+        importlib.import_module(known[args[0]]).run(args)
 
-        if (topic := topic_of(Arguments(args))) is not None:
-            print(run_help(args, topic))
-            return
-        check_run(args)
-    importlib.import_module(known[args[0]]).run(args)
+
+def run_on_data(args: Sequence[str]) -> None:
+    """Show the help of `fit`, `validate`, `test` or `predict` with ``--ckpt_path``, or check the options and run it.
+
+    Args:
+        args: The command and its arguments.
+    """
+    from acnet_pl.cli.help import run_help, topic_of
+    from acnet_pl.config.arguments import Arguments
+    from acnet_pl.config.checks import check_run
+
+    if (topic := topic_of(Arguments(args))) is not None:
+        print(run_help(args, topic))
+        return
+    check_run(args)
+    importlib.import_module("acnet_pl.cli.lightning").run(args)
 
 
 def _overview() -> str:

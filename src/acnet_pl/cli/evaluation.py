@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule
 
-from acnet_pl.callbacks.preprocessing import check_same_classes, describe_images, preprocessing_of
-from acnet_pl.checkpoint import read_checkpoint
+from acnet_pl.callbacks.preprocessing import check_same_classes, describe_images
+from acnet_pl.checkpoint import preprocessing_of, read_checkpoint
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.defaults import data_of_checkpoint
 from acnet_pl.config.own_options import RunSettings
@@ -22,7 +22,7 @@ __all__ = ["check_classes_of_data", "evaluation_folder", "with_mapped_classes"]
 _TRUE = ("true", "True", "yes", "on", "1", None)
 
 
-def evaluation_folder(config: Namespace, command: str, name: str) -> Path:
+def evaluation_folder(config: Namespace, command: str | None, name: str) -> Path:
     """Make a folder for the results of a command: ``COMMAND/<time>`` in the run's, unless another place is asked for.
 
     Args:
@@ -33,10 +33,10 @@ def evaluation_folder(config: Namespace, command: str, name: str) -> Path:
     run, _ = data_of_checkpoint(Path(config.ckpt_path)) if config.ckpt_path else (None, None)
     if run is None or config.runs_dir != RunSettings.runs_dir or config.name is not None:
         return make_run_folder(config.runs_dir, name, f"-{command}")
-    return make_run_folder(str(run), command)
+    return make_run_folder(str(run), str(command))
 
 
-def check_classes_of_data(trained: dict[str, Any], data: LightningDataModule) -> None:
+def check_classes_of_data(trained: Mapping[str, Any], data: LightningDataModule) -> None:
     """Compare the classes of a checkpoint with those of the data that a command names.
 
     Raises:

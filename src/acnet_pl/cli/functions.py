@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from jsonargparse import ArgumentParser, auto_cli
 from acnet_pl.cli.layout import columns, described
 from acnet_pl.config.messages import ReadableErrors
 from acnet_pl.config.program import program
-from acnet_pl.config.signatures import Signature, signature
+from acnet_pl.config.signatures import Parameter, Signature, signature
 from acnet_pl.config.values import values_of
 
 __all__ = ["FunctionParser", "PlainParser", "run_function"]
@@ -27,7 +29,12 @@ class FunctionParser(ReadableErrors, ArgumentParser):
     """The parser of a command that is a function."""
 
 
-def run_function(function: Function | Mapping[str, Function], args: Sequence[str], examples: Sequence[str]) -> None:
+def run_function(
+    function: Function | Mapping[str, Function],
+    args: Sequence[str],
+    examples: Sequence[str],
+    given: Mapping[str, Any] | None = None,
+) -> None:
     """Show the help of a function, or parse its options, written with dashes or underscores, and call it.
 
     Args:
@@ -35,19 +42,35 @@ def run_function(function: Function | Mapping[str, Function], args: Sequence[str
             given without their names.
         args: The command and its arguments.
         examples: Command lines for the help, without the program's name.
+        given: Arguments of the function that are not parsed.
     """
     if {"-h", "--help"} & {*args[1:]}:
         print("\n".join([*_help(function, args), "", "examples:", *(f"  {program()} {line}" for line in examples)]))
         return
     words = [_with_underscores(word) if word.startswith("--") else word for word in args[1:]]
     auto_cli(
-        function if callable(function) else dict(function),
+        _with(function, given or {}) if callable(function) else dict(function),
         args=words,
         as_positional=True,
         prog=f"{program()} {args[0]}",
         parser_class=FunctionParser,
         allow_abbrev=False,
     )
+
+
+def _with(function: Function, given: Mapping[str, Any]) -> Function:
+    """Return the function with some of its arguments given, as the parser can take it: it refuses partials."""
+    if not given:
+        return function
+
+    def call(*args: Any, **options: Any) -> Any:
+        return function(*args, **options, **given)
+
+    about = inspect.signature(function, eval_str=True)
+    rest = [parameter for name, parameter in about.parameters.items() if name not in given]
+    vars(call)["__signature__"] = about.replace(parameters=rest)
+    call.__doc__ = function.__doc__
+    return call
 
 
 def _help(function: Function | Mapping[str, Function], args: Sequence[str]) -> list[str]:
@@ -64,18 +87,23 @@ def _help(function: Function | Mapping[str, Function], args: Sequence[str]) -> l
 def _help_of_one(about: Signature, command: str) -> list[str]:
     required = [parameter for parameter in about.parameters.values() if parameter.default is None]
     optional = [parameter for parameter in about.parameters.values() if parameter.default is not None]
-    given = " ".join(parameter.name.upper() for parameter in required)
+    given = " ".join(f"{parameter.name.upper()}{'...' * _is_list(parameter)}" for parameter in required)
     lines = [f"usage: {program()} {command}{f' {given}' if given else ''} [--OPTION VALUE]...", ""]
     lines += [*columns(about.summary), ""]
     for parameter in required:
         lines += described(f"  {parameter.name.upper()}", parameter.help, indent=22)
     for parameter in optional:
-        default = {"None": "", "True": "true", "False": "false"}.get(parameter.default or "", parameter.default or "")
+        default = (parameter.default or "").removeprefix("Path(").removesuffix(")")
+        default = {"None": "", "True": "true", "False": "false"}.get(default, default)
         values = values_of(parameter.annotation, about.module)
         notes = [str(values) if values.choices else "", f"default {default.strip(chr(39))}" if default else ""]
         note = ", ".join(filter(None, notes))
         lines += described(f"  --{parameter.name}", f"{parameter.help}{f' ({note})' if note else ''}", indent=22)
     return lines
+
+
+def _is_list(parameter: Parameter) -> bool:
+    return parameter.annotation is not None and ast.unparse(parameter.annotation).startswith("list[")
 
 
 def _signature(function: Function) -> Signature:

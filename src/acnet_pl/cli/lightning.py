@@ -28,9 +28,8 @@ from acnet_pl.callbacks import (
     ProgressBar,
     RunCheckpoint,
 )
-from acnet_pl.callbacks.preprocessing import preprocessing_of
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, read_checkpoint
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, preprocessing_of, read_checkpoint
 from acnet_pl.cli.before_training import check_accelerator, check_data, images_per_step, warn_of_selection
 from acnet_pl.cli.evaluation import check_classes_of_data, evaluation_folder, with_mapped_classes
 from acnet_pl.cli.loggers import (

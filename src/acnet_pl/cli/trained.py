@@ -30,8 +30,8 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
         checkpoint: What a run wrote.
 
     Returns:
-        The not fused network; what it was built from, with the ``preprocessing`` that the run's fused.safetensors tells
-        if that is of the same network; and the run's folder.
+        The not fused network; what it was built from, with the ``preprocessing`` that the checkpoint tells, or the
+        run's fused.safetensors if that is of the same network; and the run's folder.
 
     Raises:
         CheckpointError: As `acnet_pl.checkpoint.load_network`.
@@ -39,7 +39,7 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
     network, info = load_network(checkpoint)
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     beside = folder / "fused.safetensors"
-    if beside.is_file():
+    if "preprocessing" not in info and beside.is_file():
         about = fused_info(beside)
         if all(about.get(name) == info[name] for name in ("backbone", "conv", "num_classes")):
             info = {**info, "preprocessing": about.get("preprocessing", {})}

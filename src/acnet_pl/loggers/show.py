@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from acnet_pl.loggers.csv_text import spreadsheet_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,7 +48,7 @@ def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequenc
             )
         elif isinstance(logger, CSVLogger):
             with _file(logger, "tables", f"{_flat(name)}.csv").open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([columns, *rows])
+                csv.writer(file).writerows([columns, *([_cell(cell) for cell in row] for row in rows)])
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> None:
@@ -100,6 +102,10 @@ def _file(logger: CSVLogger, folder: str, name: str) -> Path:
 
 def _flat(name: str) -> str:
     return name.replace("/", "-")
+
+
+def _cell(cell: Any) -> Any:
+    return spreadsheet_text(cell) if isinstance(cell, str) else cell
 
 
 def _text(cell: Any) -> str:

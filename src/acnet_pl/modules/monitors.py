@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 __all__ = ["check_monitor", "check_monitors"]
 
 _KNOWN_PACKAGES = ("pytorch_lightning.", "lightning.", "acnet_pl.")
-_OF_CALLBACKS = ("equivalence/", "time/")  # what acnet_pl's callbacks log in training
+_OF_CALLBACKS = ("equivalence/", "kernels/", "time/")  # what acnet_pl's callbacks log in training
 _OF_LIGHTNING = ("epoch", "step")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["Branch", "take_over"]
+__all__ = ["Branch", "branch_table", "take_over"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,31 @@ class Branch:
             self.norm.requires_grad_(trainable)
         else:
             nn.init.zeros_(self.kernels[-1])
+
+
+def branch_table(heading: str, branches: Sequence[Branch], after: nn.Module | None) -> str:
+    """Return the branches of a block as an HTML table, for notebooks.
+
+    Args:
+        heading: What the block is.
+        branches: Of the block.
+        after: The batch norm after their sum.
+    """
+    rows = [
+        (branch.title, *_told(branch.kernels), type(branch.norm).__name__ if branch.norm is not None else "-")
+        for branch in branches
+    ]
+    if after is not None:
+        rows.append(("after the sum", "-", "0", type(after).__name__))
+    head = "".join(f"<th>{name}</th>" for name in ("branch", "kernels", "parameters", "norm"))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<p><code>{escape(heading)}</code></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _told(kernels: Sequence[Tensor]) -> tuple[str, str]:
+    """The shapes of kernels and how many numbers they hold."""
+    shapes = ", ".join("×".join(map(str, kernel.shape)) for kernel in kernels)
+    return shapes or "-", f"{sum(kernel.numel() for kernel in kernels):,}"
 
 
 @torch.no_grad()

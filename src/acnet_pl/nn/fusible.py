@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypeIs, deprecated
 
 from acnet_pl.nn.arguments import PaddingMode
-from acnet_pl.nn.branch import Branch, take_over
+from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
 from acnet_pl.nn.scale import ChannelScale
 
@@ -278,6 +278,10 @@ class FusibleConv(nn.Module, ABC):
     def __repr__(self) -> str:
         """Show the layers that there are."""
         return re.sub(r"\n *\(\w+\): None(?=\n)", "", super().__repr__())
+
+    def _repr_html_(self) -> str:
+        """Return the branches as a table for notebooks."""
+        return branch_table(f"{type(self).__name__}({self.extra_repr()})", self.branches(), self.norm)
 
     def extra_repr(self) -> str:
         """The convolution's arguments, as nn.Conv2d shows them."""

@@ -15,6 +15,10 @@ _COLUMNS = {
     "train/top1": "train_top1",
     "val/loss": "validation_loss",
     "val/top1": "validation_top1",
+    "lr": "learning_rate",
+    "kernels/skeleton": "skeleton_share",
+    "equivalence/max_rel_difference": "fused_difference",
+    "time/epoch": "seconds",
 }
 
 
@@ -28,6 +32,10 @@ class EpochFigures:
         train_top1: On all augmented images of the epoch, in training mode, 0 to 1.
         validation_loss: At the end of the epoch, in the precision of the training.
         validation_top1: Likewise, 0 to 1. Where no images are held out, validation images are the test images.
+        learning_rate: Of the first parameter group, at the last logged step.
+        skeleton_share: Share of the skeleton in the average kernel's magnitude, 0 to 1.
+        fused_difference: Largest difference of the fused network's logits, relative to the largest.
+        seconds: That the epoch took.
     """
 
     epoch: int
@@ -35,6 +43,10 @@ class EpochFigures:
     train_top1: float | None = None
     validation_loss: float | None = None
     validation_top1: float | None = None
+    learning_rate: float | None = None
+    skeleton_share: float | None = None
+    fused_difference: float | None = None
+    seconds: float | None = None
 
 
 def read_curve(path: Path, epochs: int) -> list[EpochFigures]:

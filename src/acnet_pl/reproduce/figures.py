@@ -18,6 +18,11 @@ _COURSES = (
     ("validation_top1", "validation top-1 (%)", 100),
     ("train_top1", "training top-1 (%)", 100),
     ("train_loss", "training loss", 1),
+    ("validation_loss", "validation loss", 1),
+    ("learning_rate", "learning rate", 1),
+    ("skeleton_share", "skeleton's share of the kernels (%)", 100),
+    ("fused_difference", "fused network's largest relative difference", 1),
+    ("seconds", "seconds per epoch", 1),
 )
 
 
@@ -41,7 +46,8 @@ def figures(result: GridResult) -> Iterator[Figure]:
         yield Figure(
             "The course of training: mean over seeds, band of ± one standard deviation, and each seed behind it. "
             "Training figures are of augmented images in training mode. Validation accuracy is in the precision of the "
-            "training; where no training images are held out it is of the test images, and nothing is selected by it.",
+            "training; where no training images are held out it is of the test images, and nothing is selected by it. "
+            "These are the curves that the dashboards of the runs show, from their metrics.csv.",
             charts,
         )
 

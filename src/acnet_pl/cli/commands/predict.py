@@ -1,0 +1,210 @@
+"""Classify photos, or the test data of a run, and write the probabilities to a file."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from acnet_pl.cli import run_on_data
+from acnet_pl.cli.functions import run_function
+from acnet_pl.cli.photo_arguments import check_photos, find_photos, true_class
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.files import check_there
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from acnet_pl.cli.predictor import Predictor
+
+__all__ = ["predict", "run"]
+
+_EXAMPLES = (
+    "predict runs/NAME/TIME/checkpoints/last.ckpt new_photos/",
+    "predict runs/NAME/TIME/fused.safetensors 'holiday/*.jpg' --output holiday.csv",
+    "predict --ckpt_path runs/NAME/TIME/checkpoints/last.ckpt   # the test data of the run",
+)
+_BEST = 5  # classes told of each photo
+_THREADS = 8
+
+
+def predict(
+    network: Path,
+    photos: list[str],
+    output: Path = Path("predictions.csv"),
+    batch_size: int = 64,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> None:
+    """Classify photos and write a CSV file: photo, label, probability, the next best, and the class its folder names.
+
+    Args:
+        network: A checkpoint of a run, its fused.safetensors, an ONNX file of `export`, or the folder of a run.
+        photos: Files, folders (photos at any depth) and patterns such as 'a/*.jpg'.
+        output: File to write.
+        batch_size: Photos that are classified together.
+        device: auto, cpu, cuda or cuda:1; ONNX runs on the CPU.
+        skip_unreadable: Name photos that cannot be decoded and go on, instead of stopping at the first.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
+    file = _network_file(network)
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; give the name of a file")
+    from rich.console import Console
+
+    from acnet_pl.atomic import atomic_path
+    from acnet_pl.cli.predictor import load_predictor
+    from acnet_pl.data.errors import DataError
+    from acnet_pl.loggers.csv_text import spreadsheet_text
+
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    predictor = load_predictor(file, device)
+    found = find_photos(photos)
+    names = predictor.class_names
+    paths = list(found.roots)
+    truths = [true_class(path, root, names) for path, root in found.roots.items()]
+    right = judged = 0
+    unreadable: list[str] = []
+    started = time.perf_counter()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output) as unfinished, _writing(unfinished) as file_of_rows:
+        writer = csv.writer(file_of_rows)
+        writer.writerow(_header(names, any(truths)))
+        for number, answer in _classified(predictor, paths, batch_size):
+            if isinstance(answer, str):
+                if not skip_unreadable:
+                    raise DataError(
+                        f"{paths[number]} cannot be decoded ({answer}); mend or remove it, or give "
+                        "--skip_unreadable to leave such photos out"
+                    )
+                unreadable.append(f"{paths[number]}: {answer}")
+                continue
+            row: list[str] = [spreadsheet_text(str(paths[number]))]
+            best = answer.topk(min(_BEST, len(answer)))
+            labels = [names[index] if names else str(index) for index in best.indices.tolist()]
+            for label, probability in zip(labels, best.values.tolist(), strict=True):
+                row += [spreadsheet_text(label), f"{probability:.4f}"]
+            if any(truths):
+                row.append(spreadsheet_text(truths[number] or ""))
+            writer.writerow(row)
+            judged += truths[number] is not None
+            right += truths[number] == labels[0]
+    seconds = time.perf_counter() - started
+    for line in unreadable:
+        console.print(f"Left out {line}")
+    if found.passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common(5))
+        console.print(f"Passed over other files: {kinds}")
+    if judged:
+        console.print(
+            f"{right:,} of {judged:,} photos in folders called as a class are of that class ({right / judged:.1%})"
+        )
+    count = len(paths) - len(unreadable)
+    console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
+
+
+def _names_photos(args: Sequence[str]) -> bool:
+    """Return whether photos are named or help is asked for, and not ``--ckpt_path`` and the data of a run."""
+    options = [word.partition("=")[0] for word in args[1:] if word.startswith("-")]
+    return not {"--ckpt_path", "--config", "-c", "--print_config"} & {*options}
+
+
+def run(args: Sequence[str]) -> None:
+    """Parse the options, and classify photos; the data of a run as `test` does."""
+    if not _names_photos(args):
+        run_on_data(args)
+        return
+    if {"-h", "--help"} & {*args}:
+        run_function(predict, args, _EXAMPLES)
+        return
+    given, options = _parted(args[1:])
+    if not given:
+        raise UsageError(
+            "predict needs a trained network and photos: predict NETWORK PHOTOS..., or --ckpt_path for a run's own data"
+        )
+    check_photos(given[1:])
+    run_function(predict, [args[0], given[0], *options], _EXAMPLES, {"photos": given[1:]})
+
+
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that belong to no option, and the options with their values."""
+    given: list[str] = []
+    options: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            given += rest
+            break
+        if not word.startswith("--"):
+            given.append(word)
+        elif word.replace("-", "_") == "__skip_unreadable":
+            value = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+            options.append(f"--skip_unreadable={value}")
+        else:
+            options.append(word)
+            if "=" not in word and rest:
+                options.append(rest.pop(0))
+    return given, options
+
+
+def _network_file(given: Path) -> Path:
+    """The file of a network: what was given, or the newest of a run's folder."""
+    check_there(given, "checkpoint")
+    if not given.is_dir():
+        return given
+    files = [given / name for name in ("fused.safetensors", "checkpoints/last.ckpt")]
+    if (found := next((file for file in files if file.is_file()), None)) is None:
+        raise UsageError(
+            f"{given} is a folder without a trained network; the first word is the network (a checkpoint, a "
+            "fused.safetensors, an ONNX file or the folder of a run), photos come after it"
+        )
+    return found
+
+
+def _classified(predictor: Predictor, paths: Sequence[Path], batch_size: int) -> Iterator[tuple[int, Tensor | str]]:
+    """The probabilities ``(classes,)`` of each photo by its number, or why it cannot be decoded."""
+    import torch
+    from rich.progress import track
+
+    from acnet_pl.data.shard_writer import in_order
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        read = in_order(pool, partial(_read, predictor, paths), range(len(paths)), 2 * batch_size)
+        photos = enumerate(track(read, "Classifying", total=len(paths)))
+        while batch := list(islice(photos, batch_size)):
+            readable = [image for _, image in batch if not isinstance(image, str)]
+            answers = iter(predictor.probabilities(torch.stack(readable)) if readable else ())
+            for number, image in batch:
+                yield number, image if isinstance(image, str) else next(answers)
+
+
+def _read(predictor: Predictor, paths: Sequence[Path], number: int) -> Tensor | str:
+    """A photo cut to size, uint8 ``(H, W, 3)``, or why it cannot be decoded."""
+    import numpy as np
+    import torch
+
+    from acnet_pl.data.decoding import UnreadableImageError, decode
+
+    try:
+        content = torch.from_numpy(np.fromfile(paths[number], np.uint8))
+        return predictor.cut(decode(content, predictor.cut.upright), 0)
+    except OSError as error:
+        return error.strerror or str(error)
+    except UnreadableImageError as error:
+        return str(error)
+
+
+def _header(names: Sequence[str], has_truth: bool) -> list[str]:
+    more = [f"{word}_{place}" for place in range(2, min(_BEST, len(names)) + 1) for word in ("label", "probability")]
+    return ["file", "label", "probability", *more, *(["true"] if has_truth else [])]
+
+
+def _writing(path: Path) -> TextIO:
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")

@@ -1,0 +1,86 @@
+"""The photos that a command line names: files, folders and patterns."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acnet_pl.config.errors import UsageError
+from acnet_pl.config.files import nearby
+
+__all__ = ["NamedPhotos", "check_photos", "find_photos", "true_class"]
+
+
+@dataclass
+class NamedPhotos:
+    """What was named.
+
+    Attributes:
+        roots: The photos, each once, in the order in which they were named, those of a folder sorted; and of each the
+            folder that was named, or the one that it lies in.
+        passed_over: Other files of the folders, by suffix.
+    """
+
+    roots: dict[Path, Path] = field(default_factory=dict)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def check_photos(named: Sequence[str]) -> None:
+    """Raise a UsageError for a name that is neither a file nor a folder nor a pattern that matches."""
+    if not named:
+        raise UsageError("no photos are named; give files, folders or patterns after the checkpoint")
+    for name in named:
+        if not Path(name).exists() and not glob.glob(name, recursive=True):  # noqa: PTH207  (as it was typed)
+            raise UsageError(f"{name}: there is no such file or folder{nearby(Path(name))}")
+
+
+def find_photos(named: Sequence[str]) -> NamedPhotos:
+    """List the photos of files, folders (at any depth) and patterns.
+
+    Args:
+        named: As typed.
+
+    Raises:
+        DataError: There is no photo among them.
+    """
+    from acnet_pl.data.class_folders import SUFFIXES
+    from acnet_pl.data.errors import DataError
+    from acnet_pl.data.photo_folders import photos_below
+
+    found = NamedPhotos()
+    for name in named:
+        given = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+        for path in map(Path, given):
+            if path.is_dir():
+                below, others = photos_below(path)
+                found.roots.update({path / photo: path for photo in below})
+                found.passed_over += others
+            else:
+                found.roots.setdefault(path, path.parent)
+    if not found.roots:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common(5))
+        raise DataError(
+            f"{', '.join(named)} {'holds' if len(named) == 1 else 'hold'} no photo{f', but {kinds}' if kinds else ''}; "
+            f"photos end in {', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def true_class(path: Path, root: Path, class_names: Sequence[str]) -> str | None:
+    """Return the name of the innermost folder of a photo that is called as a class, or None.
+
+    Args:
+        path: The photo.
+        root: The outermost folder that counts.
+        class_names: The names.
+    """
+    known, outermost = {*class_names}, root.absolute()
+    for folder in path.absolute().parents:
+        if folder.name in known:
+            return folder.name
+        if folder == outermost:
+            break
+    return None

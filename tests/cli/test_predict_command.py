@@ -1,0 +1,140 @@
+"""``python -m acnet_pl predict NETWORK PHOTOS...``: from photos to a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import acnet_pl
+from acnet_pl.cli import main
+from acnet_pl.data import DigitsDataModule
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twelve test digits as photos, ``photos/<digit>/<number>.png``."""
+    folder = tmp_path_factory.mktemp("work") / "photos"
+    data = DigitsDataModule(image_size=8)
+    data.setup("test")
+    for number in range(12):
+        path = folder / str(int(data.test_set.labels[number])) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.test_set.images[number].numpy()).save(path)
+    return folder
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(finished, rows):
+    """The probabilities that the fused network gives the files of the rows."""
+    network, data = acnet_pl.load_fused(finished / "fused.safetensors"), DigitsDataModule(image_size=8)
+    images = torch.from_numpy(np.stack([np.asarray(Image.open(row["file"])) for row in rows]))
+    with torch.no_grad():
+        return network(data.normalize(images)).softmax(1)
+
+
+@pytest.mark.parametrize("network", ["checkpoints/last.ckpt", "fused.safetensors", "."])
+def test_a_folder_of_photos_becomes_a_csv(network, finished, photos, tmp_path, capsys):
+    output = tmp_path / "sub" / "p.csv"
+    assert main(["predict", str(finished / network), str(photos), "--output", str(output), "--device", "cpu"]) == 0
+    rows = rows_of(output)
+    files = sorted(photos.rglob("*.png"))
+    assert [row["file"] for row in rows] == [str(path) for path in files]
+    assert [row["true"] for row in rows] == [path.parent.name for path in files]
+    best = expected(finished, rows).topk(5)
+    for row, values, labels in zip(rows, best.values.tolist(), best.indices.tolist(), strict=True):
+        places = ["", "_2", "_3", "_4", "_5"]
+        assert [float(row[f"probability{place}"]) for place in places] == pytest.approx(values, abs=2e-4)
+        assert [row[f"label{place}"] for place in places] == [str(label) for label in labels]
+    right = sum(row["label"] == row["true"] for row in rows)
+    text = capsys.readouterr().out
+    assert f"{right} of 12 photos in folders called as a class are of that class" in text
+    assert f"Wrote {output}: 12 photos, " in text
+
+
+def test_an_onnx_file_predicts_the_same(finished, photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = tmp_path / "model.onnx"
+    export = ["export", str(finished / "checkpoints/last.ckpt"), "--output", str(model), "--batch_size", "5"]
+    assert main(export) == 0
+    for network, name in ((model, "onnx.csv"), (finished, "torch.csv")):
+        assert main(["predict", str(network), str(photos), "--output", str(tmp_path / name)]) == 0
+    one, other = rows_of(tmp_path / "onnx.csv"), rows_of(tmp_path / "torch.csv")
+    assert [row["label"] for row in one] == [row["label"] for row in other]
+    assert [float(row["probability"]) for row in one] == pytest.approx(
+        [float(row["probability"]) for row in other], abs=2e-4
+    )
+
+
+def test_files_patterns_and_folders_name_each_photo_once(finished, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = sorted(map(str, photos.rglob("*.png")))
+    assert main(["predict", str(finished), files[3], f"{photos}/*/*.png", str(photos)]) == 0
+    assert [row["file"] for row in rows_of(tmp_path / "predictions.csv")] == [files[3], *files[:3], *files[4:]]
+
+
+def test_text_that_is_a_formula_is_quoted(finished, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = next(photos.rglob("*.png"))
+    names = ["=cmd.png", "+1.png", "-2.png", "@a.png", "a\nb.png", 'c"d,[red].png']
+    for name in names:
+        shutil.copy(source, tmp_path / name)
+    assert main(["predict", str(finished), "--output", "p.csv", "--", *names]) == 0
+    assert [row["file"] for row in rows_of(tmp_path / "p.csv")] == [f"'{name}" for name in names[:4]] + names[4:]
+    assert "true" not in rows_of(tmp_path / "p.csv")[0]
+
+
+@pytest.fixture
+def damaged(photos, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(photos, folder)
+    (folder / "0" / "broken.png").parent.mkdir(exist_ok=True)
+    (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    (folder / "0" / "note.txt").write_text("no photo")
+    return folder
+
+
+def test_an_unreadable_photo_stops_or_is_left_out_and_named(finished, damaged, tmp_path, capsys):
+    output = tmp_path / "p.csv"
+    assert main(["predict", str(finished), str(damaged), "--output", str(output)]) == 1
+    assert "broken.png cannot be decoded" in capsys.readouterr().err
+    assert not output.exists()
+    assert main(["predict", str(finished), str(damaged), "--skip-unreadable", "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert f"Left out {damaged}/0/broken.png: " in text
+    assert "Passed over other files: 1 .txt" in text
+    assert len(rows_of(output)) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "needs a trained network and photos: predict NETWORK PHOTOS..."),
+        (["RUN"], 2, "no photos are named"),
+        (["nowhere.ckpt", "PHOTOS"], 2, "nowhere.ckpt: there is no such checkpoint"),
+        (["PHOTOS", "PHOTOS"], 2, "the first word is the network"),
+        (["RUN", "nowhere/"], 2, "nowhere/: there is no such file or folder"),
+        (["RUN", "PHOTOS", "--batch_size", "0"], 1, "`batch_size` (=0) must be at least 1"),
+        (["RUN", "PHOTOS", "--outputs", "x"], 2, "did you mean --output?"),
+        (["RUN", "PHOTOS", "--output", "PHOTOS"], 2, "is a folder; give the name of a file"),
+        (["RUN", "EMPTY"], 1, "holds no photo"),
+        (["RUN/config.yaml", "PHOTOS"], 1, "config.yaml is not a checkpoint"),
+    ],
+)
+def test_mistakes_are_explained(words, code, message, finished, photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": str(finished), "PHOTOS": str(photos), "EMPTY": "empty"}
+    given = [places.get(word, word).replace("RUN/", f"{finished}/") for word in words]
+    assert main(["predict", *given]) == code
+    assert message in capsys.readouterr().err
