@@ -226,7 +226,7 @@ def pairs(options: argparse.Namespace, out: Path, runs: Path) -> Callable[[float
     """Pairs of plain networks and ACNets, for as many epochs as there is time for."""
 
     def command(seconds: float) -> list[str] | None:
-        words = [sys.executable, "benchmarks/gpu_pairs.py", "--seconds", f"{seconds - _GRACE:.0f}"]
+        words = [sys.executable, "benchmarks/gpu_pairs.py", "--seconds", f"{seconds - 2 * _GRACE:.0f}"]
         words += ["--out", str(out / "pairs.json"), "--runs_dir", str(runs), "--device", options.device]
         if options.device == "cuda":
             if options.root is None:

@@ -88,13 +88,16 @@ def epochs_in(seconds: float, epoch: float, networks: int) -> int:
 
 
 def reached(runs_dir: Path) -> dict[str, dict[str, float]]:
-    """Last validated epoch of every run below a folder, and its validation accuracy."""
+    """Last validated epoch of every run below a folder, its accuracy, and the test accuracy of a finished run."""
     found = {}
     for path in sorted(runs_dir.glob("*/*/metrics.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("val/top1")]
         if rows:
-            found[path.parent.parent.name] = {"epoch": float(rows[-1]["epoch"]), "top1": float(rows[-1]["val/top1"])}
+            figures = {"epoch": float(rows[-1]["epoch"]), "val/top1": float(rows[-1]["val/top1"])}
+            if (summary := path.with_name("summary.json")).is_file():
+                figures["test/top1"] = json.loads(summary.read_text(encoding="utf-8"))["metrics"]["test/top1"]
+            found[path.parent.parent.name] = figures
     return found
 
 
@@ -106,6 +109,8 @@ def reproduce(arguments: list[str], seconds: float) -> str:
         return "done" if code == 0 else f"failed ({code})"
     except subprocess.TimeoutExpired:
         return "stopped"
+    except KeyboardInterrupt:  # so is SIGTERM understood here
+        return "interrupted"
     finally:
         if process.poll() is None:
             process.terminate()
@@ -138,6 +143,8 @@ def main() -> None:
         if state not in ("done", "no time"):
             found[-1]["reached"] = reached(options.runs_dir)
         write_record(options.out, {"pairs": found})
+        if state == "interrupted":
+            raise SystemExit(1)
 
     common = ["--engine", "graphs", "--runs_dir", str(options.runs_dir)]
     if options.device == "cpu":
@@ -163,12 +170,7 @@ def main() -> None:
             continue
         arguments = [pairs.grid, "--models", pairs.model, "--variants", *variants(pairs), "--epochs", str(epochs)]
         arguments += ["--seeds", *map(str, range(pairs.seeds)), "--output", str(folder), *common]
-        try:
-            state = reproduce(arguments, end - time.monotonic())
-        except KeyboardInterrupt:
-            keep(pairs.model, "stopped", epochs, folder)
-            raise SystemExit(1) from None
-        keep(pairs.model, state, epochs, folder)
+        keep(pairs.model, reproduce(arguments, end - time.monotonic()), epochs, folder)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,20 @@ def test_what_runs_had_reached_when_they_were_stopped_is_kept(pairs: Any, tmp_pa
     for name, rows in {"acb-seed0": "0,,0.5\n0,0.4,\n1,0.6,\n1,,0.9\n", "acb-seed1": "0,,0.5\n"}.items():
         (tmp_path / name / "time").mkdir(parents=True)
         (tmp_path / name / "time" / "metrics.csv").write_text(f"epoch,val/top1,train/loss\n{rows}")
-    assert pairs.reached(tmp_path) == {"acb-seed0": {"epoch": 1, "top1": 0.6}}
+    (tmp_path / "acb-seed0/time/summary.json").write_text('{"metrics": {"test/top1": 0.7}}')
+    assert pairs.reached(tmp_path) == {"acb-seed0": {"epoch": 1, "val/top1": 0.6, "test/top1": 0.7}}
+
+
+def test_an_interruption_of_pairs_is_an_outcome(pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Process:
+        def wait(self, seconds: float) -> int:
+            raise KeyboardInterrupt
+
+        def poll(self) -> int:
+            return 130
+
+    monkeypatch.setattr(pairs.subprocess, "Popen", lambda command: Process())
+    assert pairs.reproduce([], 1) == "interrupted"
 
 
 def test_make_runs_it() -> None:
