@@ -11,10 +11,12 @@ import sys
 import warnings
 from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,11 +39,15 @@ def make_norm(rng: random.Random) -> nn.Module:
     if kind is nn.GroupNorm:
         return nn.GroupNorm(2, CHANNELS)
     affine, track = rng.random() > 0.2, rng.random() > 0.05
-    norm: _BatchNorm = kind(CHANNELS, affine=affine, track_running_stats=track)
+    return trained(kind(CHANNELS, affine=affine, track_running_stats=track))
+
+
+def trained(norm: _BatchNorm) -> _BatchNorm:
+    """Give a batch norm the values of a trained one."""
     if norm.running_mean is not None and norm.running_var is not None:
         norm.running_mean.normal_(0, 0.3)
         norm.running_var.uniform_(0.5, 2)
-    if affine:
+    if norm.affine:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, 0, 0.3)
     return norm
@@ -52,7 +58,24 @@ def make_conv(rng: random.Random) -> nn.Conv2d:
     k = rng.choice([1, 3, 3, 3, 5])
     mode: Any = rng.choice(["zeros", "zeros", "zeros", "circular"])
     groups, bias = rng.choice([1, 1, 2, 4]), rng.random() > 0.5
-    return nn.Conv2d(CHANNELS, CHANNELS, k, padding=k // 2, groups=groups, bias=bias, padding_mode=mode)
+    if rng.random() < 0.1:
+        return Conv2dSame(CHANNELS, CHANNELS, k, groups=groups, bias=bias)
+    padding: Any = "same" if rng.random() < 0.1 else k // 2
+    return nn.Conv2d(CHANNELS, CHANNELS, k, padding=padding, groups=groups, bias=bias, padding_mode=mode)
+
+
+def make_tower(rng: random.Random, rank: int) -> nn.Module:
+    """Layers and batch norms over values of another rank: 2 for vectors, 3 and 5 for 1-D and 3-D convolutions."""
+    layer: Any = {2: nn.Linear, 3: nn.Conv1d, 5: nn.Conv3d}[rank]
+    kind: Any = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}[rank]
+    layers: list[nn.Module] = []
+    for _ in range(rng.randint(1, 3)):
+        bias = {"bias": rng.random() > 0.5}
+        one = layer(CHANNELS, CHANNELS, **bias, **({} if rank == 2 else {"kernel_size": 1}))
+        pair = [one, trained(kind(CHANNELS))]
+        rng.shuffle(pair)
+        layers += [*pair, nn.ReLU()][: rng.choice([2, 3])]
+    return nn.Sequential(*layers)
 
 
 def make_network(seed: int) -> nn.Module:
@@ -78,7 +101,7 @@ def make_network(seed: int) -> nn.Module:
 
     for step in range(rng.randint(2, 6)):
         x, out = rng.choice(values[-2:]), f"v{step}"
-        kind = rng.randrange(14)
+        kind = rng.randrange(24)
         if kind < 5:
             lines += [f"{out} = self.{norm()}(self.{conv()}({x}))"]
         elif kind == 5:
@@ -103,13 +126,49 @@ def make_network(seed: int) -> nn.Module:
             lines += [f"self.kept = self.{conv()}({x})", f"{out} = self.{norm()}(self.kept)"]
         elif kind == 12:
             lines += [f"{out} = self.{norm()}({x} + self.{conv()}({x}))"]
+        elif kind == 13:
+            lines += [f"{out} = self.{norm()}({x})", f"{out} = self.{conv()}({out})"]
+        elif kind == 14:
+            halves = [nn.Conv2d(CHANNELS // 2, CHANNELS // 2, k, padding=k // 2) for k in (1, 3)]
+            named = [new("half", half) for half in rng.sample(halves, 2)]
+            lines += [f"a, b = {x}.chunk(2, 1)", f"{out} = torch.cat([self.{named[0]}(a), self.{named[1]}(b)], 1)"]
+            lines += [rng.choice([f"{out} = self.{norm()}({out})", f"{out} = self.{norm()}({out}) + {out}"])]
+        elif kind == 15:
+            tower = new("tower", make_tower(rng, 2))
+            lines += [f"{out} = {x} * self.{tower}({x}.mean((2, 3)))[:, :, None, None]"]
+        elif kind == 16:
+            tower = new("tower", make_tower(rng, 3))
+            lines += [f"{out} = self.{tower}({x}.flatten(2)).reshape({x}.shape)"]
+        elif kind == 17:
+            tower = new("tower", make_tower(rng, 5))
+            lines += [f"{out} = self.{tower}({x}[:, :, None])[:, :, 0]"]
+        elif kind == 18:
+            settings = new("config", SimpleNamespace(flip=rng.random() > 0.5))
+            lines += [f"{out} = self.{conv()}({x})", f"if self.{settings}.flip: {out} = -{out}"]
+            lines += [f"{out} = self.{norm()}({out})"]
+        elif kind == 19:
+            extra = new("factor", rng.choice([None, 0.5]))
+            lines += [f"{out} = self.{conv()}({x})", f"if self.{extra} is not None: {out} = {out} * self.{extra}"]
+            lines += [f"{out} = self.{norm()}({out})"]
+        elif kind == 20:
+            scale = new("factor", rng.choice([1.0, 2.0]))
+            lines += [f"{out} = self.{conv()}({x})", f"if self.{scale} > 1.5: {out} = {out} * self.{scale}"]
+            lines += [f"{out} = self.{norm()}({out})"]
+        elif kind == 21:
+            table = new("table", nn.ModuleDict({key: make_conv(rng) for key in ("usual", "raw")}))
+            lines += [f"{out} = self.{norm()}(self.{table}[self.{new('word', 'usual')}]({x}))"]
+        elif kind == 22:
+            lines += [f"for module in [self.{conv()}, self.{norm()}]: {x} = module({x})", f"{out} = {x}"]
+        elif kind == 23:
+            lines += [f"{out} = self.{norm()}({x})", f"{x} = {x}.mul_(2)" * rng.choice([0, 1]) or "pass"]
+            lines += [f"{out} = self.{conv()}({out})"]
         else:
             word = new("word", "usual")
             lines += [f"{out} = self.{conv()}({x})", f"{out} = self.{norm()}({out}) if self.{word} != 'raw' else {out}"]
         values.append(out)
     lines += [f"return {values[-1]}"]
     source = "def forward(self, x, index=0, switch=False):\n" + "".join(f"    {line}\n" for line in lines)
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = {"torch": torch}
     exec(source, space)
     space["forward"].__module__ = "random_network"
     network: nn.Module = type("Network", (nn.Module,), {"forward": space["forward"], "__doc__": source})()
@@ -129,20 +188,28 @@ def make_network(seed: int) -> nn.Module:
 def outputs(network: nn.Module) -> list[Any]:
     """What a network gives for several inputs, arguments and values of its attributes."""
     found = []
-    attributes = [name for name in vars(network) if name.startswith(("flag", "chosen", "word"))]
+    attributes = [name for name in vars(network) if name.startswith(("flag", "chosen", "word", "config", "factor"))]
     usual = {name: vars(network)[name] for name in attributes}
     generator = torch.Generator().manual_seed(0)
     for number, (index, switch, turned) in enumerate(product((0, 1), (False, True), (None, *attributes))):
         if turned is not None:
-            other = {bool: not usual[turned], int: 1, str: "raw"}[type(usual[turned])]
-            setattr(network, turned, other)
+            setattr(network, turned, turned_to(usual[turned]))
         x = torch.randn(2, CHANNELS, 7, 7, dtype=torch.float64, generator=generator) * (1 + number % 3)
         with torch.no_grad(), explicit_branches(network):
-            found.append(network(x, index, switch))
+            found.append(network(x.clone(), index, switch))
             found.append(vars(network).get("kept"))
         for name, value in usual.items():
             setattr(network, name, value)
     return found
+
+
+def turned_to(value: Any) -> Any:
+    """Another value for an attribute."""
+    if isinstance(value, SimpleNamespace):
+        return SimpleNamespace(flip=not value.flip)
+    if value is None or isinstance(value, float):
+        return 2.0 if value == 1.0 else 1.0 if value == 2.0 else None if value else 0.5
+    return {bool: not value, int: 1, str: "raw"}[type(value)]
 
 
 def differ(a: nn.Module, b: nn.Module) -> bool:

@@ -165,7 +165,7 @@ def test_train_mode_is_an_error_that_names_the_layer(build: Callable[[], nn.Modu
 def test_values_that_are_not_finite_are_an_error_that_names_the_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     nn.init.constant_(model.get_parameter("0.weight"), float("nan"))
-    with pytest.raises(FusionError, match=r"^`0`: its weights folded with batch norm `1` hold NaN or infinite values"):
+    with pytest.raises(FusionError, match=r"^`0`: its weights fused with batch norm `1` hold NaN or infinite values"):
         fuse_model(model)
 
 

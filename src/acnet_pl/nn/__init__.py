@@ -12,7 +12,15 @@ from acnet_pl.nn.keep import keep_fused
 from acnet_pl.nn.mobileone import MobileOneBlock, MobileOneConv
 from acnet_pl.nn.orepa import OREPABlock, OREPAConv
 from acnet_pl.nn.repvgg import RepVGGBlock, RepVGGConv
-from acnet_pl.nn.surgery import conversion_report, convert, convert_to_acnet, convert_with, fuse_model, stock_state_dict
+from acnet_pl.nn.surgery import (
+    conversion_report,
+    convert,
+    convert_to_acnet,
+    convert_with,
+    fuse_model,
+    fuse_report,
+    stock_state_dict,
+)
 
 __all__ = [
     "ACBConv",
@@ -41,6 +49,7 @@ __all__ = [
     "draw_kernel",
     "explicit_branches",
     "fuse_model",
+    "fuse_report",
     "keep_fused",
     "stock_state_dict",
 ]

@@ -33,12 +33,13 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     from acnet_pl.analysis import compare, complexity
     from acnet_pl.cli.trained import image_size_of, load_trained
     from acnet_pl.deploy import save_fused
-    from acnet_pl.nn import FusionError, fuse_model
+    from acnet_pl.nn import FusionError
+    from acnet_pl.nn.surgery.fuse import fuse_with_report
 
     network, info, folder = load_trained(checkpoint)
     image_size = image_size or image_size_of(info) or 32
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    fused = fuse_model(network, images)
+    fused, report = fuse_with_report(network, images)
     equivalence = compare(network, fused, [images])
     if not equivalence.within(tolerance):
         raise FusionError(
@@ -48,6 +49,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     shape = (3, image_size, image_size)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(fused, shape)}\n{equivalence}")
+    console.print(report.summary())
     console.print(f"Wrote {path}; load it with acnet_pl.load_fused({str(path)!r})")
 
 

@@ -24,8 +24,10 @@ from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
+from acnet_pl.nn.surgery.reading import CONCATENATIONS, asks_metadata, averages
 from acnet_pl.nn.surgery.ties import ties
-from acnet_pl.nn.surgery.tracing import asks_metadata, other_graphs, trace_graph
+from acnet_pl.nn.surgery.trace import idle_siblings, layers
+from acnet_pl.nn.surgery.tracing import other_graphs, trace_graph
 
 __all__ = ["absorb"]
 
@@ -39,7 +41,6 @@ _CHANNELWISE: tuple[Any, ...] = (
     *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.gelu, F.silu, torch.relu, torch.relu_, "relu", "relu_"),
 )
 _ADDITION: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-_CONCATENATION: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
 _FLATTENING: tuple[Any, ...] = (nn.Flatten, torch.flatten, "flatten")
 
 
@@ -80,6 +81,7 @@ def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]
                 absorber.run(other)
             except FusionError as error:
                 raise FusionError(f"{error} (it would not hold at every call: {course})") from error
+    absorber.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
     return {name: shift for name, (shift, _) in absorber.absorbed.items() if shift is not None}
 
 
@@ -125,7 +127,7 @@ class _Absorber:
             return self.linear(module, inputs[0])
         if self.matches(node, module, _ADDITION) and not node.kwargs:
             return self.addition(inputs)
-        if self.matches(node, module, _CONCATENATION) and isinstance(node.args[0], (list, tuple)):
+        if self.matches(node, module, CONCATENATIONS) and isinstance(node.args[0], (list, tuple)):
             return self.concatenation(node)
         if self.passes(node, module):
             return inputs[0]
@@ -147,7 +149,7 @@ class _Absorber:
     def passes(self, node: fx.Node, module: nn.Module | None) -> bool:
         """Whether a value's shift per channel is that of the one input."""
         if isinstance(module, nn.AvgPool2d):
-            return (not module.count_include_pad or module.padding in (0, (0, 0))) and module.divisor_override is None
+            return averages(module)
         if node.target is F.avg_pool2d:
             return len(node.args) <= 3 and not node.kwargs.keys() - {"kernel_size", "stride"}
         if node.target is F.dropout:
@@ -225,6 +227,14 @@ class _Absorber:
             for count, part in zip(known, parts, strict=True)
         ]
         return _Value(sum(known), torch.cat(shifts), sources)
+
+    def refuse_choices(self, called: set[str]) -> None:
+        """Raise an error where another call may choose another layer, than those called now, to give or take a bias."""
+        found = dict(layers(self.model))
+        siblings = idle_siblings(self.model, found, called & found.keys())
+        for name, (shift, sources) in self.absorbed.items():
+            for one in sorted({name, *sources} & siblings.keys()) if shift is not None else ():
+                raise _refusal(sources, f"`{one}` is one of several: `{siblings[one]}` is not called now")
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Note what a layer absorbs, which must be the same at every call."""

@@ -94,7 +94,7 @@ def convert(
     entries, unknown = [], []
     replacements: dict[nn.Module, nn.Module] = {}
     for name, layer in found.items():
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, (_BatchNorm, nn.Linear)):
             continue
         norm_name, without = flow.norm_of.get(name), flow.norm_missing.get(name, "")
         norm = found[norm_name] if norm_name is not None else None

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -15,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds
+from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
-from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers
+from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, idle_siblings, layers
 from acnet_pl.nn.surgery.tracing import SymbolicTraces
 
 __all__ = ["Dataflow", "follow"]
@@ -24,25 +24,39 @@ __all__ = ["Dataflow", "follow"]
 
 @dataclass(frozen=True)
 class Dataflow:
-    """What is known about a network's data flow, by layer name.
+    """What is known about a network's data flow, by layer name. Layers here are all but batch norms.
 
     Attributes:
-        norm_of: From a convolution (or fusible block) to the batch norm that takes all its outputs and nothing else.
-        norm_missing: From any other one that is called to the reason why it has no such batch norm.
-        called: Layers seen at work.
-        read: Layers whose tensors are read other than by calling them, as in ``F.conv2d(x, conv.weight)``.
-        undecided: Those that have such a batch norm now, but perhaps not at another call, which may decide otherwise.
-        unknown: Convolutions that may have a batch norm which was not seen, for the reason in ``obstacle``.
+        norm_of: From a layer to the batch norm that takes all its outputs and nothing else.
+        norm_missing: From any other layer that is called to the reason why it has no such batch norm.
+        joined: From a batch norm to the layers, several, whose concatenated outputs are all that it takes, and that go
+            nowhere else; in the order of their channels.
+        read_by: From a batch norm that is in neither to the layers that take all its outputs and nothing else.
+        not_after: From a batch norm that is not in the values of ``norm_of`` nor in ``joined`` to the reason why.
+        not_before: From one that is not in ``read_by`` either to the reason why.
+        called: Layers and batch norms seen at work.
+        read: Those whose tensors are read other than by calling them, as in ``F.conv2d(x, conv.weight)``.
+        undecided: Layers and batch norms that have such a neighbour now, but perhaps not at another call.
+        unknown: Layers that may have a batch norm which was not seen, for the reason in ``obstacle``.
         obstacle: What could not be traced and why, or "".
     """
 
     norm_of: Mapping[str, str]
     norm_missing: Mapping[str, str]
+    joined: Mapping[str, tuple[str, ...]]
+    read_by: Mapping[str, tuple[str, ...]]
+    not_after: Mapping[str, str]
+    not_before: Mapping[str, str]
     called: frozenset[str]
     read: frozenset[str]
     undecided: frozenset[str]
     unknown: tuple[str, ...]
     obstacle: str
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Layers that are neighbours, in the order of the data."""
+        joined = [(part, norm) for norm, parts in self.joined.items() for part in parts]
+        return [*self.norm_of.items(), *joined, *((norm, one) for norm, all_ in self.read_by.items() for one in all_)]
 
 
 def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
@@ -69,99 +83,71 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     if example_input is not None:
         traces += trace_by_running(probe, example_input)
     found = dict(layers(model))
-    flow = _read(found, traces, "" if example_input is not None else obstacle)
-    if not flow.norm_of:
+    flow = _read(model, found, traces, "" if example_input is not None else obstacle)
+    pairs = flow.pairs()
+    if not pairs:
         return flow
-    kinds = deciding_kinds(model, flow.norm_of)
+    kinds = deciding_kinds(model, pairs)
     if not obstacle or example_input is None:
         probe.eval()
         traces += symbolic[1].otherwise(kinds)
         kinds = set()
     if example_input is not None:
         traces += run_otherwise(probe, example_input, kinds)
-    flow = _read(found, traces, flow.obstacle)
-    siblings = _idle_siblings(model, found, flow.called)
-    chosen = {conv: norm for conv, norm in flow.norm_of.items() if norm in siblings}
-    why = {
-        conv: f"batch norm `{norm}` is one of several: `{siblings[norm]}` is not called now"
-        for conv, norm in chosen.items()
-    }
-    return replace(
-        flow,
-        norm_of={conv: norm for conv, norm in flow.norm_of.items() if conv not in chosen},
-        norm_missing={**flow.norm_missing, **why},
-        undecided=flow.undecided | chosen.keys(),
+    return _read(model, found, traces, flow.obstacle)
+
+
+def _read(model: nn.Module, found: Mapping[str, Layer], traces: list[Trace], obstacle: str) -> Dataflow:
+    """What some traces say; pairs are of the traces of the network as it is, but for those that others part."""
+    certain = [trace for trace in traces if not trace.course]
+    called = frozenset(name for trace in certain for name in trace.calls)
+    seen = Neighbours(found, traces, idle_siblings(model, found, called))
+    norm_of: dict[str, str] = {}
+    norm_missing: dict[str, str] = {}
+    for name, layer in found.items():
+        if name in called and not isinstance(layer, _BatchNorm):
+            norm_name, reason = seen.norm_after(name)
+            if reason:
+                norm_missing[name] = reason
+            else:
+                norm_of[name] = norm_name
+    joined: dict[str, tuple[str, ...]] = {}
+    for norm in dict.fromkeys(norm_of.values()):
+        parts = seen.parts(norm)
+        if len(parts) > 1:
+            why = {part: norm_missing[part] for part in parts if part in norm_missing}
+            if not why:
+                joined[norm] = parts
+            joint = f"batch norm `{norm}` normalises the outputs of {len(parts)} layers, concatenated"
+            for part in set(parts) - why.keys():
+                del norm_of[part]
+                norm_missing[part] = joint
+    read_by, not_after, not_before = {}, {}, {}
+    for norm in called - {*norm_of.values(), *joined}:
+        if isinstance(found[norm], _BatchNorm):
+            not_after[norm] = seen.why_not_after(norm, norm_missing)
+            readers, reason = seen.readers(norm)
+            if reason:
+                not_before[norm] = reason
+            else:
+                read_by[norm] = readers
+    return Dataflow(
+        norm_of=norm_of,
+        norm_missing=norm_missing,
+        joined=joined,
+        read_by=read_by,
+        not_after=not_after,
+        not_before=not_before,
+        called=called,
+        read=seen.read,
+        undecided=frozenset(seen.undecided),
+        unknown=_unknown(found, certain, norm_of) if obstacle else (),
+        obstacle=obstacle,
     )
 
 
-def _read(found: Mapping[str, Layer], traces: list[Trace], obstacle: str) -> Dataflow:
-    """What some traces say; pairs are of the traces of the network as it is, but for those that others part."""
-    certain = [trace for trace in traces if not trace.course]
-    norm_of: dict[str, str] = {}
-    norm_missing: dict[str, str] = {}
-    undecided: set[str] = set()
-    called = frozenset(name for trace in certain for name in trace.calls)
-    read = frozenset(name for trace in traces for name in trace.read)
-    for name, layer in found.items():
-        if name in called and not isinstance(layer, _BatchNorm):
-            norm_name, reason, course = _norm_after(name, found, traces, read)
-            if reason:
-                norm_missing[name] = f"{reason}: {course}" if course else reason
-                undecided |= {name} if course else set()
-            else:
-                norm_of[name] = norm_name
-    unknown = _unknown(found, certain, norm_of) if obstacle else ()
-    return Dataflow(norm_of, norm_missing, called, read, frozenset(undecided), unknown, obstacle)
-
-
-def _norm_after(
-    name: str, found: Mapping[str, Layer], traces: Iterable[Trace], read: frozenset[str]
-) -> tuple[str, str, str]:
-    """The batch norm after a layer, why it is not the layer's own or "" where it is, and in which other course."""
-    traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.course))
-    consumers = {consumer for trace in traces if not trace.course for consumer in trace.consumers[name]}
-    norms = sorted(consumer for consumer in consumers if isinstance(found.get(consumer), _BatchNorm))
-    if not norms:
-        return "", "no batch norm follows", ""
-    norm_name = norms[0]
-    for trace in traces:
-        if reason := _other_use(name, norm_name, found, trace):
-            return norm_name, f"batch norm `{norm_name}` {reason}", trace.course
-    if name in read or norm_name in read:
-        return norm_name, f"batch norm `{norm_name}` or the convolution is read other than by calling it", ""
-    return norm_name, "", ""
-
-
-def _other_use(name: str, norm_name: str, found: Mapping[str, Layer], trace: Trace) -> str:
-    """Why a batch norm is not a convolution's own by a trace, or "" where nothing in it is against that."""
-    conv, norm = found[name], found[norm_name]
-    if set(trace.consumers[name]) - {norm_name} or trace.consumers[name][norm_name] != trace.calls[name]:
-        return "is not all that the convolution's output goes to"
-    if set(trace.producers[norm_name]) - {name}:
-        return "normalises something else too"
-    if conv._forward_hooks or conv._backward_hooks or norm._forward_pre_hooks or norm._backward_pre_hooks:
-        return "is parted from the convolution by a hook on the value between them"
-    if getattr(norm, "num_features", None) != getattr(conv, "out_channels", None):
-        return "has another number of channels"
-    return ""
-
-
-def _idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: frozenset[str]) -> dict[str, str]:
-    """From batch norms to another one, not called now, that a call may choose in their place by an index or key."""
-    norms = {name: layer for name, layer in found.items() if isinstance(layer, _BatchNorm)}
-    choices = {name for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.ModuleDict))}
-    siblings: dict[str, str] = {}
-    for idle in norms.keys() - called:
-        for name in norms.keys() & called:
-            parts = takewhile(lambda pair: pair[0] == pair[1], zip(name.split("."), idle.split("."), strict=False))
-            shared = [part for part, _ in parts]
-            if ".".join(shared) in choices and norms[name].num_features == norms[idle].num_features:
-                siblings[name] = idle
-    return siblings
-
-
 def _unknown(found: Mapping[str, Layer], traces: list[Trace], norm_of: Mapping[str, str]) -> tuple[str, ...]:
-    """Convolutions whose output goes where it was not seen, as far as there are batch norms fed from there."""
+    """Layers whose output goes where it was not seen, as far as there are batch norms fed from there."""
     fed = [
         layer.num_features
         for name, layer in found.items()
@@ -174,6 +160,6 @@ def _unknown(found: Mapping[str, Layer], traces: list[Trace], norm_of: Mapping[s
         for name, layer in found.items()
         if not isinstance(layer, _BatchNorm)
         and name not in norm_of
-        and layer.out_channels in fed
+        and channels_of(layer) in fed
         and (all(name not in t.calls for t in traces) or any(OUTSIDE in t.consumers[name] for t in traces))
     )

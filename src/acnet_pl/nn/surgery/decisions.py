@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from acnet_pl.nn.surgery.trace import LAYERS
+from acnet_pl.nn.surgery.trace import is_layer
 
 __all__ = ["Variation", "deciding_kinds", "other_values", "strings_in", "variations"]
 
@@ -134,24 +134,24 @@ def _strings(functions: Iterable[FunctionType]) -> list[str]:
     return sorted(found)[:10]
 
 
-def deciding_kinds(model: nn.Module, pairs: Mapping[str, str] | None = None) -> set[type[nn.Module]]:
+def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None = None) -> set[type[nn.Module]]:
     """The classes, not PyTorch's own, whose code may decide what becomes of some pairs of layers; None is of any layer.
 
     That are the classes of the modules between the layers of a pair, and those whose code has a layer's name in it.
     """
-    modules = {name: module for name, module in model.named_modules() if not isinstance(module, LAYERS)}
+    modules = {name: module for name, module in model.named_modules() if not is_layer(module)}
     if pairs is None:
-        holders = [m for m in modules.values() if any(isinstance(inner, LAYERS) for inner in m.modules())]
+        holders = [m for m in modules.values() if any(is_layer(inner) for inner in m.modules())]
         return {type(module) for module in holders if _is_users(type(module))}
     kinds: set[type[nn.Module]] = set()
-    for layer, other in [*pairs.items(), *((norm, conv) for conv, norm in pairs.items())]:
+    for layer, other in [*pairs, *((second, first) for first, second in pairs)]:
         while layer:
             layer = layer.rpartition(".")[0]
             if _is_users(type(modules[layer])):
                 kinds.add(type(modules[layer]))
                 if not layer or other.startswith(f"{layer}."):
                     break
-    words = {name: [part for part in name.split(".") if not part.isdigit()] for name in [*pairs, *pairs.values()]}
+    words = {name: [part for part in name.split(".") if not part.isdigit()] for pair in pairs for name in pair}
     called = {parts[-1] for parts in words.values() if parts}
     for module in modules.values():
         if _is_users(type(module)) and type(module) not in kinds:

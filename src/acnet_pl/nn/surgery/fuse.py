@@ -1,4 +1,4 @@
-"""Whole-network folding: any module to the plain network that computes the same."""
+"""Whole-network fusing: any module to the plain network that computes the same."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.fusible import FusibleConv, exact
-from acnet_pl.nn.fusion import FusionError, fuse_batch_norm
+from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.affine import fuse_after, fuse_before
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, uncompiled
-from acnet_pl.nn.surgery.dataflow import follow
-from acnet_pl.nn.surgery.plain import activation_of, is_plain_conv, is_plain_norm
+from acnet_pl.nn.surgery.dataflow import Dataflow, follow
+from acnet_pl.nn.surgery.fuse_report import FuseReport, report_on
+from acnet_pl.nn.surgery.plain import activation_of
+from acnet_pl.nn.surgery.plan import plan_fusing, why_layer_stays, why_norm_stays
 from acnet_pl.nn.surgery.trace import layers, listed
 from acnet_pl.nn.surgery.units import fuse_units
 
-__all__ = ["fuse_model", "replace_modules"]
+__all__ = ["fuse_model", "fuse_report", "fuse_with_report", "replace_modules"]
 
 
 def _warn_of_traced_blocks(model: nn.Module) -> None:
@@ -35,7 +38,7 @@ def _warn_of_traced_blocks(model: nn.Module) -> None:
         warnings.warn(
             f"torch.fx traced {listed(sorted(blocks))} before they were fused, so their branches stay several "
             "convolutions; fuse first and trace then: torch.fx.symbolic_trace(fuse_model(acnet))",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -68,7 +71,42 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
           (2): ReLU()
         )
     """
-    fused = fuse_units(deep_copy(uncompiled(model)))
+    return _fuse(model, example_input)[0]
+
+
+@torch.no_grad()
+def fuse_with_report(model: nn.Module, example_input: Any = None) -> tuple[nn.Module, FuseReport]:
+    """Fuse a network as `fuse_model` does, and report on it as `fuse_report` does."""
+    return _fuse(model, example_input)
+
+
+@torch.no_grad()
+def fuse_report(model: nn.Module, example_input: Any = None) -> FuseReport:
+    """Report what `fuse_model` does to each batch norm of a network, and of those that stay why.
+
+    Args:
+        model: As `fuse_model`'s, like the other.
+        example_input: Shows the data flow where torch.fx cannot.
+
+    Raises:
+        FusionError: As `fuse_model` does.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).eval()
+        >>> print(fuse_report(model))
+        batch norm  kind            fused into  why it stays
+        ----------  --------------  ----------  ------------
+        1           BatchNorm2d(8)  0
+        1 of 1 batch norms fused
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report says the same
+        return _fuse(model, example_input)[1]
+
+
+def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
+    model = uncompiled(model)
+    fused = fuse_units(deep_copy(model))
     _warn_of_traced_blocks(fused)
     convs: dict[nn.Module, nn.Module] = {}
     for name, module in layers(fused):
@@ -81,27 +119,44 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
     fused = replace_modules(fused, convs)
 
     found = dict(layers(fused))
-    if not any(is_plain_norm(layer) for layer in found.values()):
-        return fused
+    norms = {name: layer for name, layer in found.items() if isinstance(layer, _BatchNorm)}
+    if all(why_norm_stays(norm) for norm in norms.values()):
+        return fused, report_on(model, fused, {}, {name: why_norm_stays(norm) for name, norm in norms.items()})
     flow = follow(fused, example_input)
-    unknown = [name for name in flow.unknown if is_plain_conv(found[name])]
+    _warn_of_doubts(flow, found)
+    plan = plan_fusing(found, flow)
+    for norm_name, names in {**plan.after, **plan.before}.items():
+        norm, neighbours = norms[norm_name], [found[name] for name in names]
+        if norm.training:
+            raise FusionError(
+                f"`{norm_name}`: it is in train mode, where batch norm uses each batch's own statistics and no fixed "
+                "convolution gives the same output; call model.eval() first"
+            )
+        try:
+            (fuse_after if norm_name in plan.after else fuse_before)(neighbours, norm)
+        except FusionError as error:
+            raise FusionError(f"{listed(names)}: its weights fused with batch norm `{norm_name}` {error}") from error
+    stand_ins: dict[nn.Module, nn.Module] = {norms[n]: activation_of(norms[n], rank) for n, rank in plan.ranks.items()}
+    into = {**plan.after, **plan.before}
+    return replace_modules(fused, stand_ins), report_on(model, fused, into, plan.left)
+
+
+def _warn_of_doubts(flow: Dataflow, found: Mapping[str, nn.Module]) -> None:
+    """Name the layers whose batch norm was not seen, or may be another one at another call."""
+    unknown = [name for name in flow.unknown if not why_layer_stays(found[name])]
     if unknown:
         warnings.warn(
             f"whether batch norms follow {listed(unknown)} cannot be told, so they are left as they are: torch.fx does "
             f"not trace the model ({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)",
-            stacklevel=3,
+            stacklevel=5,
         )
     for name in sorted(flow.undecided):
-        if is_plain_conv(found[name]):
-            warnings.warn(f"`{name}` and its batch norm are left as they are: {flow.norm_missing[name]}", stacklevel=3)
-    activations: dict[nn.Module, nn.Module] = {}
-    for conv_name, norm_name in flow.norm_of.items():
-        conv: nn.Module = found[conv_name]
-        norm: nn.Module = found[norm_name]
-        if is_plain_conv(conv) and is_plain_norm(norm) and norm.running_mean is not None:
-            _fold_into(conv, norm, conv_name, norm_name)
-            activations[norm] = activation_of(norm)
-    return replace_modules(fused, activations)
+        layer = found[name]
+        if isinstance(layer, _BatchNorm):
+            if name in flow.not_before and not why_norm_stays(layer):
+                warnings.warn(f"`{name}` is left as it is: {flow.not_before[name]}", stacklevel=5)
+        elif not why_layer_stays(layer):
+            warnings.warn(f"`{name}` and its batch norm are left as they are: {flow.norm_missing[name]}", stacklevel=5)
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -111,34 +166,3 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
             if child is not None and child in replacements:
                 module._modules[name] = replacements[child]
     return replacements.get(model, model)
-
-
-def _fold_into(conv: nn.Conv2d, norm: _BatchNorm, conv_name: str, norm_name: str) -> None:
-    """Fold a batch norm into a plain convolution, in place."""
-    if norm.training:
-        raise FusionError(
-            f"`{norm_name}`: it is in train mode, where batch norm uses each batch's own statistics and no fixed "
-            "convolution gives the same output; call model.eval() first"
-        )
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    kernel, bias = fuse_batch_norm(
-        exact(conv.weight),
-        None if conv.bias is None else exact(conv.bias),
-        exact(norm.running_mean),
-        exact(norm.running_var),
-        None if norm.weight is None else exact(norm.weight),
-        None if norm.bias is None else exact(norm.bias),
-        norm.eps,
-    )
-    kernel, bias = kernel.to(conv.weight), bias.to(conv.weight)
-    if not (kernel.isfinite().all() and bias.isfinite().all()):
-        raise FusionError(
-            f"`{conv_name}`: its weights folded with batch norm `{norm_name}` hold NaN or infinite values: the "
-            f"training diverged, or they overflow {kernel.dtype}"
-        )
-    if conv.weight.is_contiguous(memory_format=torch.channels_last):
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
-    trainable = any(p.requires_grad for p in [*conv.parameters(), *norm.parameters()])
-    conv.weight = nn.Parameter(kernel, requires_grad=trainable)
-    conv.bias = nn.Parameter(bias, requires_grad=trainable)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedParameter, is_lazy
 from typing_extensions import TypeIs
@@ -14,11 +15,14 @@ from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.surgery.copying import inherit_hooks
 
 __all__ = [
+    "OfRank",
     "activation_of",
+    "activations",
     "carries_activation",
     "is_plain_conv",
     "is_plain_norm",
     "why_norm_not_plain",
+    "why_not_batch_norm",
     "why_not_plain",
 ]
 
@@ -54,11 +58,15 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
 
     Judged by what it computes, not by its name: Lightning, for one, leaves a class of its own behind.
     """
-    kind = type(norm).__name__
-    if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
-        return f"{kind} has a forward of its own"
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
-        return f"{kind} does not normalise the outputs of a 2-D convolution"
+        return f"{type(norm).__name__} does not normalise the outputs of a 2-D convolution"
+    return why_not_batch_norm(norm)
+
+
+def why_not_batch_norm(norm: _BatchNorm) -> str:
+    """Why a module does not compute batch norm from parameters of its own, "" where it does."""
+    if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
+        return f"{type(norm).__name__} has a forward of its own"
     if norm.affine and norm._parameters.get("weight") is None:
         return "its weight is computed (parametrisation, pruning)"
     if any(is_lazy(tensor) for tensor in [*norm.parameters(), *norm.buffers()]):
@@ -66,19 +74,42 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
     return ""
 
 
-def activation_of(norm: _BatchNorm) -> nn.Module:
+class OfRank(nn.Identity):
+    """Give its input on, which must have as many dimensions as the fused batch norm may take.
+
+    What checks this no longer is there: a batch norm normalises the second dimension of whatever it is given, the layer
+    that took it over another one where there are more or fewer.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: D102
+        torch._assert(input.dim() == self.rank, f"expected {self.rank} dimensions, as when it was fused")
+        return input
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"rank={self.rank}"
+
+
+def activation_of(norm: _BatchNorm, rank: int | None = None) -> nn.Module:
     """What stays when a batch norm goes: its activation and its hooks, where it has some; else an nn.Identity.
 
-    The activation keeps its name, so that the names of its parameters stay.
+    The activation keeps its name, so that the names of its parameters stay. A ``rank`` is checked by `OfRank`.
     """
-    rest: nn.Module = nn.Identity()
-    if carries_activation(norm):
-        kept = [(name, child) for name, child in norm.named_children() if not isinstance(child, nn.Identity)]
-        if kept:
-            rest = nn.Sequential(OrderedDict(kept))
+    rest: nn.Module = nn.Identity() if rank is None else OfRank(rank)
+    if kept := activations(norm):
+        rest = nn.Sequential(OrderedDict([*([] if rank is None else [("rank", rest)]), *kept]))
     rest.train(norm.training)
     inherit_hooks(rest, norm)
     return rest
+
+
+def activations(norm: _BatchNorm) -> list[tuple[str, nn.Module]]:
+    """What a batch norm of timm's does after normalising, by name."""
+    children = norm.named_children() if carries_activation(norm) else ()
+    return [(name, child) for name, child in children if not isinstance(child, nn.Identity)]
 
 
 def carries_activation(norm: nn.Module) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 
 from torch import nn
+
+from acnet_pl.nn.surgery.tables import html_table, text_table
 
 __all__ = ["ConversionReport", "LayerReport", "attach_report", "conversion_report", "reports_in"]
 
@@ -79,22 +80,13 @@ class ConversionReport:
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
-        head, *rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._table())
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        total = escape(str(self).splitlines()[-1])
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{total}</p>"
+        return html_table(self._table(), str(self).splitlines()[-1])
 
     def __str__(self) -> str:
-        head, *rows = self._table()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [head, tuple("-" * width for width in widths), *rows]
-        table = "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        )
         with_norm = sum(entry.norm is not None for entry in self.converted)
         return (
-            f"{table}\n{len(self.converted)} of {len(self.layers)} convolutions converted, {with_norm} of them with "
-            "their batch norm"
+            f"{text_table(self._table())}\n{len(self.converted)} of {len(self.layers)} convolutions converted, "
+            f"{with_norm} of them with their batch norm"
         )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from acnet_pl.nn.surgery.copying import kept_values, state_kept
 from acnet_pl.nn.surgery.decisions import other_values, strings_in, variations
-from acnet_pl.nn.surgery.trace import OPERATION, Trace, layers
+from acnet_pl.nn.surgery.trace import OUTSIDE, Trace, layers, operation
 
 __all__ = ["call", "run_otherwise", "trace_by_running"]
 
@@ -79,7 +80,9 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.depth = 0
-        self.maker: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, lest their ids be used again
+        self.changes = 0  # operations in place, so far
+        self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # holds the tensors, lest their ids be used again
+        self.normed: dict[int, int] = {}  # changes before the output of a batch norm was made
         self.owner = {
             id(tensor): name for name, layer in layers(model) for tensor in [*layer.parameters(), *layer.buffers()]
         }
@@ -87,42 +90,57 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.depth == 0:
-            self.take((args, kwargs), OPERATION)
-        return func(*args, **(kwargs or {}))
+        if self.depth or not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **(kwargs or {}))
+        self.changes += func._schema.is_mutable
+        if func is not torch.ops.aten.cat.default or len(args) != 2 or args[1] % args[0][0].dim() != 1:
+            self.take((args, kwargs), operation(func.overloadpacket.__name__))
+            return func(*args, **(kwargs or {}))
+        out = func(*args)
+        self.maker[id(out)] = (tuple(part for tensor in args[0] for part in self.made_by(tensor)), out)
+        return out
 
-    def take(self, values: Any, consumer: str) -> None:
+    def made_by(self, tensor: Tensor) -> tuple[str, ...]:
+        """The layers whose outputs, concatenated along the channels, a tensor is, or what stands for others."""
+        return self.maker[id(tensor)][0] if id(tensor) in self.maker else (operation("operation"),)
+
+    def take(self, values: Any, consumer: str, norm: bool = False) -> None:
         """Note that the tensors among the values go to a consumer."""
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
-                self.trace.edge(self.maker[id(value)][0] if id(value) in self.maker else OPERATION, consumer)
+                self.trace.edge(self.made_by(value), consumer, norm=norm)
+                if self.normed.get(id(value), self.changes) != self.changes:
+                    self.trace.changed.update(self.made_by(value))
                 if id(value) in self.owner:
                     self.trace.read.add(self.owner[id(value)])
 
-    def enter(self, name: str, values: Any) -> None:
+    def enter(self, name: str, values: Any, norm: bool) -> None:
         if self.depth == 0:
-            self.take(values, name)
+            self.take(values, name, norm)
             self.trace.calls[name] += 1
         self.depth += 1
 
-    def leave(self, name: str, output: Any) -> None:
+    def leave(self, name: str, output: Any, norm: bool) -> None:
         self.depth -= 1
         if self.depth == 0:
             for value in tree_leaves(output):
                 if isinstance(value, Tensor):
-                    self.maker[id(value)] = (name, value)
+                    self.maker[id(value)] = ((name,), value)
+                    if norm:
+                        self.normed[id(value)] = self.changes
 
 
 def _run(model: nn.Module, example_input: Any) -> Trace:
     recorder = _Recorder(model)
     handles = []
     for name, layer in layers(model):
+        norm = isinstance(layer, _BatchNorm)
 
-        def before(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            recorder.enter(name, (args, kwargs))
+        def before(_: nn.Module, args: Any, kwargs: Any, name: str = name, norm: bool = norm) -> None:
+            recorder.enter(name, (args, kwargs), norm)
 
-        def after(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
-            recorder.leave(name, output)
+        def after(_: nn.Module, args: Any, output: Any, name: str = name, norm: bool = norm) -> None:
+            recorder.leave(name, output, norm)
 
         handles += [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
     try:
@@ -130,7 +148,7 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, state_kept(model):
             output = call(model, example_input)
             kept = [value for value in kept_values(model) if isinstance(value, Tensor)]
-        recorder.take((output, kept), OPERATION)
+        recorder.take((output, kept), OUTSIDE)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,47 +1,85 @@
-"""Trace: one evaluation of a network, as far as its convolutions and batch norms are concerned."""
+"""Trace: one evaluation of a network, as far as its layers are concerned."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import FusibleConv
 
-__all__ = ["LAYERS", "OPERATION", "OUTSIDE", "Layer", "Trace", "layers", "listed"]
+__all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "idle_siblings", "is_layer", "layers", "listed", "operation"]
 
-Layer = FusibleConv | _ConvNd | _BatchNorm
-LAYERS = (FusibleConv, _ConvNd, _BatchNorm)
+Layer = FusibleConv | _ConvNd | nn.Linear | _BatchNorm
 
-# What is no layer, among consumers and producers: an operation, or something beyond what was traced.
-OPERATION, OUTSIDE = "<operation>", "<outside>"
+OUTSIDE = "<outside>"
+"""Among consumers and producers: something beyond what was traced."""
+
+
+def operation(name: str) -> str:
+    """Return what stands for an operation, which is no layer, among consumers and producers."""
+    return f"<{name}>"
+
+
+def is_layer(module: nn.Module) -> TypeIs[Layer]:
+    """Return True for convolutions, fusible blocks, linear layers and batch norms.
+
+    A subclass of nn.Linear is no layer: it may hold others and call them.
+    """
+    return isinstance(module, (FusibleConv, _ConvNd, _BatchNorm)) or type(module) is nn.Linear
+
+
+def channels_of(layer: Layer) -> int:
+    """Return the number of channels that a layer gives."""
+    if isinstance(layer, _BatchNorm):
+        return layer.num_features
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 @dataclass
 class Trace:
     """How often each layer is called, what takes its outputs, what its inputs come from, which are read directly.
 
-    ``course`` is "" for what the network does as it is, else says what was decided otherwise.
+    Attributes:
+        course: "" for what the network does as it is, else what was decided otherwise.
+        calls: How often each layer was called.
+        consumers: By producer, how often each consumer took an output of it.
+        producers: The same by consumer.
+        inputs: By batch norm, how often its input was the outputs of these producers, concatenated along the channels.
+        changed: Batch norms whose input may have been changed in place before a layer took their output.
+        read: Layers whose tensors were read other than by calling them.
     """
 
     course: str = ""
     calls: Counter[str] = field(default_factory=Counter)
     consumers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     producers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    inputs: dict[str, Counter[tuple[str, ...]]] = field(default_factory=lambda: defaultdict(Counter))
+    changed: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
 
-    def edge(self, producer: str, consumer: str) -> None:
-        """Note that a value made by one goes to the other."""
-        self.producers[consumer][producer] += 1
-        self.consumers[producer][consumer] += 1
+    def edge(self, made: tuple[str, ...], consumer: str, *, norm: bool = False) -> None:
+        """Note that outputs, several concatenated along the channels, go to a consumer, which may be a batch norm."""
+        if norm:
+            self.inputs[consumer][made] += 1
+        elif len(made) > 1:
+            cat = operation("cat")
+            for producer in made:
+                self.edge((producer,), cat)
+            made = (cat,)
+        for producer in made:
+            self.producers[consumer][producer] += 1
+            self.consumers[producer][consumer] += 1
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """Names and modules of the convolutions, fusible blocks and batch norms, not looking inside fusible blocks.
+    """Names and modules of the layers (`is_layer`), not looking inside fusible blocks.
 
     A module registered under several names comes once, under the first.
     """
@@ -51,8 +89,29 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
             continue
         if isinstance(module, FusibleConv):
             inside.update(child for child in module.modules() if child is not module)
-        if isinstance(module, LAYERS):
+        if is_layer(module):
             yield name, module
+
+
+def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
+    """From layers to another of the kind, not called now, that a call may choose in their place by an index or key.
+
+    Args:
+        model: The network.
+        found: Its layers by name.
+        called: Names of those that are called now.
+    """
+    choices = {name for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.ModuleDict))}
+    siblings: dict[str, str] = {}
+    for idle in found.keys() - called:
+        for name in called:
+            norms = isinstance(found[name], _BatchNorm), isinstance(found[idle], _BatchNorm)
+            if norms[0] is not norms[1] or channels_of(found[name]) != channels_of(found[idle]):
+                continue
+            parts = takewhile(lambda pair: pair[0] == pair[1], zip(name.split("."), idle.split("."), strict=False))
+            if ".".join(part for part, _ in parts) in choices:
+                siblings[name] = idle
+    return siblings
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

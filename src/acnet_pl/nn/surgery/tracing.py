@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import takewhile
 from typing import Any
@@ -15,20 +15,19 @@ from torch.utils._pytree import tree_leaves
 
 from acnet_pl.nn.surgery.copying import kept_values, state_kept
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, strings_in, variations
-from acnet_pl.nn.surgery.trace import LAYERS, OPERATION, OUTSIDE, Trace
+from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
+from acnet_pl.nn.surgery.trace import Trace, is_layer
 
-__all__ = ["SymbolicTraces", "asks_metadata", "other_graphs", "trace_graph"]
+__all__ = ["SymbolicTraces", "other_graphs", "trace_graph"]
 
 _SYMBOL: Any = object()  # in place of an argument: anything
-_METADATA = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"}
-_METADATA_METHODS = {"size", "dim", "ndimension", "numel", "is_floating_point"}
 
 
 class _LayerTracer(fx.Tracer):
     """Traces down to layers; takes ``opaque`` modules, which do not trace, as they are.
 
-    ``variation`` is how modules of one class decide otherwise. ``open`` collects the modules that a pair of convolution
-    and batch norm may reach into or out of, or that are told what to do by an argument.
+    ``variation`` is how modules of one class decide otherwise. ``open`` collects the modules that a batch norm and the
+    layers before or after it may reach into or out of, or that are told what to do by an argument.
     """
 
     def __init__(self, opaque: set[nn.Module], variation: Variation | None = None) -> None:
@@ -40,24 +39,29 @@ class _LayerTracer(fx.Tracer):
         self.called: set[nn.Module] = set()
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
-        self._same: dict[fx.Node, fx.Node] = {}  # from what nn.Identity gives to what it was given
+        self._normed: set[fx.Node] = set()  # outputs of batch norms
+        self._origins: dict[fx.Node, set[fx.Node]] = {}  # of what an nn.Identity, pooling or concatenation gives
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LAYERS) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
+        return is_layer(m) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         inputs = self._nodes((args, kwargs))
         if self.is_leaf_module(m, ""):
             out = super().call_module(m, forward, args, kwargs)
-            if type(m) is nn.Identity:
-                self._same |= dict(zip(self._nodes(out), inputs, strict=False))
-            elif isinstance(m, _BatchNorm):
+            if type(m) is nn.Identity or averages(m):
+                self._origins |= dict.fromkeys(self._nodes(out), inputs)
+            elif is_layer(m):
+                norm = isinstance(m, _BatchNorm)
+                asked = inputs if norm else inputs & self._normed
                 for module, given in reversed(self._inputs):
-                    if not inputs & given:
+                    if not asked & given:
                         break
                     self.open.add(module)
-            elif isinstance(m, LAYERS):
-                self._convolved |= self._nodes(out)
+                if norm:
+                    self._normed |= self._nodes(out)
+                else:
+                    self._convolved |= self._nodes(out)
             return out
         self.called.add(m)
         if any(value is not None and not isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
@@ -65,9 +69,15 @@ class _LayerTracer(fx.Tracer):
         self._inputs.append((m, inputs))
         out = self._call(m, forward, args, kwargs)
         self._inputs.pop()
-        if self._nodes(out) & self._convolved:
+        if self._nodes(out) & (self._convolved | self._normed):
             self.open.add(m)
         return out
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        if target in CONCATENATIONS:
+            self._origins[node] = self._origins_of(node.all_input_nodes)
+        return node
 
     def _call(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.variation is None or type(m) is not self.variation.kind:
@@ -86,8 +96,10 @@ class _LayerTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def _nodes(self, values: Any) -> set[fx.Node]:
-        nodes = (value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
-        return {self._same.get(node, node) for node in nodes}
+        return self._origins_of(value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
+
+    def _origins_of(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        return {origin for node in nodes for origin in self._origins.get(node, {node})}
 
 
 _Traced = tuple[fx.Graph, _LayerTracer]
@@ -141,19 +153,19 @@ class SymbolicTraces:
         self._names = {module: name for name, module in model.named_modules()}
         self._opaque: set[nn.Module] = set()
         self._parts: dict[nn.Module, _Traced] = {}
-        if isinstance(model, LAYERS):
+        if is_layer(model):
             self.trace.calls[""] += 1
             return
         self._parts, self.obstacle = _cover(model, self._names, self._opaque)
         for part, (graph, _) in self._parts.items():
-            _read_graph(graph, part, self._names, self._opaque, self.trace)
+            read_graph(graph, part, self._names, self._opaque, self.trace)
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Traces of what the code of these classes may decide otherwise at another call, where that can be traced."""
         for part, (_, tracer) in self._parts.items():
             for course, graph, closed in _courses(part, self._opaque, tracer, kinds):
                 trace = Trace(course)
-                _read_graph(graph, part, self._names, self._opaque | closed, trace)
+                read_graph(graph, part, self._names, self._opaque | closed, trace)
                 yield trace
 
 
@@ -203,7 +215,7 @@ def _cover(
     inside: dict[nn.Module, _Traced] = {}
     obstacles = []
     for child in module.children():
-        if child in opaque or isinstance(child, LAYERS):
+        if child in opaque or is_layer(child):
             continue
         graphs, reason = _cover(child, names, opaque)
         if reason:
@@ -219,41 +231,3 @@ def _cover(
         return parts, obstacles[0]
     opaque.add(module)
     return {**parts, **inside}, obstacles[0]
-
-
-def _read_graph(
-    graph: fx.Graph, root: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], trace: Trace
-) -> None:
-    """Add what a graph shows to a trace."""
-    maker: dict[fx.Node, str] = {}
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        maker[node] = consumer = OPERATION
-        if node.op == "get_attr":
-            owner = root.get_submodule(str(node.target).rpartition(".")[0])
-            if isinstance(owner, LAYERS):
-                trace.read.add(names[owner])
-        elif node.op in ("placeholder", "output"):
-            maker[node] = consumer = OUTSIDE
-        elif node.op == "call_module":
-            module = root.get_submodule(str(node.target))
-            if type(module) is nn.Identity:
-                maker[node] = maker[inputs[0]]
-                if node.users:
-                    continue  # what takes its output takes its input
-            elif isinstance(module, LAYERS):
-                maker[node] = consumer = names[module]
-                trace.calls[consumer] += 1
-            elif module in opaque:
-                maker[node] = consumer = OUTSIDE
-        elif asks_metadata(node):
-            continue
-        for value in inputs:
-            trace.edge(maker[value], consumer)
-
-
-def asks_metadata(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for its shape, type or the like, but not for its values."""
-    if node.op == "call_function":
-        return node.target is getattr and node.args[1] in _METADATA
-    return node.op == "call_method" and node.target in _METADATA_METHODS

@@ -1,0 +1,141 @@
+"""Batch norm in eval mode as one scale and shift per channel, and layers whose parameters can take them over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+
+from acnet_pl.nn.fusible import exact
+from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.trace import channels_of
+
+__all__ = ["fuse_after", "fuse_before", "rank_of", "why_not_after", "why_not_before"]
+
+_KINDS: tuple[type[nn.Module], ...] = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear),
+)
+
+
+def why_not_after(layer: nn.Module) -> str:
+    """Why a layer's parameters cannot take over a batch norm after it, "" where they can."""
+    kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
+    if kind is None:
+        return f"it is a {type(layer).__name__}"
+    own = "forward" in vars(layer) or any(
+        getattr(type(layer), name, None) is not getattr(kind, name, None) for name in ("forward", "_conv_forward")
+    )
+    if own and not _pads_as_tensorflow(layer):
+        return f"{type(layer).__name__} has a forward of its own"
+    if layer._parameters.get("weight") is None:
+        return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
+    if "bias" not in layer._parameters:
+        return "its bias is computed (parametrisation, pruning)"
+    if any(is_lazy(parameter) for parameter in layer.parameters()):
+        return "it is not initialised yet (a lazy module: evaluate the model once)"
+    if not layer.weight.is_floating_point():
+        return f"its weight is {str(layer.weight.dtype).removeprefix('torch.')}"
+    if any(_names_in(hook) & {"weight", "bias", "parameters", "_parameters"} for hook in _hooks(layer)):
+        return "a hook reads or changes its parameters"
+    return ""
+
+
+def why_not_before(layer: nn.Module, channels: int) -> str:
+    """Why a layer's parameters cannot take over a batch norm of so many channels before it, "" where they can."""
+    if isinstance(layer, _ConvTransposeNd):
+        return "it is a transposed convolution, whose bias would differ at the borders"
+    if why := why_not_after(layer):
+        return why
+    if isinstance(layer, _ConvNd):
+        point = set(layer.kernel_size) == {1}
+        padded = layer.padding != "valid" and any(size != 0 for size in layer.padding)
+        if _pads_as_tensorflow(layer) or layer.padding == "same":
+            padded = not point
+        if padded and layer.padding_mode == "zeros":
+            return "it pads its input with zeros, which the batch norm would not have scaled and shifted"
+    taken = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    return "" if taken == channels else "it takes another number of channels"
+
+
+def rank_of(layer: nn.Module) -> int:
+    """Return the dimensions of the input for which a layer treats the second as channels."""
+    return 2 + len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2
+
+
+def fuse_after(layers: Sequence[nn.Module], norm: _BatchNorm) -> None:
+    """Fuse a batch norm, in place, into the layers before it, whose concatenated outputs it normalises (Eq. 2)."""
+    scale, shift = _affine(norm)
+    widths = [channels_of(layer) for layer in layers]  # type: ignore[arg-type]
+    for layer, own, offset in zip(layers, scale.split(widths), shift.split(widths), strict=True):
+        weight = exact(layer.weight)
+        if isinstance(layer, _ConvTransposeNd):  # (I, O/groups, ...)
+            per_group = own.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))
+            scaled = (weight.unflatten(0, (layer.groups, -1)) * per_group).flatten(0, 1)
+        else:  # (O, I/groups, ...)
+            scaled = weight * own.reshape(-1, *(1,) * (weight.dim() - 1))
+        bias = offset if layer.bias is None else exact(layer.bias) * own + offset
+        _put(layer, scaled, bias, norm)
+
+
+def fuse_before(layers: Sequence[nn.Module], norm: _BatchNorm) -> None:
+    """Fuse a batch norm, in place, into all the layers that take its output.
+
+    With a scale s and shift t per channel, a layer that pads with nothing of its own computes
+    W(s·x + t) + b = (W·s) x + (b + Σ W·t), the sum over input channels and window.
+    """
+    scale, shift = _affine(norm)
+    for layer in layers:
+        weight = exact(layer.weight)  # (O, I/groups, ...)
+        groups = getattr(layer, "groups", 1)
+        shape = (groups, 1, -1, *(1,) * (weight.dim() - 2))
+        grouped = weight.unflatten(0, (groups, -1))
+        offset = (grouped * shift.reshape(shape)).flatten(2).sum(2).flatten()
+        bias = offset if layer.bias is None else exact(layer.bias) + offset
+        _put(layer, (grouped * scale.reshape(shape)).flatten(0, 1), bias, norm)
+
+
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel, float64 ``(C,)`` each."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(exact(norm.running_var) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * exact(norm.weight)
+    shift = -exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + exact(norm.bias)
+
+
+def _put(layer: nn.Module, weight: Tensor, bias: Tensor, norm: _BatchNorm) -> None:
+    before: Any = layer.weight
+    weight, bias = weight.to(before), bias.to(before)
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise FusionError(f"hold NaN or infinite values: the training diverged, or they overflow {weight.dtype}")
+    if before.dim() == 4 and before.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    trainable = any(p.requires_grad for p in [*layer.parameters(), *norm.parameters()])
+    layer.weight = nn.Parameter(weight, requires_grad=trainable)
+    layer.bias = nn.Parameter(bias, requires_grad=trainable)
+
+
+def _hooks(layer: nn.Module) -> Iterator[Any]:
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+        yield from hooks.values()
+
+
+def _names_in(hook: Any) -> set[str]:
+    """The names of attributes in a hook's code."""
+    code = getattr(hook, "__code__", None) or getattr(vars(type(hook)).get("__call__"), "__code__", None)
+    return set(code.co_names) if code is not None else set()
+
+
+def _pads_as_tensorflow(layer: nn.Module) -> bool:
+    """Whether it is timm's "same" convolution, which pads by the input's size. Not looked for before timm is there."""
+    timm_layers = sys.modules.get("timm.layers")
+    return timm_layers is not None and type(layer).forward is timm_layers.Conv2dSame.forward

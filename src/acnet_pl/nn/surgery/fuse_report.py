@@ -1,0 +1,113 @@
+"""What fusing does to each batch norm of a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.surgery.tables import html_table, text_table
+from acnet_pl.nn.surgery.trace import listed
+
+__all__ = ["FuseReport", "NormReport", "report_on"]
+
+
+@dataclass(frozen=True)
+class NormReport:
+    """One batch norm of the network that was given.
+
+    Attributes:
+        name: Its name; one registered under several names is reported once, under the first.
+        norm: What it is, such as "BatchNorm2d(64)".
+        into: Names of the layers that take it over, or of the block or timm module that fuses with it inside; () for
+            one that stays.
+        reason: Why it stays, "" where it does not.
+    """
+
+    name: str
+    norm: str
+    into: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What fusing does, batch norm by batch norm; ``print`` shows it as a table.
+
+    Attributes:
+        norms: One entry for each batch norm, in order of registration.
+    """
+
+    norms: tuple[NormReport, ...]
+
+    @property
+    def fused(self) -> tuple[NormReport, ...]:
+        """The batch norms that are fused."""
+        return tuple(norm for norm in self.norms if norm.into)
+
+    @property
+    def left(self) -> tuple[NormReport, ...]:
+        """The batch norms that stay."""
+        return tuple(norm for norm in self.norms if not norm.into)
+
+    def reasons(self) -> dict[str, int]:
+        """How many batch norms stay, for each reason, the most frequent first."""
+        return dict(Counter(norm.reason for norm in self.left).most_common())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict for each batch norm, for loggers and data frames."""
+        return [asdict(norm) for norm in self.norms]
+
+    def summary(self) -> str:
+        """Say in a line how many batch norms are fused, and of the others which and why."""
+        text = f"{len(self.fused)} of {len(self.norms)} batch norms fused"
+        if not self.left:
+            return text
+        kinds = list(self.reasons().items())
+        why = "; ".join(
+            f"{listed([norm.name for norm in self.left if norm.reason == reason], 2)}: {reason}"
+            for reason, _ in kinds[:3]
+        )
+        return f"{text}; {len(self.left)} left: {why}" + (f"; and {len(kinds) - 3} other reasons" * (len(kinds) > 3))
+
+    def _table(self) -> list[tuple[str, ...]]:
+        head = ("batch norm", "kind", "fused into", "why it stays")
+        return [head, *((entry.name, entry.norm, ", ".join(entry.into) or "-", entry.reason) for entry in self.norms)]
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        return html_table(self._table(), str(self).splitlines()[-1])
+
+    def __str__(self) -> str:
+        return f"{text_table(self._table())}\n{len(self.fused)} of {len(self.norms)} batch norms fused"
+
+
+def report_on(
+    model: nn.Module, fused: nn.Module, into: Mapping[str, tuple[str, ...]], left: Mapping[str, str]
+) -> FuseReport:
+    """Put together what became of the batch norms of a network.
+
+    Args:
+        model: The network.
+        fused: What it was fused to.
+        into: By name, the layers that took batch norms over.
+        left: By name, why others stay.
+    """
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, FusibleConv)}
+    stand = dict(fused.named_modules())
+    entries = []
+    for name, norm in model.named_modules():
+        if not isinstance(norm, _BatchNorm):
+            continue
+        parents = ["", *(name[:at] for at, letter in enumerate(name) if letter == ".")]
+        taken = into.get(name, ())
+        if not taken and name not in left:
+            blocked = [parent for parent in parents if parent in blocks]
+            taken = (blocked[0] if blocked else [parent for parent in parents if parent in stand][-1],)
+        entries.append(NormReport(name, f"{type(norm).__name__}({norm.num_features})", taken, left.get(name, "")))
+    return FuseReport(tuple(entries))

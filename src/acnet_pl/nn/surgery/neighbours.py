@@ -1,0 +1,141 @@
+"""Neighbours of a batch norm: the layers before or after it that have nothing else to do, by what traces show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed
+
+__all__ = ["Neighbours"]
+
+
+class Neighbours:
+    """Answers from some traces of a network, of what it does now and of what it may do at other calls.
+
+    Args:
+        found: The network's layers by name.
+        traces: Of the network as it is and of other courses.
+        siblings: From layers to one, not called now, that another call may choose in their place.
+
+    Attributes:
+        read: Layers whose tensors are read other than by calling them.
+        undecided: Layers and batch norms, of those asked for, that only another course or choice parts.
+    """
+
+    def __init__(self, found: Mapping[str, Layer], traces: list[Trace], siblings: Mapping[str, str]) -> None:
+        self.found = found
+        self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.course))
+        self.siblings = siblings
+        self.read = frozenset(name for trace in traces for name in trace.read)
+        self.undecided: set[str] = set()
+
+    def parts(self, norm: str) -> tuple[str, ...]:
+        """The layers whose outputs, concatenated if several, a batch norm takes now; () where that varies."""
+        inputs = {made for trace in self.traces if not trace.course for made in trace.inputs[norm]}
+        return inputs.pop() if len(inputs) == 1 else ()
+
+    def norm_after(self, name: str) -> tuple[str, str]:
+        """The batch norm after a layer, and why it is not the layer's own or "" where it is."""
+        norms = sorted(one for one in self._now("consumers", name) if self._is_norm(one))
+        if not norms:
+            return "", "no batch norm follows"
+        norm, called = norms[0], f"batch norm `{norms[0]}`"
+        if why := self._against(name, lambda trace: self._parted(name, norm, trace), called):
+            return norm, why
+        if name in self.read or norm in self.read:
+            return norm, f"{called} or the convolution is read other than by calling it"
+        return norm, self._choice(name, norm)
+
+    def readers(self, norm: str) -> tuple[tuple[str, ...], str]:
+        """The layers that take the output of a batch norm, and why they are not its own or "" where they are."""
+        consumers = tuple(sorted(self._now("consumers", norm)))
+        if others := [one for one in consumers if not self._is_layer(one)]:
+            return (), f"its output goes {_words(others)}"
+        if not consumers:
+            return (), "its output goes nowhere"
+        if why := self._against(norm, lambda trace: self._misread(norm, consumers, trace), "its output"):
+            return (), why
+        if {norm, *consumers} & self.read:
+            return (), "it or the layer after it is read other than by calling it"
+        return consumers, next((why for one in consumers if (why := self._choice(norm, one))), "")
+
+    def why_not_after(self, norm: str, norm_missing: Mapping[str, str]) -> str:
+        """Why no layer before a batch norm is its own."""
+        parts = self.parts(norm)
+        if not parts:
+            return "its inputs come from different places"
+        if others := [part for part in parts if not self._is_layer(part)]:
+            return f"its input comes {_words(others, 'from')}"
+        return next((f"`{part}` before it: {norm_missing[part]}" for part in parts if part in norm_missing), "")
+
+    def _against(self, name: str, ask: Callable[[Trace], str], start: str) -> str:
+        for trace in self.traces:
+            if reason := ask(trace):
+                self.undecided |= {name} if trace.course else set()
+                return f"{start} {reason}" + (f": {trace.course}" if trace.course else "")
+        return ""
+
+    def _parted(self, name: str, norm: str, trace: Trace) -> str:
+        """Why a batch norm is not a layer's own by a trace, or "" where nothing in it is against that."""
+        parts = self.parts(norm)
+        if set(trace.consumers[name]) - {norm} or trace.consumers[name][norm] != trace.calls[name]:
+            return "is not all that the convolution's output goes to"
+        if name not in parts or len(set(parts)) != len(parts) or trace.inputs[norm].keys() - {parts}:
+            return "normalises something else too"
+        if not all(self._is_layer(part) for part in parts):
+            return f"normalises it together with what comes {_words(parts, 'from')}"
+        if _hooked_between(self.found[name], self.found[norm]):
+            return "is parted from the convolution by a hook on the value between them"
+        if channels_of(self.found[norm]) != sum(channels_of(self.found[part]) for part in parts):
+            return "has another number of channels"
+        return ""
+
+    def _misread(self, norm: str, readers: tuple[str, ...], trace: Trace) -> str:
+        if others := trace.consumers[norm].keys() - set(readers):
+            return f"goes {_words(sorted(others))} too"
+        if norm in trace.changed:
+            return "is read only after something may have changed its input in place"
+        for name in readers:
+            if trace.producers[name].keys() - {norm} or trace.consumers[norm][name] != trace.calls[name]:
+                return f"is not all that `{name}` takes"
+            if _hooked_between(self.found[norm], self.found[name]):
+                return f"is parted from `{name}` by a hook on the value between them"
+        return ""
+
+    def _choice(self, first: str, second: str) -> str:
+        for name in (second, first):
+            if other := self.siblings.get(name):
+                self.undecided.add(first)
+                kind = "batch norm" if self._is_norm(name) else "layer"
+                return f"{kind} `{name}` is one of several: `{other}` is not called now"
+        return ""
+
+    def _now(self, side: str, name: str) -> set[str]:
+        return {one for trace in self.traces if not trace.course for one in getattr(trace, side)[name]}
+
+    def _is_norm(self, name: str) -> bool:
+        return isinstance(self.found.get(name), _BatchNorm)
+
+    def _is_layer(self, name: str) -> bool:
+        return name in self.found and not self._is_norm(name)
+
+
+def _hooked_between(first: nn.Module, second: nn.Module) -> bool:
+    """Whether a hook may see or change the value that one module gives and the other takes."""
+    return bool(
+        first._forward_hooks or first._backward_hooks or second._forward_pre_hooks or second._backward_pre_hooks
+    )
+
+
+def _words(names: list[str] | tuple[str, ...], word: str = "to") -> str:
+    """Where something goes to or comes from, in words: operations, layers, or outside."""
+    operations = sorted({f"`{name[1:-1]}`" for name in names if name.startswith("<") and name != OUTSIDE})
+    words = [f"{word} the operation {' or '.join(operations)}"] if operations else []
+    words += [f"{word} batch norm or layer {listed([n for n in names if not n.startswith('<')], 2)}"] * any(
+        not n.startswith("<") for n in names
+    )
+    words += ["out of the network" if word == "to" else "from the network's input"] * (OUTSIDE in names)
+    return " and ".join(words)

@@ -1,0 +1,99 @@
+"""Where each batch norm of a network goes: into the layers before it, into those after it, or nowhere and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.surgery.affine import rank_of, why_not_after, why_not_before
+from acnet_pl.nn.surgery.dataflow import Dataflow
+from acnet_pl.nn.surgery.plain import activations, why_not_batch_norm
+from acnet_pl.nn.surgery.trace import Layer, listed
+
+__all__ = ["Plan", "plan_fusing", "why_layer_stays", "why_norm_stays"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, by name of the batch norm.
+
+    Attributes:
+        after: The layers before it that take it over, in the order of its channels.
+        before: The layers after it that take it over.
+        ranks: For each of both the dimensions that its input must have where it does not check that itself, or None.
+        left: Why it stays.
+    """
+
+    after: Mapping[str, tuple[str, ...]]
+    before: Mapping[str, tuple[str, ...]]
+    ranks: Mapping[str, int | None]
+    left: Mapping[str, str]
+
+
+def plan_fusing(found: Mapping[str, Layer], flow: Dataflow) -> Plan:
+    """Decide what becomes of each batch norm.
+
+    Args:
+        found: The network's layers, by name.
+        flow: Their data flow.
+    """
+    follows = {**{norm: (layer,) for layer, norm in flow.norm_of.items()}, **flow.joined}
+    after: dict[str, tuple[str, ...]] = {}
+    before: dict[str, tuple[str, ...]] = {}
+    ranks: dict[str, int | None] = {}
+    left: dict[str, str] = {}
+    for name, norm in found.items():
+        if not isinstance(norm, _BatchNorm):
+            continue
+        neighbours = follows.get(name) or flow.read_by.get(name, ())
+        why = why_norm_stays(norm) or _why_not_seen(name, flow) or _why_not(name, norm, neighbours, found, flow)
+        if why:
+            left[name] = why
+            continue
+        (after if name in follows else before)[name] = neighbours
+        checks = isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d))
+        ranks[name] = None if checks else rank_of(found[neighbours[0]])
+    return Plan(after, before, ranks, left)
+
+
+def why_norm_stays(norm: _BatchNorm) -> str:
+    """Why a batch norm is no scale and shift that another layer might take over, "" where it is."""
+    if why := why_not_batch_norm(norm):
+        return why
+    if norm.running_mean is None:
+        return "it keeps no running statistics, and normalises by those of each batch also in eval mode"
+    return ""
+
+
+def why_layer_stays(layer: nn.Module) -> str:
+    """Why a layer can take over no batch norm at all, "" where it can."""
+    return why_not_after(layer)
+
+
+def _why_not_seen(name: str, flow: Dataflow) -> str:
+    if name in flow.called:
+        return ""
+    return f"its data flow cannot be traced ({flow.obstacle})" if flow.obstacle else "it is never called"
+
+
+def _why_not(
+    name: str, norm: _BatchNorm, neighbours: tuple[str, ...], found: Mapping[str, Layer], flow: Dataflow
+) -> str:
+    if not neighbours:
+        return f"{flow.not_after[name]}; {flow.not_before[name]}"
+    precedes = name in flow.read_by
+    start = f"{flow.not_after[name]}; " if precedes else ""
+    if precedes and activations(norm):
+        return f"{start}its activation lies before {listed(neighbours, 2)}"
+    ranks = {rank_of(found[one]) for one in neighbours}
+    own = 4 if isinstance(norm, nn.BatchNorm2d) else 5 if isinstance(norm, nn.BatchNorm3d) else None
+    if len(ranks) > 1 or (own is not None and ranks != {own}):
+        return f"{start}`{neighbours[0]}` treats another dimension as channels"
+    for one in neighbours:
+        layer = found[one]
+        if why := why_not_before(layer, norm.num_features) if precedes else why_not_after(layer):
+            return f"{start}`{one}` {'after' if precedes else 'before'} it: {why}"
+    return ""

@@ -1,0 +1,127 @@
+"""Read an fx graph into a trace: which layer takes the output of which, and what lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acnet_pl.nn.surgery.trace import OUTSIDE, Trace, is_layer, operation
+
+__all__ = ["CONCATENATIONS", "asks_metadata", "averages", "read_graph"]
+
+CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate)
+
+_METADATA = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"}
+_METADATA_METHODS = {"size", "dim", "ndimension", "numel", "is_floating_point"}
+_PURE = {
+    *("view", "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "chunk", "split", "unbind", "cat"),
+    *("contiguous", "softmax", "sigmoid", "mean", "mul", "add", "sub", "matmul", "interpolate", "getitem"),
+}
+"""Names of operations that change nothing in place: of ``x + y`` too, but not of ``x += y``."""
+
+
+def asks_metadata(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for its shape, type or the like, but not for its values."""
+    if node.op == "call_function":
+        return node.target is getattr and node.args[1] in _METADATA
+    return node.op == "call_method" and node.target in _METADATA_METHODS
+
+
+def averages(module: nn.Module) -> bool:
+    """Return True for average pooling whose every window is a mean of its inputs: the mean of a constant is itself."""
+    return (
+        type(module) is nn.AvgPool2d
+        and (not module.count_include_pad or module.padding in (0, (0, 0)))
+        and module.divisor_override is None
+        and not _hooked(module)
+    )
+
+
+def read_graph(
+    graph: fx.Graph, root: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], trace: Trace
+) -> None:
+    """Add what a graph of the module ``root`` shows to a trace; ``opaque`` modules were taken as they are."""
+    maker: dict[fx.Node, tuple[str, ...]] = {}
+    normed: dict[fx.Node, fx.Node] = {}  # from a value to the call of the batch norm that it comes from
+    nodes = list(graph.nodes)
+    position = {node: index for index, node in enumerate(nodes)}
+    for node in nodes:
+        inputs = node.all_input_nodes
+        consumer, module = _name(node), None
+        if node.op == "get_attr":
+            owner = root.get_submodule(str(node.target).rpartition(".")[0])
+            if is_layer(owner):
+                trace.read.add(names[owner])
+        elif node.op in ("placeholder", "output"):
+            consumer = OUTSIDE
+        elif node.op == "call_module":
+            module = root.get_submodule(str(node.target))
+            consumer = operation(type(module).__name__)
+            if is_layer(module):
+                consumer = names[module]
+                trace.calls[consumer] += 1
+                for value in inputs:
+                    if value in normed and not _harmless(nodes[position[normed[value]] + 1 : position[node]], root):
+                        trace.changed.update(maker[value])
+            elif module in opaque:
+                consumer = OUTSIDE
+        elif asks_metadata(node):
+            maker[node] = (consumer,)
+            continue
+        maker[node] = (consumer,)
+        if isinstance(module, _BatchNorm):
+            normed[node] = node
+        elif node.users and (passing := _passed_on(node, module, normed)):
+            maker[node] = tuple(producer for value in passing for producer in maker[value])
+            if len(passing) == 1 and passing[0] in normed:
+                normed[node] = normed[passing[0]]
+            continue  # what takes its output takes its input
+        for value in inputs:
+            trace.edge(maker[value], consumer, norm=isinstance(module, _BatchNorm))
+
+
+def _passed_on(node: fx.Node, module: nn.Module | None, normed: Iterable[fx.Node]) -> list[fx.Node]:
+    """The values that a node gives on as they are, concatenated along the channels if several, or []."""
+    if module is not None:
+        value = node.all_input_nodes[:1]
+        through = type(module) is nn.Identity and not _hooked(module)
+        return value if through or (averages(module) and value and value[0] in normed) else []
+    if node.op != "call_function" or node.target not in CONCATENATIONS or not node.args:
+        return []
+    parts = node.args[0]
+    options = {**dict(zip(("dim",), node.args[1:], strict=False)), **node.kwargs}
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, fx.Node) for part in parts):
+        return []
+    along_channels = options in ({"dim": 1}, {"axis": 1})
+    return [part for part in parts if isinstance(part, fx.Node)] if along_channels and len(parts) > 1 else []
+
+
+def _harmless(nodes: Iterable[fx.Node], root: nn.Module) -> bool:
+    """Whether none of some nodes can change a tensor in place."""
+    return all(_changes_nothing(node, root) for node in nodes)
+
+
+def _changes_nothing(node: fx.Node, root: nn.Module) -> bool:
+    if node.op in ("placeholder", "get_attr") or asks_metadata(node):
+        return True
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        plain = type(module).__module__.startswith("torch.nn.") and not getattr(module, "inplace", False)
+        return (is_layer(module) or plain) and not _hooked(module)
+    if node.op == "call_method":
+        return node.target in _PURE
+    home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+    return home in ("torch", "_operator") and getattr(node.target, "__name__", "") in _PURE and "out" not in node.kwargs
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    return operation(target if isinstance(target, str) else getattr(target, "__name__", str(target)))
