@@ -81,7 +81,7 @@ TABLE: list[tuple[str, Callable[[], nn.Module], int, int, str]] = [
     ("fastvit_t8", lambda: beginning("fastvit_t8", "stem", "stages.0"), 16, 0, ""),
     ("mobileone_s0", lambda: beginning("mobileone_s0", "stem", "stages.0"), 23, 0, ""),
     ("repvgg_a0", lambda: beginning("repvgg_a0", "stem", "stages.0"), 7, 0, ""),
-    ("pnasnet5large", PNASNetStem, 40, 0, ""),
+    ("pnasnet5large", PNASNetStem, 17, 0, ""),
 ]
 
 
