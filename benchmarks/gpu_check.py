@@ -253,6 +253,8 @@ def main() -> None:
         parser.error("--device cuda: PyTorch sees no CUDA device; --device cpu shows that the check itself works")
     options.root = options.root and options.root.absolute()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage that runs ends with this process
+    # Where a shell started this in the background, stages would ignore SIGINT, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = options.out.absolute()
     with tempfile.TemporaryDirectory() as runs:
         stages = make_stages(options, out, Path(runs))
