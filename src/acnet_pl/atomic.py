@@ -1,4 +1,4 @@
-"""Write files so that whoever reads them finds the old one or the new one whole, whatever happens meanwhile."""
+"""Write files atomically: a reader finds the old or the new file whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREFIX = ".unfinished-"
 
 @contextmanager
 def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` to write to; it replaces ``path`` if the block succeeds.
 
     The content is on the disk (fsync) before the rename, and the rename before the block is left, so that a crash or a
     power cut leaves either file whole. Where the block raises, ``path`` is as it was and the temporary file is gone.

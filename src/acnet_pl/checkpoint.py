@@ -1,4 +1,4 @@
-"""Write checkpoints so that a whole one is always there, and read them without executing anything in them."""
+"""Atomic checkpoint writes and code-free reads."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = [
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, holds more than plain data and tensors, or is of something else."""
+    """A checkpoint is missing, damaged, of another network, or holds more than plain data and tensors."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU: every byte compared with its checksum, nothing executed.
+    """Read a checkpoint to the CPU; verify every checksum and execute nothing.
 
     Raises:
         CheckpointError: The file is missing, truncated, corrupt, not a checkpoint, or asks for code to be run.
@@ -100,7 +100,7 @@ def preprocessing_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_described(options: Mapping[str, Any], path: str | Path) -> nn.Module:
-    """Build the network that a checkpoint's hyper-parameters describe, unless it is far larger than the file.
+    """Build the network that a checkpoint's hyper-parameters describe, if the file can hold its weights.
 
     Raises:
         CheckpointError: It is, or is nested too deep.
@@ -115,7 +115,7 @@ def build_described(options: Mapping[str, Any], path: str | Path) -> nn.Module:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to the disk, with two promises: a checkpoint is never seen in part, and loading executes nothing.
+    """Atomic checkpoint storage for Lightning; loading executes nothing.
 
     A file is written beside its place, synced to the disk and renamed.
 
@@ -174,19 +174,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint, or note that it is no longer wanted."""
+        """Remove a checkpoint, or remember to remove it later."""
         self._unwanted.append(Path(path))
         if not self.defers_removal:
             self.remove_unwanted()
 
     def remove_unwanted(self) -> None:
-        """Remove what is no longer wanted."""
+        """Remove the checkpoints whose removal was postponed."""
         while self._unwanted:
             self._unwanted.pop().unlink(missing_ok=True)
 
 
 def install_io(trainer: Trainer) -> None:
-    """Let a trainer write with `AtomicCheckpointIO` instead of Lightning's own.
+    """Let a trainer write its checkpoints by `AtomicCheckpointIO`.
 
     Raises:
         ValueError: The user has given it another plugin.
@@ -203,7 +203,7 @@ def install_io(trainer: Trainer) -> None:
 
 
 def check_readable(pl_module: LightningModule) -> None:
-    """Check that what `save_hyperparameters` puts into checkpoints can be read back from them without executing code.
+    """Check that hyper-parameters stored by `save_hyperparameters` can be read back without executing code.
 
     Raises:
         ValueError: A hyper-parameter cannot.
@@ -222,7 +222,7 @@ def check_readable(pl_module: LightningModule) -> None:
 
 
 def _verify(path: Path) -> None:
-    """Compare every record of the archive with its checksum, which torch.load alone does not."""
+    """Compare every record of the archive with its checksum; torch.load alone does not."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("it is compressed, which no checkpoint is")  # and could unpack to any size

@@ -153,7 +153,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
 
 
 def describe_inputs(inputs: Any) -> Any:
-    """Describe the shapes and types of a network's input in plain data, from which `example_inputs` makes an example.
+    """Describe shapes and types of a network's input as plain data for `example_inputs`.
 
     Args:
         inputs: Tensors, nested in tuples, lists and dicts.
@@ -172,7 +172,7 @@ def describe_inputs(inputs: Any) -> Any:
 
 
 def example_inputs(described: Any) -> Any:
-    """Make an example of what `describe_inputs` described: random where floating-point, else zeros; None of None.
+    """Make an example input from a description: random floating-point numbers, zeros otherwise; None for None.
 
     Raises:
         ValueError: It is no such description.
@@ -195,7 +195,7 @@ def example_inputs(described: Any) -> Any:
 
 
 def _check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Assigning takes over whatever dtype a file has; a fused network may have another precision, not another kind."""
+    """Raise an error for values of another kind; the precision may differ."""
     for name, tensor in network.state_dict().items():
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
             raise RuntimeError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")

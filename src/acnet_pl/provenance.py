@@ -1,4 +1,4 @@
-"""What a figure was made with: versions and hardware."""
+"""Versions and hardware that a result was made with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVALUATED = "test figures and rotations in float32, rotations of the fused netwo
 
 
 def device_name() -> str:
-    """The accelerator, or else the processor with the cores and threads that this process has of it."""
+    """Return the accelerator, or the processor with its cores and threads."""
     import torch  # which takes seconds, and a version needs none
 
     if torch.cuda.is_available():
@@ -27,7 +27,7 @@ def device_name() -> str:
 
 
 def package_version(name: str) -> str:
-    """Return the version of a package; one that is not installed is said to be so, and costs nobody a run."""
+    """Return the version of a package, or "not installed"."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -38,14 +38,14 @@ def package_version(name: str) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of what a result depends on, of further ``packages``, and the hardware."""
+    """Return the versions of all packages that a result depends on, and the hardware."""
     names = ("acnet-pl", "torch", "torchvision", "pytorch-lightning", *packages)
     known = {name: package_version(name) for name in names}
     return {"python": platform.python_version(), **known, "device": device_name()}
 
 
 def processor() -> str:
-    """The processor's model, where the system tells, or else its architecture."""
+    """Return the processor's model if the system tells it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

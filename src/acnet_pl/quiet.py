@@ -1,4 +1,4 @@
-"""Keep what Lightning says about itself out of the way; what it says about the run stays."""
+"""Silence Lightning's remarks about itself; messages about the run stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["keep_advice_quiet", "keep_quiet"]
 
 
 def keep_quiet() -> None:
-    """Silence deprecations inside Lightning, its tips, and its advice about what acnet_pl's callbacks log."""
+    """Silence deprecations inside Lightning, its tips, and its advice on metrics of acnet_pl's callbacks."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=DeprecationWarning)
     # What acnet_pl's callbacks log is the same in all processes, or the first one's on purpose.

@@ -1,4 +1,4 @@
-"""The packages whose classes may be named by files that travel with runs and checkpoints."""
+"""Packages whose classes may be named by files of runs and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED: ContextVar[frozenset[str] | None] = ContextVar("acnet_pl_trusted_package
 
 @contextmanager
 def trusting(packages: Iterable[str]) -> Iterator[None]:
-    """Within this context files may name classes of `TRUSTED` and of these packages, and of no other.
+    """Allow files to name classes of `TRUSTED` and of these packages alone, within this context.
 
     Args:
         packages: Names of top-level packages.
@@ -31,7 +31,7 @@ def trusting(packages: Iterable[str]) -> Iterator[None]:
 
 
 def is_trusted(module: str) -> bool:
-    """Return True for modules of `TRUSTED` packages and of those that the user has named or the caller imported.
+    """Return True for modules of `TRUSTED` packages and of packages that the user named or the caller imported.
 
     Example:
         >>> is_trusted("torch.optim"), is_trusted("antigravity")

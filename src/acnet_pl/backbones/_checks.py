@@ -18,7 +18,7 @@ def check_at_least(name: str, value: float, least: float) -> None:
 
 
 def blocks_per_stage(depth: int, per_block: int, outside: int) -> int:
-    """Blocks in each of a network's three equal stages, from its depth as articles count it.
+    """Return the blocks in each of a network's three equal stages, from its depth as articles count it.
 
     Args:
         depth: Layers with weights on the longest path, shortcuts and batch norms not counted.
@@ -45,7 +45,7 @@ def blocks_per_stage(depth: int, per_block: int, outside: int) -> int:
 
 
 class ImageSize(nn.Module):
-    """Pass on images ``(N, C, H, W)`` of a size that the network can take; raise a readable error for others.
+    """Pass on images ``(N, C, H, W)`` of a size that the network takes; raise a readable error for others.
 
     Args:
         network: Name for the message.

@@ -1,4 +1,4 @@
-"""Weights of a stock model out of a file that cannot run code."""
+"""Load weights of a stock model from a file that cannot run code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inceptio
 
 
 def load_weights(model: nn.Module, path: str | Path, num_classes: int) -> None:
-    """Load a file of the plain model's weights; a head for another number of classes stays as it is initialised.
+    """Load the plain model's weights from a file; a head for another number of classes keeps its initial values.
 
     Args:
         model: The plain model.

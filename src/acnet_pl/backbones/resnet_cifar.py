@@ -83,7 +83,7 @@ class _BasicBlock(nn.Module):
 
 
 class _SubsampleAndPad(nn.Module):
-    """Every `stride`-th pixel, and `channels` channels of zeros after the others."""
+    """Keep every `stride`-th pixel, and append `channels` channels of zeros."""
 
     def __init__(self, stride: int, channels: int) -> None:
         super().__init__()

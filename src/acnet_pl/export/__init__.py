@@ -1,4 +1,4 @@
-"""Deployment: fused networks as files of other runtimes, each verified before it counts as written.
+"""Deployment: fused networks as files for other runtimes, each verified before it is kept.
 
 | file | holds |
 | --- | --- |

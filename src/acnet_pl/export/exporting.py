@@ -1,4 +1,4 @@
-"""export_model: fuse a network, write it in some format, and see that the file computes the same."""
+"""export_model: fuse a network, write it in a format, and verify the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANDOM_IMAGES = 8
 
 
 class ExportError(ValueError):
-    """An exported file does not compute what the network does; it was not kept."""
+    """An exported file does not compute what the network computes; it was not kept."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def export_model(
     tolerance: float = 1e-4,
     info: Mapping[str, Any] | None = None,
 ) -> Export:
-    """Write a network, fused, as a file for deployment; verified before it takes its place.
+    """Fuse a network, write it as a file for deployment, and verify the file before it is kept.
 
     The file is compared with the network *as it was trained*, its blocks evaluated branch by branch, on random images
     and on those given: fusing and export are checked together. Where it is further off than ``tolerance``, or anything
@@ -136,7 +136,7 @@ def _format(name: FormatName, stock: nn.Module | None) -> Format:
 
 
 def _batches(example: Tensor, real: Iterable[Tensor | Sequence[Tensor]], size: int | None) -> Iterator[Tensor]:
-    """Random and real images, in batches of one size, or of several where any will do.
+    """Yield random and real images in batches of one size, or of several sizes if the batch size is free.
 
     Where the size is fixed a last batch is filled up with the first image of it.
     """

@@ -1,4 +1,4 @@
-"""How each format is written and read back."""
+"""Writers and readers of each format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METADATA_KEY = "acnet_pl"
 
 
 class Format(ABC):
-    """A kind of file that a network is exported to.
+    """Kind of file that a network is exported to.
 
     Attributes:
         suffix: Of its files, by convention.
@@ -58,7 +58,7 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, network: nn.Module, path: Path) -> Runner:
-        """What the file computes, as a function of images on the CPU; it is read anew from the disk.
+        """Read the file from disk, and return what it computes as a function of images on the CPU.
 
         Args:
             network: The one that was written.
@@ -67,7 +67,7 @@ class Format(ABC):
 
 
 class Onnx(Format):
-    """ONNX, which onnxruntime and many others run; ``info`` is in ``metadata_props``."""
+    """ONNX, for onnxruntime and many others; ``info`` is in ``metadata_props``."""
 
     suffix = ".onnx"
     fixes_batch = True
@@ -154,7 +154,7 @@ class Safetensors(Format):
 
 
 class Stock(Format):
-    """Weights for the architecture without blocks, unmodified: the same keys and shapes as its own.
+    """Weights for the architecture without blocks: the same keys and shapes as its own.
 
     Args:
         stock: That architecture; it stays as it is.
@@ -175,7 +175,7 @@ class Stock(Format):
 
 
 def _fused(network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-    """The fused network and the example, on the CPU."""
+    """Return the fused network and the example on the CPU."""
     return fuse_model(network, images).cpu().requires_grad_(False), images.cpu()
 
 
@@ -184,7 +184,7 @@ def _dynamic_shapes(dynamic_batch: bool) -> tuple[dict[int, Any]] | None:
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors; those that share memory, as modules registered under two names do, each for itself."""
+    """Write tensors; shared memory is written once per name."""
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}, path)
 
 
@@ -197,7 +197,7 @@ def _says_how_it_is_built(path: Path) -> bool:
 
 
 def _loaded(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The model with these weights and no others: what a file lacks is an error, not what the model had before."""
+    """Return the model with these weights; a missing weight is an error."""
     model.load_state_dict(weights, strict=True)
     return model.eval()
 
@@ -212,7 +212,7 @@ def _runner(model: nn.Module) -> Runner:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say about their own insides."""
+    """Silence the exporters' messages about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""The weights for the architecture without blocks, whichever way the ACNet was made."""
+"""Weights for the architecture without blocks, for converted networks and for backbones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["stock_weights"]
 
 
 def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
-    """Weights with which the architecture without blocks computes, in eval mode, what the trained network does.
+    """Return weights with which the architecture without blocks computes what the trained network computes.
 
     Args:
         network: A network that `convert_to_acnet` returned, or one that a backbone built with any ConvBuilder; trained.
@@ -72,7 +72,7 @@ def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
 
 
 def _entry(name: str, plain: ConvNorm, block: nn.Module) -> LayerReport:
-    """What `convert_to_acnet` would say of this block, had it replaced the plain layers."""
+    """Return the entry that `convert_to_acnet` would record if this block had replaced the plain layers."""
     norm = plain.norm
     start = f"{name}." if name else ""
     return LayerReport(

@@ -1,4 +1,4 @@
-"""Does an exported file compute what the network computes?"""
+"""Compare an exported file with the network that it was made from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Runner = Callable[[Tensor], list[Tensor]]
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the outputs of an exported file are from the network's.
+    """Differences between the outputs of an exported file and of the network.
 
     Attributes:
         images: Number of images compared.
@@ -32,7 +32,7 @@ class Verification:
     max_rel_difference: float
 
     def within(self, tolerance: float) -> bool:
-        """Whether the relative difference is at most ``tolerance``. NaN is not within any."""
+        """Return True if the relative difference is at most ``tolerance``; False for NaN."""
         return self.max_rel_difference <= tolerance
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Verification:
 
 
 def verify(network: nn.Module, exported: Runner, batches: Iterable[Tensor]) -> Verification:
-    """Compare a file with the network it was made from, every block evaluated branch by branch in full precision.
+    """Compare a file with its network, blocks evaluated branch by branch in full precision.
 
     Args:
         network: As it was trained; its mode is restored.
@@ -80,7 +80,7 @@ def verify(network: nn.Module, exported: Runner, batches: Iterable[Tensor]) -> V
 
 
 def tensors_in(outputs: object) -> list[Tensor]:
-    """The tensors among a network's outputs, in order: a tensor, or lists, tuples and dicts of them, nested.
+    """Return the tensors in a network's outputs, nested in lists, tuples and dicts, in order.
 
     Example:
         >>> [tensor.item() for tensor in tensors_in({"out": torch.tensor(1), "aux": [torch.tensor(2)]})]
@@ -96,5 +96,5 @@ def tensors_in(outputs: object) -> list[Tensor]:
 
 
 def _largest(*values: float) -> float:
-    """The largest number, or NaN if there is one."""
+    """Return the largest number, or NaN if there is one."""
     return torch.tensor(values or (0.0,), dtype=torch.float64).max().item()

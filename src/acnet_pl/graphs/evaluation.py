@@ -1,4 +1,4 @@
-"""Loss and accuracies of a network on all images of a set."""
+"""Compute loss and accuracies of a network on all images of a set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["evaluate"]
 def evaluate(
     network: nn.Module, images: DeviceImages, batch_size: int, autocast: torch.dtype | None = None
 ) -> dict[str, float]:
-    """Evaluate a network in eval mode; it is left as it was.
+    """Return loss and accuracies in eval mode; the network's mode is restored.
 
     Args:
         network: From images ``(N, C, H, W)`` to logits ``(N, num_classes)``, on the images' device.

@@ -16,7 +16,7 @@ __all__ = ["DeviceImages"]
 
 @dataclass(frozen=True, eq=False)
 class DeviceImages:
-    """Stored images and labels on one device, and how to normalise the images.
+    """Stored images and labels on one device, with the normalisation of the images.
 
     Attributes:
         images: uint8 ``(N, H, W, C)``.
@@ -34,14 +34,14 @@ class DeviceImages:
     def of(
         cls, dataset: InMemoryImages, mean: Sequence[float], std: Sequence[float], device: torch.device
     ) -> DeviceImages:
-        """Copy a data set to a device."""
+        """Copy a data set to a device and return it."""
         return cls(dataset.images.to(device), dataset.labels.to(device), tuple(mean), tuple(std))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn stored images, uint8 ``(N, H, W, C)``, into a network's input, float32 ``(N, C, H, W)``."""
+        """Turn stored images, uint8 ``(N, H, W, C)``, into network input, float32 ``(N, C, H, W)``."""
         return normalize(images, self.mean, self.std)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""SGD with momentum whose learning rate may be a tensor on the device, so that a CUDA graph can hold the update."""
+"""SGD with momentum and a learning rate that may be a tensor on the device, for use in CUDA graphs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Group:
 
 
 class Momentum:
-    """Compute what ``torch.optim.SGD`` computes. PyTorch's own reads a learning rate that is a tensor on the host.
+    """Optimizer equal to ``torch.optim.SGD`` that never reads its learning rate on the host.
 
     Args:
         groups: Parameters and settings.
@@ -49,7 +49,7 @@ class Momentum:
 
     @classmethod
     def like(cls, optimizer: Optimizer) -> Momentum:
-        """Take over the parameter groups of an optimizer that has not stepped yet.
+        """Build one with the parameter groups of an optimizer that has not stepped yet.
 
         Raises:
             ValueError: It is not SGD, or has settings that change the formula.

@@ -1,4 +1,4 @@
-"""Several networks at once: steps in turn on a GPU, a thread for each network on a CPU."""
+"""Train several networks at once: in turn on a GPU, one thread each on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["StepTimes", "time_steps", "train_epoch"]
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds that steps take.
+    """Seconds that training steps take.
 
     Attributes:
         alone: A step of each network, with nothing beside it.
@@ -29,7 +29,7 @@ class StepTimes:
 
 
 def train_epoch(trainings: Sequence[NetworkTraining]) -> None:
-    """Train each network for its next epoch; `NetworkTraining.end_epoch` then tells how it went.
+    """Train each network for its next epoch; `NetworkTraining.end_epoch` then returns the figures.
 
     Args:
         trainings: Networks on one device, none of them done; on a GPU captured.
@@ -40,7 +40,7 @@ def train_epoch(trainings: Sequence[NetworkTraining]) -> None:
 
 
 def time_steps(trainings: Sequence[NetworkTraining]) -> StepTimes:
-    """Time some steps of each network alone and of all together. The networks are as before afterwards.
+    """Time some steps of each network alone and of all together, and restore the networks.
 
     Args:
         trainings: Networks on one device; on a GPU captured.
@@ -68,7 +68,7 @@ def in_threads(
     trainings: Sequence[NetworkTraining],
     stopped: threading.Event | None = None,
 ) -> None:
-    """Call a function for each network: on a CPU at the same time, with the cores shared out.
+    """Call a function for each network; on a CPU in parallel threads that share the cores.
 
     Args:
         action: What is done.
@@ -94,7 +94,7 @@ def in_threads(
 
 
 def _steps(trainings: Sequence[NetworkTraining], counts: Sequence[int]) -> None:
-    """Do so many steps of each network and wait for them."""
+    """Run a number of steps of each network and wait for them."""
     if trainings[0].stream is None:
         _steps_in_threads(trainings, counts)
     else:

@@ -1,4 +1,4 @@
-"""NetworkTraining: one network's training, a step at a time; on a GPU a step is one launch."""
+"""NetworkTraining: train one network step by step; on a GPU a step is one launch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WARM_UP_STEPS = 3  # before a capture, so that libraries have chosen their kern
 
 @dataclass(frozen=True)
 class Batching:
-    """Which images make up a batch, and how they are augmented.
+    """Choice and augmentation of the images of a batch.
 
     Attributes:
         order: Gives the order of an epoch, int64 ``(N,)``, on the CPU. A last, smaller batch is left out.
@@ -42,7 +42,7 @@ class Batching:
 
 
 class NetworkTraining:
-    """Cross-entropy training of one network, with all that a step reads and writes on the device.
+    """Cross-entropy training of one network whose steps read and write device memory alone.
 
     A step takes the batch's number from a counter on the device, gathers and augments the images, does the forward and
     the backward pass and the update at the scheduled learning rate, notes the loss and advances the counter. Nothing of
@@ -115,7 +115,7 @@ class NetworkTraining:
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are."""
+        """Return True after the last epoch."""
         return self.epoch >= self.epochs
 
     def begin_epoch(self) -> None:
@@ -130,7 +130,7 @@ class NetworkTraining:
             self._position.zero_()
 
     def advance(self) -> None:
-        """Do the next step of the epoch, on a GPU without waiting for it."""
+        """Run the next step of the epoch; on a GPU return without waiting for it."""
         if self._graph is not None:
             with self._on_stream():
                 self._graph.replay()
@@ -138,7 +138,7 @@ class NetworkTraining:
             self._step()
 
     def end_epoch(self) -> tuple[list[float], float]:
-        """Count an epoch whose steps are done.
+        """Close an epoch whose steps are done, and return its figures.
 
         Returns:
             The loss of each step, and the training accuracy, 0 to 1.
@@ -159,7 +159,7 @@ class NetworkTraining:
         return losses, hits / self._order.numel()
 
     def capture(self) -> None:
-        """Record a step as a CUDA graph; on a CPU do nothing. Weights and statistics are as before afterwards."""
+        """Record a step as a CUDA graph; on a CPU do nothing. Weights and statistics are restored."""
         if self.stream is None or self._graph is not None:
             return
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -175,7 +175,7 @@ class NetworkTraining:
         self.restore(before)
 
     def snapshot(self) -> list[Tensor]:
-        """Copy whatever a step changes."""
+        """Copy everything that a step changes."""
         with self._on_stream():
             return [tensor.detach().clone() for tensor in self._state()]
 
@@ -204,7 +204,7 @@ class NetworkTraining:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken: tensors are copied to their places, which a graph may know."""
+        """Restore the result of `state_dict` in place, at the addresses that a graph uses."""
         self.network.load_state_dict(state["network"])
         for mine, saved in zip(self.optimizer.velocities, state["velocities"], strict=True):
             for tensor, value in zip(mine, saved, strict=True):
@@ -215,7 +215,7 @@ class NetworkTraining:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def _step(self) -> None:
-        """One step of training, of operations on the device alone."""
+        """Run one training step with operations on the device alone."""
         indices, words = (source.index_select(0, self._position)[0] for source in (self._order, self._words))
         stored, labels = (source.index_select(0, indices) for source in (self.images.images, self.images.labels))
         batch = self.images.normalize(augment_by(stored, words, pad=self.batching.pad, flip=self.batching.flip))

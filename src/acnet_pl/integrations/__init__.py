@@ -1,4 +1,4 @@
-"""Packages that need some help to work with acnet_pl; each has a module here, and none is required."""
+"""Optional packages that need adapting to work with acnet_pl, one module each."""
 
 from __future__ import annotations
 

@@ -36,12 +36,12 @@ _OLD, _NEW = "pytorch_lightning.utilities.apply_func", "lightning_utilities.core
 
 
 class BoltsFinder(MetaPathFinder):
-    """Finds ``pl_bolts`` where the other finders do, and has it imported under `_repaired`."""
+    """Import hook that loads ``pl_bolts`` under `_repaired`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of ``pl_bolts`` with a loader that repairs first; None for every other module."""
+        """Return the spec of ``pl_bolts`` with a repairing loader; None for every other module."""
         if fullname != "pl_bolts":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
@@ -69,7 +69,7 @@ class _BoltsLoader(Loader):
 
 @contextmanager
 def _repaired() -> Iterator[None]:
-    """Within this context ``pl_bolts`` can be imported, quietly."""
+    """Allow ``pl_bolts`` to be imported, without warnings, within this context."""
     if find_spec(_OLD) is None:
         sys.modules[_OLD] = import_module(_NEW)
     with warnings.catch_warnings(record=True) as caught:

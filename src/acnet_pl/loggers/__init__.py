@@ -1,4 +1,4 @@
-"""Loggers of a run, and one way to show numbers, tables, pictures and files in whichever a trainer has."""
+"""Loggers of a run, and functions that show numbers, tables, pictures and files in any of them."""
 
 from acnet_pl.loggers.metrics_csv import MetricsCSV
 from acnet_pl.loggers.show import log_figure, log_file, log_scalars, log_table

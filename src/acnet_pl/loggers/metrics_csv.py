@@ -1,4 +1,4 @@
-"""MetricsCSV: Lightning's CSV logger for runs that are killed and go on."""
+"""MetricsCSV: Lightning's CSV logger for runs that are killed and continue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MetricsCSV"]
 
 
 class MetricsCSV(CSVLogger):
-    """Write ``metrics.csv`` to a run's folder; what is there already stays until `rewind` says where to go on.
+    """Write ``metrics.csv`` to a run's folder, after the rows that are there.
 
     Args:
         folder: The run's folder.
@@ -29,20 +29,20 @@ class MetricsCSV(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> _Writer:
-        """The writer; on other ranks than zero its use does nothing."""
+        """Return the writer; on ranks other than zero it does nothing."""
         if self._experiment is None:
             self._experiment = _Writer(self.log_dir)
         assert isinstance(self._experiment, _Writer)
         return self._experiment
 
     def rows(self) -> int:
-        """How many rows were logged, once all of them are in the file."""
+        """Write pending rows, and return how many were logged."""
         self.save()
         count: int = self.experiment.count
         return count
 
     def rewind(self, rows: int) -> None:
-        """Keep the first rows of the file, as many as there were when a checkpoint was written; forget the others."""
+        """Keep the rows that were logged before a checkpoint, and drop later ones."""
         self.experiment.rewind(rows)
 
 

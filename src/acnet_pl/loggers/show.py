@@ -19,7 +19,7 @@ __all__ = ["log_figure", "log_file", "log_scalars", "log_table"]
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Log numbers where ``LightningModule.log`` cannot: outside of the loops. Does nothing but on rank zero."""
+    """Log numbers on rank zero outside of the loops, where ``LightningModule.log`` cannot."""
     for logger in trainer.loggers:
         logger.log_metrics(dict(scalars), step=trainer.global_step)
         logger.save()

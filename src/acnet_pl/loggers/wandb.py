@@ -1,4 +1,4 @@
-"""RunWandbLogger: Lightning's Weights & Biases logger with summaries and axes that suit a training."""
+"""RunWandbLogger: Weights & Biases with useful summaries and axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BY_EPOCH = ("val/*", "test/*", "equivalence/*", "kernels/*", "time/*", "train/t
 
 
 class RunWandbLogger(WandbLogger):
-    """Weights & Biases with the best validation figures in the summary, and the epoch as axis of what each epoch gives.
+    """Weights & Biases logger with best validation figures in the summary and epochs as axis.
 
     Hyper-parameters whose names begin with an underscore are not sent. Arguments as `WandbLogger`'s.
     """
@@ -29,7 +29,7 @@ class RunWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run; on other ranks than zero its use does nothing."""
+        """Return the run; on ranks other than zero it does nothing."""
         run = super().experiment
         if not self._defined and hasattr(run, "define_metric"):
             self._defined = True
@@ -41,6 +41,6 @@ class RunWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Send the hyper-parameters that are the user's."""
+        """Send the user's hyper-parameters."""
         options = params if isinstance(params, Mapping) else vars(params)
         super().log_hyperparams({name: value for name, value in options.items() if not str(name).startswith("_")})

@@ -1,4 +1,4 @@
-"""Describe what a network was built from in plain data, and build it again from that, executing nothing else."""
+"""Describe what a network was built from as plain data, and build it again without executing anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit on what a network described by a file may take, before it is built."""
+"""Limit the memory of a network that a file describes, before it is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMES, _BYTES = 64, 64 * 2**20
 
 
 class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the tensors that are made, each before it is, and raises an error when they are too many."""
+    """Counter of tensor sizes that raises an error before the limit is exceeded."""
 
     def __init__(self, most: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -35,7 +35,7 @@ class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def built_within(path: str | Path) -> Iterator[None]:
-    """Within this context a network that a file describes may be built, but none of a size that the file cannot hold.
+    """Limit the networks built within this context to a size that the file describing them can hold.
 
     Args:
         path: The checkpoint or the fused file.

@@ -1,4 +1,4 @@
-"""ImageClassifier: trains a backbone that is built with an injected conv builder."""
+"""ImageClassifier: train a backbone built with a given conv builder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ default_optimizer = partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 class ImageClassifier(LightningModule):
-    """Cross-entropy training of ``backbone(conv, num_classes)``, with top-1 and top-5 accuracy.
+    """Classifier ``backbone(conv, num_classes)`` trained by cross-entropy, with top-1 and top-5 accuracy.
 
     Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
     ``val/loss``, ``val/top1``, of more than five classes ``val/top5``, and the same under ``test/``. Losses and
@@ -149,14 +149,14 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"{checkpoint_path} cannot be built as described: {error}") from error
 
     def setup(self, stage: str) -> None:
-        """Raise an error if synchronising batch norms would change the network, or no metric is what is monitored."""
+        """Check that synchronised batch norms keep the network as it is, and that monitored metrics are logged."""
         if stage == "fit":
             refuse_lossy_sync(self.trainer, self.net)
             if type(self) is ImageClassifier:  # a subclass may log more
                 check_monitors(self.trainer, self._logged)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load weights as nn.Module does, but none of another kind, whose values it would change without a word.
+        """Load weights as nn.Module does; raise an error for values of another kind, which would be cast silently.
 
         Raises:
             ValueError: A tensor is complex, or of integers where the network has floating-point numbers.
@@ -173,7 +173,7 @@ class ImageClassifier(LightningModule):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch."""
+        """Return the cross-entropy of one batch."""
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -183,15 +183,15 @@ class ImageClassifier(LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        """Evaluate one network, under DDP too: every process has batch-norm statistics of its own images."""
+        """Give all processes the same batch-norm statistics, so that one network is evaluated."""
         self._share_statistics()
 
     def on_test_start(self) -> None:
-        """Likewise."""
+        """Do the same as `on_validation_start`."""
         self._share_statistics()
 
     def on_predict_start(self) -> None:
-        """Likewise."""
+        """Do the same as `on_validation_start`."""
         self._share_statistics()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -208,7 +208,7 @@ class ImageClassifier(LightningModule):
             return self._evaluate(batch, "test", self.test_loss, self.test_accuracy)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
-        """Class probabilities ``(N, num_classes)`` of one batch."""
+        """Return the class probabilities ``(N, num_classes)`` of one batch."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         return self.forward(images).float().softmax(dim=1)
 
@@ -240,7 +240,7 @@ class ImageClassifier(LightningModule):
 
     @property
     def _logged(self) -> list[str]:
-        """The metrics of ``fit``."""
+        """Return the names of the metrics that ``fit`` logs."""
         return ["train/loss", "train/top1", "val/loss", *(str(name) for name in self.val_accuracy)]
 
     def _share_statistics(self) -> None:

@@ -1,4 +1,4 @@
-"""Check before training that what callbacks and schedulers watch is a metric that will be logged."""
+"""Check before training that monitored metrics are logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_LIGHTNING = ("epoch", "step")
 
 
 def check_monitors(trainer: Trainer, metrics: Iterable[str]) -> None:
-    """Check the `monitor` of every callback: ModelCheckpoint, EarlyStopping and their like.
+    """Check the `monitor` of every callback, such as ModelCheckpoint and EarlyStopping.
 
     Where there are callbacks of other packages, which may log anything, nothing is checked.
 
@@ -35,7 +35,7 @@ def check_monitors(trainer: Trainer, metrics: Iterable[str]) -> None:
 
 
 def check_monitor(monitor: str, metrics: Iterable[str], watcher: str) -> None:
-    """Raise a ValueError where no metric has the name that is watched.
+    """Raise a ValueError if no logged metric has this name.
 
     Args:
         monitor: The name.

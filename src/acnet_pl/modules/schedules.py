@@ -9,7 +9,7 @@ __all__ = ["CosineSchedule", "Schedule", "StaircaseSchedule"]
 
 
 class Schedule(ABC):
-    """A factor on the base learning rate over training, after a linear warm-up.
+    """Factor on the base learning rate over training, after a linear warm-up.
 
     Args:
         warmup_epochs: Epochs over which the factor first rises linearly; fractions are allowed.
@@ -22,10 +22,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def decay(self, epoch: float, max_epochs: float) -> float:
-        """The factor at a fractional epoch, counted from the start of training, after the warm-up."""
+        """Return the factor at a fractional epoch, counted from the start of training, after the warm-up."""
 
     def factor(self, step: int, steps_per_epoch: float, max_epochs: float) -> float:
-        """The factor for an optimisation step.
+        """Return the factor for an optimisation step.
 
         Args:
             step: Steps done so far.
@@ -39,7 +39,7 @@ class Schedule(ABC):
 
 
 class CosineSchedule(Schedule):
-    """Half a cosine from 1 to 0 over the epochs after the warm-up, as the authors' later recipes have it.
+    """Half a cosine from 1 to 0 over the epochs after the warm-up, as in the authors' later recipes.
 
     Args:
         warmup_epochs: Epochs over which the factor first rises linearly.
@@ -58,7 +58,7 @@ class CosineSchedule(Schedule):
 
 
 class StaircaseSchedule(Schedule):
-    """Multiply by ``gamma`` at every milestone: the article's 0.1, 0.01, 0.001, 0.0001 (Sect. 4.1).
+    """Factor multiplied by ``gamma`` at every milestone: the article's 0.1, 0.01, 0.001, 0.0001 (Sect. 4.1).
 
     Args:
         milestones: Epochs at which the factor drops, ascending.

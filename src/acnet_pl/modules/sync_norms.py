@@ -1,4 +1,4 @@
-"""NormSync: synchronise batch norms over processes without losing what they carry."""
+"""NormSync: synchronise batch norms over processes and keep what they contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["NormSync", "refuse_lossy_sync"]
 
 
 class NormSync(TorchSyncBatchNorm):
-    """Let batch norms use the statistics of all processes while ``fit`` runs, then put the original layers back.
+    """Layer synchronisation that shares batch statistics while ``fit`` runs, and then restores the original layers.
 
     Lightning's own plugin converts by PyTorch's function, which drops the activation inside timm's ``BatchNormAct2d``,
     and leaves layers of another class behind. The command line uses this one with ``--trainer.sync_batchnorm true``; in
@@ -50,7 +50,7 @@ class NormSync(TorchSyncBatchNorm):
 
 
 def refuse_lossy_sync(trainer: Trainer, model: nn.Module) -> None:
-    """Raise an error if ``sync_batchnorm`` would drop what the model's batch norms do besides normalising.
+    """Raise an error if ``sync_batchnorm`` would drop parts of the model's batch norms, such as activations.
 
     Raises:
         ValueError: The message names the first such batch norm.

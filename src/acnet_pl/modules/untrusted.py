@@ -1,4 +1,4 @@
-"""Check what files that travel with runs and checkpoints name: classes of trusted packages, of the expected kind.
+"""Check the classes that files of runs and checkpoints name: trusted packages, expected kinds.
 
 A file must not be able to make us import, and so run, whatever module it names, nor call whatever a module holds.
 """
@@ -51,7 +51,7 @@ _ANY_KIND = (*(kind for kinds in KINDS.values() for kind in kinds), *_PLUGINS)
 
 
 def check_hyper_parameters(options: Any) -> None:
-    """Raise ValueError unless an `ImageClassifier`'s hyper-parameters out of a file can have nothing executed."""
+    """Raise ValueError if hyper-parameters of an `ImageClassifier` from a file could execute code."""
     if not isinstance(options, Mapping):
         raise ValueError(f"the hyper-parameters are a {type(options).__name__}, expected names and values")
     for name, value in options.items():
@@ -67,7 +67,7 @@ def check_hyper_parameters(options: Any) -> None:
 
 
 def check_parts(parts: Mapping[str, Any]) -> None:
-    """Check descriptions out of a file: each of a trusted package, of its kind, with options that import nothing.
+    """Check descriptions from a file: trusted packages, expected kinds, options that import nothing.
 
     Args:
         parts: Descriptions (``class_path`` and ``init_args``), by what they describe: a key of `KINDS`, or any name.
@@ -117,7 +117,7 @@ def check_kind(what: str, thing: object, path: str) -> None:
 
 
 def check_classes(config: Any) -> None:
-    """Check what a parsed configuration names as backbone, conv builder, optimizer and so on, before it is called.
+    """Check the classes that a parsed configuration names, before any is called.
 
     The parser sees to the kind of a class; of a function it knows only that it can be called.
 
@@ -143,7 +143,7 @@ def check_classes(config: Any) -> None:
 
 
 def check_configuration(path: Path) -> None:
-    """Check a run's ``config.yaml``, of which the command line's parser would import and call whatever it names.
+    """Check the classes in a run's ``config.yaml``, before the parser imports them.
 
     Raises:
         ValueError: It is no configuration, names a class that is not trusted or of another kind, or another file.
@@ -184,7 +184,7 @@ def _check_groups(content: Mapping[Any, Any]) -> None:
 
 
 def _check_options(what: str, made: Any, options: Mapping[Any, Any]) -> None:
-    """Check the options of a class or function; those that are annotated as text may say anything."""
+    """Check the options of a class or function; options annotated as text may hold any text."""
     parameters = inspect.signature(made).parameters if made is not None else {}
     texts = {name for name, parameter in parameters.items() if _is_text(parameter.annotation)}
     for name, value in options.items():
@@ -197,7 +197,7 @@ def _check_options(what: str, made: Any, options: Mapping[Any, Any]) -> None:
 
 
 def _check_value(what: str, value: Any) -> None:
-    """Raise ValueError if a value that may be of any type names something to be imported, or a file to be read."""
+    """Raise ValueError if a value of unknown type names something to import or a file to read."""
     if isinstance(value, Mapping):
         if "class_path" in value:
             check_parts({what: value})
