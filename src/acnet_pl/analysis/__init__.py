@@ -1,4 +1,4 @@
-"""The article's analyses: pure functions from a model to numbers, and their plots."""
+"""Analyses of the article: functions from a model to numbers, and their plots."""
 
 from acnet_pl.analysis.complexity import Complexity, complexity
 from acnet_pl.analysis.divergence import Divergence, first_divergence

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a model."""
+"""Count parameters and multiply-accumulates of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Complexity", "complexity"]
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model costs.
+    """Parameters and multiply-accumulates of a model.
 
     Attributes:
         parameters: Number of parameters, trainable or not; buffers such as running statistics are not counted.
@@ -33,7 +33,7 @@ class Complexity:
     input_shape: tuple[int, ...]
 
     def as_dict(self) -> dict[str, int | tuple[int, ...]]:
-        """The attributes by name."""
+        """Return the attributes by name."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def complexity(
 
 
 def _flops(model: nn.Module, inputs: Any) -> tuple[int, dict[FusibleConv, int]]:
-    """Count what one evaluation takes, in all and in each block that it calls."""
+    """Count the operations of one evaluation, in all and per block."""
     counter = FlopCounterMode(display=False)
     blocks: dict[FusibleConv, int] = {}
 

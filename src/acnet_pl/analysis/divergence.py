@@ -1,4 +1,4 @@
-"""Where do two networks part? The first layer, in order of execution, whose outputs differ."""
+"""Find the first layer at which two networks differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Divergence", "first_divergence"]
 
 @dataclass(frozen=True)
 class Divergence:
-    """The differences of two models' layers.
+    """Differences between the layers of two models.
 
     Attributes:
         layer: Name of the first layer, in order of execution, beyond the tolerance; None where there is none. The
@@ -36,7 +36,7 @@ class Divergence:
     differences: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes by name."""
+        """Return the attributes by name."""
         return {"layer": self.layer, "tolerance": self.tolerance, "differences": dict(self.differences)}
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Divergence:
 
 
 def first_divergence(trained: nn.Module, fused: nn.Module, inputs: Any, tolerance: float = 1e-4) -> Divergence:
-    """Find the first layer whose output parts by more than a relative tolerance.
+    """Find the first layer whose output differs by more than a relative tolerance.
 
     Compared are the outputs of all modules that exist under the same name in both, in eval mode, as `compare`
     evaluates them. A convolution that absorbed the batch norm after it is compared with that batch norm's output.

@@ -1,4 +1,4 @@
-"""Is the fused network the trained one? Measured on real batches, and where not, in which layer they part."""
+"""Compare a fused network with the trained one on real batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SLOTS = 64  # output tensors whose ranges are kept apart; a network with more c
 
 @dataclass(frozen=True)
 class Equivalence:
-    """How far a fused model's outputs are from the trained model's.
+    """Differences between the outputs of a fused and a trained model.
 
     Attributes:
         samples: Number of images compared.
@@ -58,11 +58,11 @@ class Equivalence:
         return self.fused_accuracy
 
     def within(self, tolerance: float) -> bool:
-        """Whether the relative difference is at most ``tolerance``. NaN is not within any."""
+        """Return True if the relative difference is at most ``tolerance``; False for NaN."""
         return self.max_rel_difference <= tolerance
 
     def as_dict(self) -> dict[str, float]:
-        """The attributes by name, without those that are unknown."""
+        """Return the attributes by name, without unknown ones."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Equivalence:
 
 
 class EquivalenceMetric(Metric):
-    """Accumulate an `Equivalence` batch by batch; as a torchmetrics.Metric it is synchronised between processes.
+    """torchmetrics.Metric that accumulates an `Equivalence` batch by batch, over all processes.
 
     Its states are maxima per output tensor (reduced by max) and counts (reduced by sum), so the result over several
     processes is that of one process that saw all their images. Images that a distributed sampler repeats are counted
@@ -147,11 +147,11 @@ class EquivalenceMetric(Metric):
             self.fused_correct += count_correct(other, labels)[0]
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers of `Equivalence` by name, as tensors."""
+        """Return the numbers of `Equivalence` by name, as tensors."""
         return {name: torch.tensor(value, device=self.device) for name, value in self._result().as_dict().items()}
 
     def result(self) -> Equivalence:
-        """The same, over all processes, as an `Equivalence`.
+        """Return an `Equivalence` over all processes.
 
         Raises:
             ValueError: No process has had any images.
@@ -217,7 +217,7 @@ def compare(trained: nn.Module, fused: nn.Module, batches: Iterable[Any], inputs
 
 
 def _distance(one: Tensor, other: Tensor | None = None) -> Tensor:
-    """Largest absolute value of a tensor, or of its difference from another one."""
+    """Return the largest absolute value of a tensor, or of its difference from another one."""
     if not (one.is_floating_point() or one.is_complex()):
         one, other = one.double(), None if other is None else other.double()
     return one.abs().max() if other is None else (one - other.to(one)).abs().max()

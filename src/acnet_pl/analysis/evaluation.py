@@ -1,4 +1,4 @@
-"""Evaluate a model without leaving a trace: batches, modes, numerical precision, top-k accuracy."""
+"""Evaluate a model and restore its state: batches, modes, precision, top-k accuracy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Batches = Iterable[Sequence[Tensor]]  # of (images, labels); see `unpack`
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Within this context the models are in eval mode and no gradients are kept; every module's mode is restored."""
+    """Put models into eval mode without gradients within this context; restore every module's mode after it."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
@@ -45,7 +45,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def unpack(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Images ``(N, C, H, W)``, as the model takes them, and labels ``(N,)``, if any, of a batch.
+    """Return the images ``(N, C, H, W)`` of a batch, as the model takes them, and its labels ``(N,)``, if any.
 
     Raises:
         ValueError: The batch is neither images nor (images, labels), or its images are not normalised floats.
@@ -71,7 +71,7 @@ def unpack(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """As `unpack`, for what needs labels.
+    """Return images and labels as `unpack` does; labels are required.
 
     Raises:
         ValueError: As `unpack`, or the batch has no labels.
@@ -86,7 +86,7 @@ Nested = TypeVar("Nested")
 
 
 def placed(model: nn.Module, inputs: Nested) -> Nested:
-    """Move inputs, nested or not, to the device of the model's first floating-point parameter or buffer, if any.
+    """Move inputs, nested or not, to the device of the model's first floating-point parameter or buffer.
 
     Floating-point tensors get its dtype as well.
     """
@@ -107,7 +107,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's logits ``(N, num_classes)`` for images ``(N, C, H, W)``, moved to the model's device and dtype.
+    """Return logits ``(N, num_classes)`` for images ``(N, C, H, W)``, moved to the model's device and dtype.
 
     Raises:
         ValueError: The model gives something else, such as a tuple or a feature map.
@@ -131,7 +131,7 @@ def require_logits(output: Any, samples: int) -> Tensor:
 
 
 def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
-    """How many labels are among the k largest logits, for every k.
+    """Count the labels that are among the k largest logits, for every k.
 
     Args:
         logits: ``(N, num_classes)``.
@@ -152,7 +152,7 @@ def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) ->
 
 
 def accuracy(model: nn.Module, batches: Batches, topk: int = 1) -> float:
-    """Top-k accuracy, 0 to 1, in eval mode. The model is left as it was.
+    """Return the top-k accuracy, 0 to 1, in eval mode; the model is restored.
 
     Args:
         model: From images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
@@ -175,7 +175,7 @@ def accuracy(model: nn.Module, batches: Batches, topk: int = 1) -> float:
 
 
 def require_samples(samples: int) -> int:
-    """Return the number of samples.
+    """Return the number of samples, if it is not 0.
 
     Raises:
         ValueError: It is 0.

@@ -1,4 +1,4 @@
-"""Take what a network is called with, and the labels, out of a batch of any form."""
+"""Take the network's input and the labels out of a batch of any form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "classes")
 
 
 def network_inputs(network: nn.Module, batch: Any, inputs: Inputs = None) -> Any:
-    """Take what a network is called with out of a batch.
+    """Return the part of a batch that a network takes as input.
 
     Args:
         network: Its ``forward`` says, by the names of its parameters, which parts of a batch with named parts it takes.
@@ -144,7 +144,7 @@ def _unknown(batch: Any) -> str:
 
 
 def _arguments(value: Any, given: bool = False) -> Any:
-    """Give a value the form of arguments; a list, or a tuple that no function gave, is a single argument."""
+    """Return a value as arguments; a list, or a tuple that no function returned, is one argument."""
     if isinstance(value, Tensor) or (given and isinstance(value, (tuple, dict))):
         return value
     return (value,)

@@ -1,4 +1,4 @@
-"""The average kernel magnitude matrix (Eq. 9-10, Fig. 6): where in their kernels networks keep their weight."""
+"""Compute the average kernel magnitude matrix (Eq. 9-10, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class KernelMagnitude:
-    """The magnitude of a network's k×k kernels at each of their positions.
+    """Magnitude of a network's k×k kernels at each position.
 
     Attributes:
         average: A of Eq. 9: the mean of ``layers``, k×k, between 0 and 1.
@@ -31,20 +31,20 @@ class KernelMagnitude:
 
     @property
     def kernel_size(self) -> int:
-        """The k of the k×k kernels."""
+        """Return k of the k×k kernels."""
         return len(self.average)
 
     def total(self, where: Location, layer: str | None = None) -> float:
-        """Sum of a matrix over a location, as `location_mask` says; of the average, or of one layer."""
+        """Return the sum of a matrix over a location of `location_mask`: of the average, or of one layer."""
         matrix = torch.tensor(self.average if layer is None else self.layers[layer], dtype=torch.float64)
         return float(matrix[location_mask(where, self.kernel_size)].sum())
 
     def share(self, where: Location, layer: str | None = None) -> float:
-        """`total` divided by the sum over the whole matrix, 0 to 1."""
+        """Return `total` divided by the sum over the whole matrix, 0 to 1."""
         return self.total(where, layer) / self.total("global", layer)
 
     def as_dict(self) -> dict[str, Any]:
-        """Matrices, and the sum and share of each location in the average, with lists where JSON has lists."""
+        """Return matrices, and sum and share of each location in the average, as JSON types."""
         return {
             "kernel_size": self.kernel_size,
             "average": [list(row) for row in self.average],
@@ -102,7 +102,7 @@ def kernel_magnitude(model: nn.Module, kernel_size: int = 3) -> KernelMagnitude:
 
 
 def _convolutions(model: nn.Module, name: str = "") -> dict[str, nn.Conv2d | FusibleConv]:
-    """Convolutions by name, a block that fuses as a whole being one; a module with two names has the first."""
+    """Yield convolutions by name; a block is one convolution, and a shared module has its first name."""
     if isinstance(model, (nn.Conv2d, FusibleConv)):
         return {name: model}
     layers: dict[str, nn.Conv2d | FusibleConv] = {}

@@ -1,4 +1,4 @@
-"""The parts of a k×k kernel that the article tells apart: skeleton and corners, border and the rest (Sect. 4.4)."""
+"""Parts of a k×k kernel: skeleton and corners, border and the rest (Sect. 4.4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCATIONS: tuple[Location, ...] = get_args(Location)
 
 
 def location_mask(where: Location, size: int) -> Tensor:
-    """The positions of a ``size`` × ``size`` kernel that belong to a location.
+    """Return the positions of a ``size`` × ``size`` kernel that belong to a location.
 
     Args:
         where: "skeleton", the central row and column; "corner", all others, which are the four corners of a 3×3

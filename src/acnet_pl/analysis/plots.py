@@ -1,4 +1,4 @@
-"""The article's figures from the numbers of this package: Fig. 5 and Fig. 6. Each gives a Figure to show or save."""
+"""Plot the article's Fig. 5 and Fig. 6; each function returns a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STYLES: dict[Location, tuple[str, str, str]] = {
 
 
 def plot_kernel_magnitude(*magnitudes: KernelMagnitude, titles: Sequence[str] = (), layer: str | None = None) -> Figure:
-    """Heat maps of average kernel magnitude matrices side by side, with their numbers, as in Fig. 6.
+    """Plot heat maps of average kernel magnitude matrices side by side, with their numbers (Fig. 6).
 
     All have the same colour scale, 0 to 1; darker is larger.
 
@@ -66,7 +66,7 @@ def plot_kernel_magnitude(*magnitudes: KernelMagnitude, titles: Sequence[str] = 
 
 
 def plot_pruning_curves(*panels: Sequence[PruningCurve], titles: Sequence[str] = ()) -> Figure:
-    """Accuracy against sparsity ratio, mean with a band of ± one standard deviation, as in Fig. 5.
+    """Plot accuracy against sparsity ratio, mean with a band of ± one standard deviation (Fig. 5).
 
     Args:
         panels: One sequence of curves for each model, at least one; the panels share their axes.
@@ -116,7 +116,7 @@ def _check_panels(count: int, titles: Sequence[str]) -> None:
 
 
 def plot_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix: a row for each class, a column for each prediction, shares of the row as shades.
+    """Plot a confusion matrix: a row per class, a column per prediction, shaded by shares of the row.
 
     Args:
         counts: ``(C, C)``, of images of a class (row) that were taken for a class (column).
@@ -143,7 +143,7 @@ def plot_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
 
 
 def plot_predictions(images: Tensor, titles: Sequence[tuple[str, str]]) -> Figure:
-    """Draw images, each under its class and what it was taken for where that is another.
+    """Plot images, each with its class, and the prediction if it differs.
 
     Args:
         images: ``(N, C, H, W)``; scaled to the range of their own values unless they are within 0 and 1.

@@ -1,4 +1,4 @@
-"""Accuracy against sparsity when weights are removed at chosen places of the kernels (Sect. 4.4, Fig. 5)."""
+"""Remove weights at chosen places of the kernels and measure accuracy (Sect. 4.4, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class PruningCurve:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean over the seeds, per ratio."""
+        """Return the mean over the seeds, per ratio."""
         return tuple(statistics.fmean(values) for values in self.accuracies)
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Sample standard deviation over the seeds (n - 1), per ratio; 0 where there is one seed."""
+        """Return the sample standard deviation over the seeds (n - 1), per ratio; 0 for one seed."""
         return tuple(statistics.stdev(values) if len(values) > 1 else 0.0 for values in self.accuracies)
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes, mean and std by name, with lists where JSON has lists."""
+        """Return attributes, mean and std by name, as JSON types."""
         return {
             "where": self.where,
             "ratios": list(self.ratios),
@@ -71,7 +71,7 @@ class PruningCurve:
 def prune_by_location(
     model: nn.Module, where: Location, ratio: float, seed: int = 0, kernel_size: int | None = None
 ) -> nn.Module:
-    """Set randomly chosen individual weights to zero, at one location of the kernels (Sect. 4.4).
+    """Set randomly chosen weights to zero, at one location of the kernels (Sect. 4.4).
 
     Every layer with odd square kernels of 3×3 or more reaches the ratio by itself: of its n weights, round(ratio * n)
     are removed, all at the location, each weight there with equal chance. With the same seed, what is removed at a
@@ -122,7 +122,7 @@ def pruning_curve(
     kernel_size: int | None = None,
     progress: bool = True,
 ) -> PruningCurve:
-    """Accuracy of a network against the ratio of weights removed at a location: a curve of Fig. 5.
+    """Measure accuracy against the ratio of weights removed at a location: one curve of Fig. 5.
 
     Args:
         model: Any network; stays as it is.

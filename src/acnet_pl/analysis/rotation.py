@@ -1,4 +1,4 @@
-"""Accuracy on rotated and flipped images (Table 4), and why horizontal kernels help there (Fig. 4)."""
+"""Measure accuracy on rotated and flipped images (Table 4), and how kernels respond to flips (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class RotationAccuracy:
     accuracy: Mapping[str, Mapping[int, float]]
 
     def as_dict(self) -> dict[str, float]:
-        """Flat, for loggers: ``{"samples": ..., "original/top1": ..., "rotate_90/top1": ...}``."""
+        """Return figures for loggers: ``{"samples": ..., "original/top1": ..., "rotate_90/top1": ...}``."""
         flat: dict[str, float] = {"samples": self.samples}
         for name, accuracies in self.accuracy.items():
             flat.update({f"{name}/top{k}": value for k, value in accuracies.items()})
@@ -101,7 +101,7 @@ class RotationAccuracy:
 
 
 class RotationMetric(Metric):
-    """Accumulates a `RotationAccuracy` batch by batch; as a torchmetrics.Metric it is synchronised between processes.
+    """torchmetrics.Metric that accumulates a `RotationAccuracy` batch by batch, over all processes.
 
     Its states are counts, reduced by sum.
 
@@ -138,11 +138,11 @@ class RotationMetric(Metric):
         self.classes = self.classes.clamp(min=logits["original"].shape[1])
 
     def compute(self) -> dict[str, Tensor]:
-        """What `RotationAccuracy.as_dict` gives, as tensors."""
+        """Return the figures of `RotationAccuracy.as_dict` as tensors."""
         return {name: torch.tensor(value, device=self.device) for name, value in self._result().as_dict().items()}
 
     def result(self) -> RotationAccuracy:
-        """The accuracies over all processes.
+        """Return the accuracies over all processes.
 
         Raises:
             ValueError: No process has had any images.
@@ -195,7 +195,7 @@ def rotation_outputs(model: nn.Module, inputs: Any) -> dict[str, Any]:
 
 
 def rotation_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The model's logits ``(N, num_classes)`` for images ``(N, C, H, W)`` under each of `TRANSFORMS`, in eval mode.
+    """Return logits ``(N, num_classes)`` for images ``(N, C, H, W)`` under each of `TRANSFORMS`, in eval mode.
 
     Raises:
         ValueError: As `rotation_outputs`, or the outputs are no logits.
@@ -204,7 +204,7 @@ def rotation_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def rotation_accuracy(model: nn.Module, batches: Batches, topk: Sequence[int] = (1, 5)) -> RotationAccuracy:
-    """Accuracy on the images as they are, rotated 90° counter-clockwise, rotated 180° and flipped up-down (Table 4).
+    """Measure accuracy on images as they are, rotated by 90° and 180°, and flipped up-down (Table 4).
 
     One pass over the batches; the model is in eval mode meanwhile and left as it was.
 
@@ -230,7 +230,7 @@ def rotation_accuracy(model: nn.Module, batches: Batches, topk: Sequence[int] = 
 def flip_response(
     layer: nn.Conv2d | FusibleConv, images: Tensor, direction: Literal["up-down", "left-right"] = "up-down"
 ) -> dict[str, float]:
-    """Does a kernel respond to the flipped image with the flipped response (Fig. 4)?
+    """Compare a kernel's response to the flipped image with its flipped response (Fig. 4).
 
     A 1×k kernel does under an up-down flip, whatever its weights, a k×1 kernel under a left-right flip; a square one
     does not. Every kernel is applied by itself at every position inside the image (stride 1, no padding), as in the
@@ -273,7 +273,7 @@ def flip_response(
 
 
 def _trimmed(kernel: Tensor) -> Tensor:
-    """The kernel ``(O, I/groups, kH, kW)`` without rows and columns of zeros around it."""
+    """Return a kernel ``(O, I/groups, kH, kW)`` without the rows and columns of zeros around it."""
     used = kernel.abs().sum((0, 1)) > 0
     if not used.any():
         return kernel

@@ -1,4 +1,4 @@
-"""What a training step costs, counted on the meta device: no data, no time, the same on every machine."""
+"""Count the cost of a training step on the meta device: the same on every machine, without data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCHES = 32, 64  # the difference leaves out what does not grow with the batch
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a network costs in training.
+    """Cost of training a network.
 
     Attributes:
         parameters: Number of parameters.
@@ -30,7 +30,7 @@ class TrainingCost:
 
 
 def training_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> TrainingCost:
-    """Count what a training step of a network costs, for each image.
+    """Count the cost of a training step per image.
 
     Kept is the storage of every tensor that autograd saves, once. It is the part of a training's memory that the
     network decides, whatever the device; workspaces and the allocator's own are not in it.
@@ -53,7 +53,7 @@ def training_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Traini
 
 
 def _step(model: nn.Module, count: int, input_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Multiply-accumulates and kept bytes of a batch."""
+    """Return multiply-accumulates and kept bytes of a batch."""
     saved: dict[int, Tensor] = {}  # holds the tensors, lest an address be used again
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: thin; they call nn and analysis at the right moment and log what comes out."""
+"""Lightning callbacks: each calls nn and analysis at the right moment and logs the result."""
 
 from acnet_pl.callbacks.confusion import ConfusionMatrix
 from acnet_pl.callbacks.display import ConvSummary, ProgressBar

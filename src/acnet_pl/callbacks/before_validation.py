@@ -1,4 +1,4 @@
-"""BeforeValidation: the state from which a run goes on that is stopped while it validates."""
+"""BeforeValidation: keep the state to resume from if a run is stopped during validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BeforeValidation"]
 
 
 class BeforeValidation:
-    """Keeps, in memory, the checkpoint of the last moment before a validation at which one can be written.
+    """In-memory checkpoint of the last moment before a validation at which one can be written.
 
     In the middle of a validation there is no state to go on from: that of the batch before it is kept while it lasts.
     Only strategies with a whole copy of the weights in each process are served; under others nothing is kept.
@@ -39,7 +39,7 @@ class BeforeValidation:
         return self._at is not None
 
     def keep(self, trainer: Trainer, batch_idx: int, dump: Callable[[], dict[str, Any]]) -> None:
-        """Keep what ``dump`` gives, if this is the moment that was planned; every process has to call it."""
+        """Keep the result of ``dump`` at the planned moment; every process has to call it."""
         if self._at != batch_idx:
             return
         self._at = None
@@ -51,7 +51,7 @@ class BeforeValidation:
             self._content = buffer.getvalue()
 
     def write(self, trainer: Trainer, path: Path, previous: Path) -> bool:
-        """Write what was kept, in the first process, and return whether there was anything.
+        """Write the kept checkpoint in the first process, and return True if there was one.
 
         Args:
             trainer: The trainer.
@@ -64,7 +64,7 @@ class BeforeValidation:
         return self._kept
 
     def drop(self) -> None:
-        """Forget what was kept."""
+        """Forget the kept checkpoint."""
         self._kept, self._content = False, b""
 
 

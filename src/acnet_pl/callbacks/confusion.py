@@ -1,4 +1,4 @@
-"""ConfusionMatrix: which classes a network takes for which, and a few test images with its predictions."""
+"""ConfusionMatrix: log which classes are confused, with some test images and predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_CLASSES = 100  # in a picture of the matrix
 
 
 class ConfusionMatrix(Callback):
-    """In ``test``, log the confusion matrix, the classes that are confused most, and some images with predictions.
+    """Log the confusion matrix of ``test``, the most confused classes, and some images with predictions.
 
     Every logger of the trainer gets ``test/confusion`` (a picture, up to 100 classes), ``test/confused`` (a table) and
     ``test/pictures``. Networks that are no classifiers have none. ``result`` holds the last matrix ``(class,
@@ -47,7 +47,7 @@ class ConfusionMatrix(Callback):
         self._shown: list[tuple[Tensor, int, int]] = []
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Reset the counts."""
         self._counts, self._shown = None, []
 
     def on_test_batch_end(
@@ -79,7 +79,7 @@ class ConfusionMatrix(Callback):
                 self._shown += cells
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log, with the counts of all processes together."""
+        """Log the counts of all processes."""
         if not self.enabled:
             return
         counts = None if self._counts is None else self._counts.cpu()
@@ -114,7 +114,7 @@ class ConfusionMatrix(Callback):
         self._shown = []
 
     def _evaluate(self, pl_module: LightningModule, batch: Any) -> Tensor | None:
-        """The network's output, where it can be called and gives one tensor."""
+        """Return the network's output if it can be called and returns one tensor."""
         if not self.subject.has_forward(pl_module):
             return None
         network = self.subject.of(pl_module)
@@ -130,5 +130,5 @@ class ConfusionMatrix(Callback):
 
 
 def _text(name: object) -> str:
-    """Return a class name with what is no text (a folder's name that is not UTF-8) shown as "?"."""
+    """Return a class name with undecodable bytes (of a folder's name) shown as "?"."""
     return str(name).encode("utf-8", "replace").decode("utf-8")

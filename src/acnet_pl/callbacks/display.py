@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a summary of its convolutions, and progress bars."""
+"""Show a summary of the convolutions, and progress bars, on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ConvSummary", "ProgressBar", "conv_table"]
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with loss and accuracies; a line for each epoch in notebooks without ipywidgets."""
+    """Rich progress bar with loss and accuracies; one line per epoch in notebooks without ipywidgets."""
 
     def __init__(self) -> None:
         # There rich would show an empty output.
@@ -27,7 +27,7 @@ class ProgressBar(RichProgressBar):
         super().__init__(refresh_rate=0 if self._lines else 100, theme=RichProgressBarTheme(metrics_format=".3f"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show what the epoch came to."""
+        """Print the figures of the epoch in notebooks."""
         super().on_train_epoch_end(trainer, pl_module)
         if self._lines and trainer.is_global_zero:
             figures = self.get_metrics(trainer, pl_module)
@@ -35,21 +35,21 @@ class ProgressBar(RichProgressBar):
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *numbers, sep="  ")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar for the last time: what is printed when training has ended stands below it."""
+        """Draw the bar a last time, above whatever is printed next."""
         super().on_train_end(trainer, pl_module)
         self._stop_progress()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What is shown beside the bar: not the version, which the run's folder tells."""
+        """Return the metrics shown beside the bar, without the version number."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
 
 class ConvSummary(Callback):
-    """Print, when fit starts, which kinds of convolution the network has: how many blocks, and what stayed plain.
+    """Print the kinds of convolution of the network when fit starts: number of blocks, and what stayed plain.
 
     Lightning's own model summary is not printed beside it.
     """
@@ -67,7 +67,7 @@ class ConvSummary(Callback):
 
 
 def conv_table(model: nn.Module) -> Table:
-    """The model's convolutions by kind: how many, and their parameters with those of their batch norms."""
+    """Return a table of the convolutions by kind: number, and parameters with those of their batch norms."""
     counts: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     seen: set[nn.Module] = set()

@@ -1,4 +1,4 @@
-"""EquivalenceCheck: prove on real batches that the fused network is the trained one."""
+"""EquivalenceCheck: compare the fused with the trained network on real batches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, t
 
 
 class EquivalenceError(ValueError):
-    """The fused network does not compute what the trained one does; the message names the layer where they part."""
+    """The fused network differs from the trained one; the message names the first layer that differs."""
 
 
 class EquivalenceCheck(Callback):
-    """Compare the trained network, branch by branch, with the fused one on the validation batches.
+    """Compare the trained network, branch by branch, with its fused copy on the validation batches.
 
     Logs ``equivalence/max_abs_difference`` and ``max_rel_difference`` (of max |trained output|), for classifiers
     ``top1_agreement``, ``trained_accuracy`` and ``fused_accuracy``, and with ``metric`` ``trained_metric`` and
@@ -73,16 +73,16 @@ class EquivalenceCheck(Callback):
         self._scores = {"trained": MeanMetric(), "fused": MeanMetric()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that there is a network to call."""
+        """Check that there is a network to call."""
         if self.enabled and stage in ("fit", "validate"):
             self.subject.check(trainer, pl_module, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Reset the result."""
         self._tried = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Try on the first batch, before anything is trained, what validation will do."""
+        """Try the comparison on the first batch, before anything is trained."""
         if self.enabled and not self._tried:
             self._tried = True
             inputs = self.subject.inputs_of(pl_module, batch)
@@ -91,7 +91,7 @@ class EquivalenceCheck(Callback):
                     self._compare(pl_module, self.subject.fused(pl_module, inputs), inputs, batch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count. The network is fused at the first batch, when every callback has had its turn at it."""
+        """Reset the counts; the network is fused at the first batch, after all other callbacks."""
         self._fused = None
         self._equivalence = EquivalenceMetric().to(pl_module.device)
         self._scores = {name: MeanMetric().to(pl_module.device) for name in self._scores}
@@ -137,7 +137,7 @@ class EquivalenceCheck(Callback):
     def _compare(
         self, pl_module: LightningModule, fused: nn.Module, inputs: Any, batch: Any, where: str = "the first batch"
     ) -> tuple[Any, Any]:
-        """Evaluate both; any process that sees a difference stops at once, with the batch at hand to name the layer."""
+        """Evaluate both; a process that finds a difference stops at once and names the layer."""
         network = self.subject.of(pl_module)
         outputs = evaluate_pair(network, fused, inputs)
         metric = EquivalenceMetric(sync_on_compute=False).to(pl_module.device)

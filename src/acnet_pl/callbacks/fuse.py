@@ -29,7 +29,7 @@ __all__ = ["FuseOnFitEnd", "FusedNetwork"]
 
 @dataclass(frozen=True)
 class FusedNetwork:
-    """What fusing gave.
+    """Files and figures of a fused network.
 
     Attributes:
         path: The file.
@@ -108,11 +108,11 @@ class FuseOnFitEnd(Callback):
 
     @property
     def state_key(self) -> str:
-        """Several may fuse the networks of one LightningModule."""
+        """Return a key of its own for each network of a LightningModule."""
         return self._generate_state_key(network=self.subject.network, filename=self.filename)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the run's folder: asking for it is a collective operation, and too late when fit has ended."""
+        """Remember the run's folder; asking for it is a collective operation and impossible after fit."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if self.enabled and stage == "fit":
             require_whole_parameters(trainer, self)
@@ -122,15 +122,15 @@ class FuseOnFitEnd(Callback):
             self._tried = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The form of the network's input, for a run that goes on where it is only to be fused."""
+        """Return the form of the network's input, for a resumed run that only fuses."""
         return {"inputs": self._inputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the form of the input."""
+        """Restore the form of the input."""
         self._inputs = state_dict["inputs"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at what the network is given, and try before anything is trained what will be done at the end."""
+        """Record the network's input, and try fusing before anything is trained."""
         if not self.enabled or self._tried:
             return
         self._tried = True
@@ -174,7 +174,7 @@ class FuseOnFitEnd(Callback):
         log_file(trainer, path, "fused", "model", {**info, **asdict(self.result)})
 
     def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None]:
-        """A copy of the network in eval mode on the CPU, which weights it has, and their checkpoint."""
+        """Return a copy of the network in eval mode on the CPU, the kind of its weights, and their checkpoint."""
         network = copy.deepcopy(self.subject.of(pl_module)).cpu().eval()
         best: str = getattr(trainer.checkpoint_callback, "best_model_path", "") if _monitors(trainer) else ""
         if not best:
@@ -191,7 +191,7 @@ def _monitors(trainer: Trainer) -> bool:
 
 
 def _cost(network: nn.Module, example: Any) -> tuple[int, int | None]:
-    """Parameters, and multiply-accumulates per sample where an input is known."""
+    """Return parameters, and multiply-accumulates per sample if an input is known."""
     if example is None:
         return sum(parameter.numel() for parameter in network.parameters()), None
     cost = complexity(network, example_input=example)

@@ -12,7 +12,7 @@ __all__ = ["KeepFused"]
 
 
 class KeepFused(Callback):
-    """Have blocks keep the kernel that they fuse for the first batch of a validation, test or prediction until its end.
+    """Fuse every block once per validation, test or prediction, and keep the kernels until its end.
 
     Weights that other callbacks swap around an evaluation (EMA, SWA) are those of its first batch. Leave it out where
     weights change during an evaluation, as test-time training does.

@@ -1,4 +1,4 @@
-"""KernelMagnitude: watch the skeletons of the kernels grow during training (Eq. 9-10, Fig. 6)."""
+"""KernelMagnitude: log the kernel magnitudes during training (Eq. 9-10, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["KernelMagnitude", "commonest_kernel_size"]
 
 
 class KernelMagnitude(Callback):
-    """Log, every few epochs and after the last, where the network's kernels keep their weight.
+    """Log, every few epochs and after the last, the magnitude of the kernels by position.
 
     Logs ``kernels/skeleton`` and ``kernels/corner``, the shares of the average kernel magnitude matrix (Fig. 6) at
     these locations, ``kernels/skeleton/<layer>`` for every layer, and the matrix as a heat map.
@@ -41,12 +41,12 @@ class KernelMagnitude(Callback):
         self.result: analysis.KernelMagnitude | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that there is such a network."""
+        """Check that there is such a network."""
         if self.every_n_epochs and stage == "fit":
             self.subject.of(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute and log, on rank zero, after the first epoch too: it shows what training started from."""
+        """Compute and log on rank zero, after the first epoch too."""
         epoch = trainer.current_epoch + 1
         if not self.every_n_epochs or not trainer.is_global_zero:
             return
@@ -70,7 +70,7 @@ class KernelMagnitude(Callback):
 
 
 def commonest_kernel_size(network: nn.Module) -> int | None:
-    """The k of most of the network's k×k convolutions, k odd and at least 3; None where there is no such one.
+    """Return the most common odd kernel size k ≥ 3 of the network's convolutions; None if there is none.
 
     Args:
         network: Any network; a block counts as one convolution.

@@ -1,4 +1,4 @@
-"""LateFuse: train the first epochs as an ACNet and the rest as the plain network that it fuses to."""
+"""LateFuse: train the first epochs as an ACNet, the rest as the plain network that it fuses to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["LateFold", "LateFuse"]
 
 
 class LateFuse(Callback):
-    """At the start of an epoch, turn every block into a convolution with one batch norm, and train on as a plain net.
+    """Replace every block by a convolution with one batch norm at the start of an epoch, and train on.
 
     In eval mode the network computes the same before and after. The batch norms get the statistics of the first batch
     of the epoch, over all processes, and γ and β that undo them; a block with one batch norm after the sum keeps that.
@@ -59,7 +59,7 @@ class LateFuse(Callback):
         self._tried = self._done = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Go before the other callbacks, which then all see the plain network, and see that there is one to fuse."""
+        """Move before the other callbacks, which then see the plain network; check that there is one to fuse."""
         if stage == "fit":
             self.subject.check(trainer, pl_module, self)
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ class LateFuse(Callback):
             callbacks.insert(0, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that the epoch will come."""
+        """Check that the epoch is part of the training."""
         self._tried = self._done = False
         endless = trainer.max_epochs in (None, -1)
         if endless and isinstance(self.epoch, float):
@@ -76,7 +76,7 @@ class LateFuse(Callback):
             rank_zero_warn(f"LateFuse never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Fuse, once, before the first batch of the epoch; before the very first one, see that this will work."""
+        """Fuse once, before the first batch of the epoch; try it before the first batch of all."""
         due = trainer.current_epoch >= self.first_epoch(trainer.max_epochs)
         network = self.subject.of(pl_module)
         if self._done or (self._tried and not due) or not any(True for _ in blocks_of(network)):
@@ -93,7 +93,7 @@ class LateFuse(Callback):
         self._register(trainer, pl_module)
 
     def first_epoch(self, max_epochs: int | None) -> int:
-        """The first epoch of the plain network, counted from 0, in a training of so many epochs."""
+        """Return the first epoch of the plain network, counted from 0, for a number of epochs."""
         return int(self.epoch * (max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
 
     @staticmethod
@@ -124,7 +124,7 @@ class LateFuse(Callback):
 
     @staticmethod
     def _register(trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell those who hold on to what the network was."""
+        """Update everything that refers to the former network."""
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy):
             if pl_module.device.type == "cuda":
@@ -147,7 +147,7 @@ class LateFold(LateFuse):
 
 
 def _averages(trainer: Trainer) -> Iterator[LightningModule]:
-    """The copies of the LightningModule in which Lightning's callbacks average the weights."""
+    """Return the averaged copies of the LightningModule that Lightning's callbacks keep."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         average = getattr(callback, "_average_model", None)
         average = average.module if isinstance(average, AveragedModel) else average
@@ -156,7 +156,7 @@ def _averages(trainer: Trainer) -> Iterator[LightningModule]:
 
 
 def _fuse_average(average: LightningModule, subject: Subject, batch: Any) -> None:
-    """Fuse an average as the network is: the same function in eval mode, by its own statistics of the batch."""
+    """Fuse an averaged copy like the network: the same function in eval mode, with its own statistics."""
     network = subject.of(average)
     moments = output_moments(network, subject.inputs_of(average, batch))
     replace_modules(average, {block: fuse_block(block, found) for block, found in moments.items()})
@@ -174,7 +174,7 @@ def _carry_over(
     new: set[nn.Parameter],
     velocity: Mapping[Tensor, Tensor],
 ) -> None:
-    """Take parameters that are gone out of an optimizer; give those with new values their momentum or a new state."""
+    """Remove old parameters from an optimizer; carry momentum over to new ones, or start with no state."""
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
     for parameter in gone:

@@ -1,4 +1,4 @@
-"""LearningRate: one curve for each optimizer."""
+"""LearningRate: log one curve per optimizer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["LearningRate"]
 
 
 class LearningRate(Callback):
-    """Log ``lr``, the learning rate of the optimizer's first parameter group, with the metrics of training steps.
+    """Log ``lr``, the learning rate of the optimizer's first parameter group, at training steps.
 
     Other groups usually follow the first by a constant factor. Of several optimizers each has its curve: ``lr/0``,
     ``lr/1``.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Log the rate that the coming step uses."""
+        """Log the rate of the coming step."""
         if not trainer._logger_connector.should_update_logs:
             return
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]

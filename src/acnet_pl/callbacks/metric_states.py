@@ -1,4 +1,4 @@
-"""The torchmetrics of a module in the middle of an epoch, for a checkpoint."""
+"""Save and restore the torchmetrics of a module in mid-epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["load_metric_states", "metric_states"]
 
 
 def metric_states(module: LightningModule) -> dict[str, Any]:
-    """Return the state of every torchmetric that has counted something, over all processes."""
+    """Return the state of every torchmetric that was updated, over all processes."""
     states = {}
     for name, metric in module.named_modules():
         if isinstance(metric, Metric) and metric.update_called:
@@ -24,7 +24,7 @@ def metric_states(module: LightningModule) -> dict[str, Any]:
 
 
 def load_metric_states(module: LightningModule, states: dict[str, Any]) -> None:
-    """Put the states that `metric_states` returned back into a module's metrics."""
+    """Restore the states that `metric_states` returned."""
     for name, metric in module.named_modules():
         if isinstance(metric, Metric) and name in states:
             for key, value in states[name]["state"].items():

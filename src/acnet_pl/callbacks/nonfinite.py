@@ -1,4 +1,4 @@
-"""NonFiniteCheck: stop at a loss that is NaN or infinite and say where it came from, or pass over a few batches."""
+"""NonFiniteCheck: stop at a NaN or infinite loss and name its source, or skip a few such batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class NonFiniteCheck(Callback):
-    """Stop before a NaN or infinite loss reaches the weights, or leave out up to ``skip`` such batches.
+    """Stop before a NaN or infinite loss reaches the weights, or skip up to ``skip`` such batches.
 
     The loss is looked at just before the optimizer's step, when the backward pass is under way: the host waits for the
     forward pass alone, so the device always has work. A batch that is left out changes neither the weights, the
@@ -61,20 +61,20 @@ class NonFiniteCheck(Callback):
         self._saved: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that there is such a network."""
+        """Check that there is such a network."""
         if self.enabled and stage == "fit":
             self.subject.of(pl_module)
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were left out."""
+        """Return the number of skipped batches."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on counting."""
+        """Restore the number of skipped batches."""
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch, and the statistics that it may spoil."""
+        """Keep the batch, and the statistics that it may change."""
         self._batch = batch
         if self.enabled and self.skip and not self._finite:
             if not self._buffers:
@@ -83,7 +83,7 @@ class NonFiniteCheck(Callback):
             _copy(self._saved, self._buffers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Ask the device whether the loss is finite, without waiting for the answer."""
+        """Start asking the device whether the loss is finite, without waiting."""
         if not self.enabled:
             return
         indices = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)
@@ -101,7 +101,7 @@ class NonFiniteCheck(Callback):
         self._finite.append(finite)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Read the answer; stop, or have the optimizer find no gradients."""
+        """Read the answer; stop, or remove the gradients of a skipped batch."""
         if not self._finite:
             return
         if self._event is not None:
@@ -141,7 +141,7 @@ class NonFiniteCheck(Callback):
     def _describe(
         self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, indices: Tensor | None, at_hand: bool
     ) -> str:
-        """Epoch, batch, the images' indices where the data tells them, and the first layer that is not finite.
+        """Return epoch, batch, indices of images if known, and the first non-finite layer.
 
         The layer only where the batch is still at hand: not of an earlier one whose gradients were accumulated.
         """
@@ -161,7 +161,7 @@ class NonFiniteCheck(Callback):
 
 
 def first_nonfinite(network: nn.Module, inputs: Any) -> str:
-    """Say which layer is the first, in the order of the forward pass, to have non-finite values.
+    """Return the first layer, in the order of the forward pass, that has non-finite values.
 
     Args:
         network: Left as it is, running statistics included.

@@ -1,4 +1,4 @@
-"""PredictionWriter: class probabilities and indices of ``predict``, as a CSV file."""
+"""PredictionWriter: write class probabilities of ``predict`` as CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PredictionWriter"]
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write, for every image of ``predict``, its index, its most probable class and the probabilities of all classes.
+    """Write, for every image of ``predict``, index, predicted class and probabilities of all classes.
 
     Args:
         filename: Name of the file in the run's folder.
@@ -32,7 +32,7 @@ class PredictionWriter(BasePredictionWriter):
         self._rows: list[tuple[int, list[float]]] = []  # of this process
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Forget earlier predictions."""
         self._rows = []
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "batch_indices"):

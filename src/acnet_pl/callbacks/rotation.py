@@ -1,4 +1,4 @@
-"""RotationRobustness: the fused network's accuracy on rotated and flipped test images (Table 4)."""
+"""RotationRobustness: test the fused network on rotated and flipped images (Table 4)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ __all__ = ["RotationRobustness"]
 
 
 class RotationRobustness(Callback):
-    """In ``test``, evaluate the fused network on the test images as they are, rotated 90° counter-clockwise and 180°,
-    and flipped up-down (Table 4), in one pass over the data and in float32 whatever the Trainer's precision.
+    """Test the fused network on images as they are, rotated by 90° and 180°, and flipped up-down (Table 4).
 
     Logs ``rotation/original/top1``, ``rotation/rotate_90/top1`` and so on, and a table. ``result`` holds the last
     figures.
@@ -42,7 +41,7 @@ class RotationRobustness(Callback):
     Raises:
         ValueError: Before the first step, if the network cannot be found, called or told what to take of a batch, or
             if it is no classifier and there is no metric.
-    """  # noqa: D205
+    """
 
     def __init__(
         self,
@@ -63,13 +62,13 @@ class RotationRobustness(Callback):
         self._means = {name: MeanMetric() for name in TRANSFORMS}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that there is a network to call."""
+        """Check that there is a network to call."""
         if self.enabled and stage in ("fit", "test"):
             self.subject.check(trainer, pl_module, self)
             self._tried = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Try on two samples, before anything is trained, what the test will do."""
+        """Try the test on two samples, before anything is trained."""
         if self.enabled and not self._tried:
             self._tried = True
             inputs = few(self.subject.inputs_of(pl_module, batch))
@@ -80,7 +79,7 @@ class RotationRobustness(Callback):
                     self._logits(outputs, samples)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Reset the counts."""
         self._fused = None
         self._accuracy = RotationMetric().to(pl_module.device)
         self._means = {name: MeanMetric().to(pl_module.device) for name in TRANSFORMS}

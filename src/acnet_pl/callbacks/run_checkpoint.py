@@ -1,4 +1,4 @@
-"""RunCheckpoint: checkpoints from which a killed run goes on as if nothing had happened."""
+"""RunCheckpoint: write checkpoints from which a killed run continues unchanged."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RunCheckpoint(Callback):
         self._before_validation = BeforeValidation()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that checkpoints can be written and read, and that all processes go on from the same one."""
+        """Check that checkpoints can be written and read, and that all processes resume from the same one."""
         self._folder = Path(str(trainer.strategy.broadcast(str(trainer.default_root_dir)))) / "checkpoints"
         self.enabled &= not trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.enabled and stage == "fit":
@@ -107,7 +107,7 @@ class RunCheckpoint(Callback):
             trainer.strategy.checkpoint_io.defers_removal = self.enabled and stage == "fit"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take what `on_save_checkpoint` put into the checkpoint."""
+        """Restore what `on_save_checkpoint` stored."""
         self._resumed = checkpoint.get(_KEY)
         if (
             self._resumed is not None and self.resume_from is None
@@ -115,7 +115,7 @@ class RunCheckpoint(Callback):
             self._resumed |= {"seed": torch.initial_seed(), "rows": 0, "trained": False}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rewind ``metrics.csv``; where the checkpoint was written after training, train no more."""
+        """Rewind ``metrics.csv``; skip training if the checkpoint was written after it."""
         resumed = self._resumed or {}
         self._seed = resumed.get("seed", torch.initial_seed())
         self._trained = resumed.get("trained", False)
@@ -126,7 +126,7 @@ class RunCheckpoint(Callback):
                 logger.rewind(resumed.get("rows", 0))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have the loader go on where it stood. From here on a SIGTERM waits for the end of the batch."""
+        """Move the loader to its position. From here on SIGTERM waits for the end of the batch."""
         loop = trainer.fit_loop
         if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
             # Counting the steps of a schedule has set the loader up before Lightning knew that it resumes.
@@ -136,12 +136,12 @@ class RunCheckpoint(Callback):
         on_sigterm(self._note_sigterm if self.enabled else exit_terminated)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have the beginning of an epoch kept for its validation, if that comes after so few batches."""
+        """Keep the start of an epoch in memory if its validation comes within a few batches."""
         if self.enabled and self._before_validation.plan(trainer, 0):
             self._loaders = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Write the checkpoint that is due; everything before this batch is done and nothing of it."""
+        """Write a due checkpoint between two batches."""
         loop = trainer.fit_loop.epoch_loop
         if self._resumed is not None:
             # Where Lightning resumes it is off by one here, differently for each of the ways to get here.
@@ -178,7 +178,7 @@ class RunCheckpoint(Callback):
             self._loaders = None if ends_epoch or loader is None else loader._state_dicts()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out. Checkpoints that others write, at other moments, are not resumed from."""
+        """Add what Lightning leaves out; checkpoints written at other moments are never resumed from."""
         if not self._writing:
             return
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV) and trainer.is_global_zero]
@@ -196,7 +196,7 @@ class RunCheckpoint(Callback):
             loop["state_dict"]["combined_loader"] = self._loaders
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint from which a run goes on that is killed while it fuses and tests."""
+        """Write the checkpoint that a run killed while fusing or testing resumes from."""
         self._trained, self._loaders = True, None
         if self.enabled:
             self._write(trainer)
@@ -205,21 +205,21 @@ class RunCheckpoint(Callback):
             self._stop()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Outside of training there is nothing to write on SIGTERM."""
+        """Write nothing on SIGTERM outside of training."""
         if trainer.state.fn != TrainerFn.FITTING:
             on_sigterm(exit_terminated)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """On SIGTERM write the state before this validation, from which one batch is trained again before it."""
+        """On SIGTERM write the state before this validation; one batch is then trained again."""
         if self._terminated and self._before_validation.write(trainer, self._folder / _LAST, self._folder / _PREVIOUS):
             self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the state before it."""
+        """Forget the state before the validation."""
         self._before_validation.drop()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise."""
+        """Write nothing on SIGTERM from here on."""
         on_sigterm(exit_terminated)
 
     def _write(self, trainer: Trainer) -> None:
@@ -256,7 +256,7 @@ class RunCheckpoint(Callback):
 
 
 def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = True) -> Path | None:
-    """The newest whole checkpoint below a run's folder that `RunCheckpoint` wrote of such a model.
+    """Return the newest whole checkpoint of this model that `RunCheckpoint` wrote below a run's folder.
 
     Args:
         folder: The run's folder.

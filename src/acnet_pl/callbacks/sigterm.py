@@ -1,4 +1,4 @@
-"""What a process does when it is told to end, by a scheduler that needs the machine or by torchrun."""
+"""Handle SIGTERM from a scheduler or torchrun."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Within this context a SIGTERM ends the process in good order, with `EXIT_TERMINATED`."""
+    """End the process with `EXIT_TERMINATED` on SIGTERM within this context."""
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     on_sigterm(exit_terminated)
     try:
@@ -34,11 +34,11 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def exit_terminated(*_: Any) -> NoReturn:
-    """Handle a signal by leaving."""
+    """Exit on a signal."""
     raise SystemExit(EXIT_TERMINATED)
 
 
 def on_sigterm(handler: Any) -> None:
-    """Set the handler of SIGTERM, where this thread may."""
+    """Set the handler of SIGTERM, in the main thread."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

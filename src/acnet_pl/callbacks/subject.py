@@ -1,4 +1,4 @@
-"""The network of a LightningModule that a callback looks at, whoever wrote the module."""
+"""Find the network that a callback examines in any LightningModule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Subject", "few", "require_whole_parameters"]
 
 @dataclass(frozen=True)
 class Subject:
-    """Which network a callback looks at and what that is called with.
+    """Network that a callback examines, and its input.
 
     Args:
         network: Name of a submodule, such as "generator" or "model.encoder". None is the one submodule that holds all
@@ -57,16 +57,16 @@ class Subject:
         return pl_module
 
     def has_forward(self, pl_module: LightningModule) -> bool:
-        """Return whether the network can be called: not a LightningModule of several networks without ``forward``."""
+        """Return True if the network can be called; False for a LightningModule without ``forward``."""
         return self.of(pl_module) is not pl_module or is_overridden("forward", pl_module)
 
     def prefix(self, pl_module: LightningModule) -> str:
-        """Return what the names of the network's tensors begin with in the LightningModule's: "model.", say, or ""."""
+        """Return the prefix of the network's tensors in the LightningModule, such as "model.", or ""."""
         network = self.of(pl_module)
         return next(f"{name}." if name else "" for name, module in pl_module.named_modules() if module is network)
 
     def check(self, trainer: Trainer, pl_module: LightningModule, callback: object) -> None:
-        """Say before the first step if the network cannot be called.
+        """Raise an error before the first step if the network cannot be called.
 
         Raises:
             ValueError: There is no such submodule, or no one network and no ``forward``, or processes share parameters.
@@ -81,7 +81,7 @@ class Subject:
             )
 
     def inputs_of(self, pl_module: LightningModule, batch: Any) -> Any:
-        """Take the network's input out of a batch, on its device and in its precision.
+        """Return the network's input from a batch, on its device and in its precision.
 
         Raises:
             ValueError: It cannot be told, or the batch has no such part.
@@ -116,7 +116,7 @@ class Subject:
 
 
 def require_whole_parameters(trainer: Trainer, callback: object) -> None:
-    """Raise ValueError for strategies under which a process has but a part of the parameters."""
+    """Raise ValueError for strategies that split parameters over processes."""
     whole = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
     if not whole or isinstance(trainer.strategy, DeepSpeedStrategy):
         raise ValueError(
@@ -126,7 +126,7 @@ def require_whole_parameters(trainer: Trainer, callback: object) -> None:
 
 
 def few(inputs: Any, samples: int = 2) -> Any:
-    """Return the first samples of a network's input: enough to see which layers are called."""
+    """Return the first samples of a network's input."""
     count = sample_count(inputs)
 
     def head(tensor: Tensor) -> Tensor:

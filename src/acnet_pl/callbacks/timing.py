@@ -1,4 +1,4 @@
-"""EpochTimer: how long the training part of each epoch takes."""
+"""EpochTimer: time the training part of each epoch."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class EpochTimer(Callback):
         self._before = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds of the epochs, and those of the present one so far."""
+        """Return the seconds of finished epochs and of the current one."""
         running = 0.0 if self._start is None else time.perf_counter() - self._start
         return {"seconds": list(self.seconds), "running": running}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the clock where it stood."""
+        """Restore the clock."""
         self.seconds, self._before = list(state_dict["seconds"]), state_dict["running"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock with the first batch of an epoch, or of what is left of it after a resume."""
+        """Start the clock at the first batch of an epoch, or after a resume."""
         if self._start is None:
             self._start = time.perf_counter() - self._before
             self._before = 0.0
@@ -40,7 +40,7 @@ class EpochTimer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop the clock with the last batch, when the slowest process has done it."""
+        """Stop the clock after the last batch, when the slowest process is done."""
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._start is None:
             return
         trainer.strategy.barrier()
@@ -50,6 +50,6 @@ class EpochTimer(Callback):
         self._start = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Log the seconds."""
         if self._start is None and self.seconds:
             pl_module.log("time/epoch", self.seconds[-1], rank_zero_only=True)
