@@ -1,4 +1,4 @@
-"""What is refused or said before training starts: devices that are not there, data that do not fit, images a step."""
+"""Check devices and data before training starts, and report the images per step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_accelerator", "check_data", "images_per_step", "warn_of_select
 
 
 def check_accelerator(accelerator: Any) -> None:
-    """Raise a ValueError where an accelerator is asked for that this machine has not got."""
+    """Raise a ValueError for an accelerator that this machine does not have."""
     mps = torch.backends.mps.is_available()
     there = {"gpu": torch.cuda.is_available() or mps, "cuda": torch.cuda.is_available(), "mps": mps}
     if there.get(accelerator, True):
@@ -42,7 +42,7 @@ def check_data(data: LightningDataModule, trainer: Trainer) -> None:
 
 
 def warn_of_selection(data: LightningDataModule, trainer: Trainer) -> None:
-    """Warn where the best epoch is chosen on the images that it is then tested on."""
+    """Warn if the best epoch is chosen on the test images."""
     checkpoint = trainer.checkpoint_callback
     same = getattr(data, "validates_on_test_images", isinstance(data, CIFARDataModule) and data.val_size == 0)
     monitor = getattr(checkpoint, "monitor", None)
@@ -55,7 +55,7 @@ def warn_of_selection(data: LightningDataModule, trainer: Trainer) -> None:
 
 
 def images_per_step(data: LightningDataModule, trainer: Trainer) -> str:
-    """Return how many images an optimisation step sees, and why; nothing where the batch size is not known."""
+    """Return the images per optimisation step, in words; nothing if the batch size is unknown."""
     batch = getattr(data, "batch_size", None)
     if not isinstance(batch, int):
         return ""

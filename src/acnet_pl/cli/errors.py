@@ -1,4 +1,4 @@
-"""Turn a user's mistakes into one readable message and an exit code, and leave bugs their traceback."""
+"""Show a user's mistake as one readable message with an exit code; show bugs with their traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Outcome:
 
 @contextmanager
 def readable_errors(command: str) -> Iterator[Outcome]:
-    """Within this context an error that a user can mend is printed as one message and kept as exit code 1.
+    """Print an error that the user can fix as one message, and keep its exit code.
 
     ``ACNET_PL_DEBUG=1`` lets it through with its traceback.
     """

@@ -1,4 +1,4 @@
-"""Commands that are functions: their parameters are the options, their docstrings the help."""
+"""Commands that are functions: parameters become options, docstrings become help."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_function(
     examples: Sequence[str],
     given: Mapping[str, Any] | None = None,
 ) -> None:
-    """Show the help of a function, or parse its options, written with dashes or underscores, and call it.
+    """Parse the options of a function and call it, or show its help; dashes and underscores are alike.
 
     Args:
         function: What a command does, or functions by the name of a subcommand. Parameters without a default are

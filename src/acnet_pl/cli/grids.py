@@ -24,7 +24,7 @@ __all__ = ["reproduce"]
 
 
 def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) -> None:
-    """Plan the runs of grids, then run and report them, or only one of these.
+    """Plan the runs of grids, then run and report them, as asked.
 
     Args:
         options: Which runs.

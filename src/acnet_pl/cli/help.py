@@ -1,4 +1,4 @@
-"""``--help`` of `fit`, `validate`, `test` and `predict`: one screen, and every part of the options on request.
+"""Show ``--help`` of `fit`, `validate`, `test` and `predict`: one screen, or one part of the options.
 
 Nothing heavy is imported: names, defaults and descriptions are read from the sources.
 """
@@ -73,7 +73,7 @@ _EXAMPLES = {
 
 
 def topic_of(arguments: Arguments) -> str | None:
-    """Return what ``--help`` is asked about: "" for the screen, None where it is not asked for."""
+    """Return the topic of ``--help``: "" for the screen, None if help is not asked for."""
     for option in arguments.options:
         if option.typed in ("--help", "-h"):
             return option.value or ""

@@ -58,7 +58,7 @@ __all__ = ["CLI", "run"]
 
 
 class SaveConfig(SaveConfigCallback):
-    """Sends the whole configuration to the loggers; `CLI` has written it to the run's folder."""
+    """Send the whole configuration to the loggers; `CLI` has written it to the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Send the configuration to Weights & Biases."""
@@ -117,7 +117,7 @@ class CLI(RunOptions):
                 )
 
     def subcommand_config(self) -> Any:
-        """The options of the command that runs."""
+        """Return the options of the command that runs."""
         return self.config[self.config.subcommand]
 
     def _description(self, key: str) -> Any:
@@ -162,7 +162,7 @@ class CLI(RunOptions):
         return self._instantiate_trainer(trainer_config, callbacks)
 
     def _choose_run_folder(self, config: Namespace, name: str) -> None:
-        """Go on with the folder of an unfinished run, or make one and write the configuration to it."""
+        """Continue in the folder of an unfinished run, or make one and write the configuration to it."""
         fits = self.subcommand == "fit"
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
         given = config.trainer.get("default_root_dir") and Path(config.trainer.default_root_dir).absolute()
@@ -182,19 +182,19 @@ class CLI(RunOptions):
             self.claim = Claim.of(self.run_folder) if fits else None
 
     def before_fit(self) -> None:
-        """Find what is wrong with the data before loggers start, and say how many images a step sees."""
+        """Check the data before loggers start, and print the images per step."""
         check_data(self.datamodule, self.trainer)
         warn_of_selection(self.datamodule, self.trainer)
         if self.trainer.is_global_zero and (images := images_per_step(self.datamodule, self.trainer)):
             Console(markup=False, emoji=False).print(images, highlight=False)
 
     def after_validate(self) -> None:
-        """Show what came out."""
+        """Show the figures."""
         if self.trainer.is_global_zero:
             Console(markup=False, emoji=False).print(metrics_table(self.trainer.callback_metrics))
 
     def after_test(self) -> None:
-        """Likewise."""
+        """Show the figures."""
         self.after_validate()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class CLI(RunOptions):
         return kwargs
 
     def after_fit(self) -> None:
-        """Validate and test the weights that were fused, then say what came out and where it is."""
+        """Validate and test the weights that were fused, then show figures and files."""
         if not self.trainer.interrupted:
             self._evaluate()
             if self.claim is not None:
@@ -273,7 +273,7 @@ def run(args: Sequence[str]) -> Path:
 
 
 def _tell_nodes_apart() -> None:
-    """On another machine than the first, started by hand with NODE_RANK, know from the beginning not to write.
+    """Give processes of other machines a nonzero rank, so that they write nothing before the trainer exists.
 
     Lightning takes a process for the first one until the trainer exists, unless torchrun or SLURM gave it a rank.
     """
@@ -283,7 +283,7 @@ def _tell_nodes_apart() -> None:
 
 
 def _with_safe_io(plugins: Any) -> list[Any]:
-    """A trainer's plugins, with ours for the disk unless the user brought one."""
+    """Return a trainer's plugins with `AtomicCheckpointIO`, unless the user gave another one."""
     plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
     return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, AtomicCheckpointIO()]
 

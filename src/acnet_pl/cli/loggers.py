@@ -36,7 +36,7 @@ _RUN_FOLDER = ""
 def make_loggers(
     folder: Path, name: str, options: WandbOptions, mode: str, model: dict[str, Any], data: LightningDataModule
 ) -> list[Logger]:
-    """The loggers of a run.
+    """Return the loggers of a run.
 
     Args:
         folder: The run's folder, in which everything is kept.
@@ -75,7 +75,7 @@ def wandb_mode(options: WandbOptions, trains: bool) -> str:
 
 
 def know_run_folder() -> None:
-    """Let loggers that a command line names do without ``save_dir``: `in_run_folder` gives them the run's."""
+    """Allow loggers on the command line without ``save_dir``; `in_run_folder` sets it."""
     for kind in (CSVLogger, TensorBoardLogger):
         signature = inspect.signature(kind.__init__)
         parameters = [
@@ -86,7 +86,7 @@ def know_run_folder() -> None:
 
 
 def require_packages(options: Any) -> None:
-    """Check that what the loggers of a command line need is installed.
+    """Check that the packages of the requested loggers are installed.
 
     Args:
         options: The configuration of ``trainer.logger``.
@@ -106,7 +106,7 @@ def require_packages(options: Any) -> None:
 
 
 def in_run_folder(folder: Path, given: Any, options: Any) -> list[Logger]:
-    """The loggers that a command line names, beside ``metrics.csv``, all in the run's folder unless they say another.
+    """Return the requested loggers and ``metrics.csv``, all in the run's folder unless they name another.
 
     Args:
         folder: The run's folder.
@@ -130,7 +130,7 @@ def in_run_folder(folder: Path, given: Any, options: Any) -> list[Logger]:
 
 @contextmanager
 def wandb_run_ends() -> Iterator[None]:
-    """End the Weights & Biases run with the command, or the next one in this process would go on writing to it.
+    """End the Weights & Biases run with the command; otherwise the next one would continue it.
 
     A run that SIGTERM stopped is marked as preempted: it can be gone on with, and a sweep queues it again.
     """
@@ -150,12 +150,12 @@ def wandb_run_ends() -> Iterator[None]:
 
 
 def run_name(model: dict[str, Any]) -> str:
-    """Backbone and conv builder of an `ImageClassifier`'s hyper-parameters: the name of a run that was given none."""
+    """Return the default name of a run: backbone and conv builder of its hyper-parameters."""
     return f"{backbone_name(model)}-{_class_name(model['conv'])}"
 
 
 def backbone_name(model: dict[str, Any]) -> str:
-    """Class and options of the backbone, like ``ResNetCifar-56-projection``."""
+    """Return class and options of the backbone, like ``ResNetCifar-56-projection``."""
     options = model["backbone"]["init_args"].values()
     return "-".join(
         [_class_name(model["backbone"]), *(str(value) for value in options if isinstance(value, (int, str)))]

@@ -1,4 +1,4 @@
-"""Which run ``fit --resume`` goes on with."""
+"""Find the run that ``fit --resume`` continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FREE = ("resume", "ckpt_path", "weights_only", "config")
 
 @dataclass(frozen=True)
 class Found:
-    """A run to go on with.
+    """Run to continue.
 
     Attributes:
         folder: Its folder.
@@ -38,7 +38,7 @@ class Found:
 
 
 def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageClassifier) -> Found | None:
-    """Find the run to go on with.
+    """Find the run to continue.
 
     Every process looks for itself; `RunCheckpoint` sees that all have found the same.
 
@@ -78,7 +78,7 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
 
 
 def wandb_id(folder: Path) -> str | None:
-    """The id under which a run's folder was logged to Weights & Biases."""
+    """Return the Weights & Biases id of a run's folder."""
     runs = sorted((folder / "wandb").glob("*run-*-*"))
     return runs[-1].name.rpartition("-")[2] if runs else None
 

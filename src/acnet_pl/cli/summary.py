@@ -1,4 +1,4 @@
-"""What a run came to: ``summary.json`` in its folder, and a short table on the terminal."""
+"""Write ``summary.json`` to a run's folder, and show a short table."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def metrics_table(figures: Mapping[str, Any]) -> Table:
 
 
 def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
-    """A table of summaries side by side: accuracy, equivalence, rotation, size.
+    """Return a table of summaries side by side: accuracy, equivalence, rotation, size.
 
     Args:
         summaries: What `write_summary` wrote, by the heading of its column.

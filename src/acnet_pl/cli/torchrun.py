@@ -1,4 +1,4 @@
-"""Restarts under torchrun."""
+"""Support restarts under torchrun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATIENCE = timedelta(minutes=10)
 
 
 def fresh_store() -> TCPStore | None:
-    """Have the processes that torchrun started meet in a new store, and not in the one that the launcher keeps.
+    """Connect the processes of a restart by a new store instead of the launcher's.
 
     The launcher's store outlives its processes. After a restart it still has the addresses of those that are gone, and
     a process that reads one of them instead of waiting for its new neighbour's cannot connect

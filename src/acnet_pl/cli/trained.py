@@ -1,4 +1,4 @@
-"""The trained network that ``fuse`` and ``export`` are given: its checkpoint, and what lies beside it."""
+"""Load the trained network behind a checkpoint, for `fuse` and `export`."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
 
 
 def image_size_of(info: dict[str, Any]) -> int | None:
-    """Width of the images that a network was trained on, as far as is known."""
+    """Return the width of the images that a network was trained on, if known."""
     shape = (info.get("preprocessing") or {}).get("image_shape")
     return int(shape[-1]) if shape else None
 
 
 def load_for_export(checkpoint: Path, format: str) -> tuple[nn.Module, dict[str, Any], Path]:
-    """Return the network, what it was built from and what is known of its images, and the run's folder."""
+    """Return the network, its architecture, its preprocessing, and the run's folder."""
     if checkpoint.suffix == ".safetensors":
         info = fused_info(checkpoint)
         if format == "stock":
@@ -66,7 +66,7 @@ def load_for_export(checkpoint: Path, format: str) -> tuple[nn.Module, dict[str,
 
 
 def stock_network(network: nn.Module, info: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Return the trained network and its architecture without blocks, those of a package without what wraps them."""
+    """Return the trained network and its architecture without blocks."""
     stock = build_network(info["backbone"], describe(PlainConv()), info["num_classes"])
     if isinstance(network, (Torchvision, Timm)) and isinstance(stock, (Torchvision, Timm)):
         return network.model, stock.model

@@ -1,4 +1,4 @@
-"""The words of a command line, before a parser has read them."""
+"""Words of a command line, before a parser reads them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Option:
 
     @property
     def name(self) -> str:
-        """Dotted name without dashes, ``init_args`` and a final ``+``; ``config`` for ``-c``."""
+        """Return the dotted name without dashes, ``init_args`` and a final ``+``; ``config`` for ``-c``."""
         name = re.sub(r"\.init_args\b", "", self.typed.lstrip("-")).rstrip("+")
         return "config" if self.typed == "-c" else name
 
 
 class Arguments:
-    """A command and its options.
+    """Command with its options.
 
     Args:
         words: The command, then its arguments.
@@ -65,12 +65,12 @@ class Arguments:
             index += 1
 
     def last(self, name: str) -> str | None:
-        """Return the value that the last option of this name has, or None."""
+        """Return the value of the last option of this name, or None."""
         return next((option.value for option in reversed(self.options) if option.name == name), None)
 
     @property
     def configs(self) -> list[str]:
-        """The files of ``--config``, in order."""
+        """Return the files of ``--config``, in order."""
         return [option.value for option in self.options if option.name == "config" and option.value is not None]
 
 

@@ -1,4 +1,4 @@
-"""The options of a run that exist, known without importing what they are options of."""
+"""Find the options of a run without importing the classes that have them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ORDER = ("trainer", "data", "model", "checkpoint")
 
 @dataclass(frozen=True)
 class KnownOption:
-    """An option that exists.
+    """Option that exists.
 
     Attributes:
         name: Dotted name.
@@ -33,13 +33,13 @@ class KnownOption:
 
     @property
     def values(self) -> Values:
-        """What values it takes."""
+        """Return the values that it takes."""
         return values_of(self.parameter.annotation, self.owner.module)
 
 
 @dataclass
 class Catalogue:
-    """The options of a command.
+    """Options of a command.
 
     Attributes:
         command: fit, validate, test or predict.
@@ -50,17 +50,17 @@ class Catalogue:
     classes: dict[str, str] = field(default_factory=dict)
 
     def choose(self, setting: Setting) -> None:
-        """Take over the class that a setting chooses, if it does."""
+        """Record the class that a setting chooses, if it does."""
         if setting.name in SLOTS and isinstance(setting.value, str):
             self.classes[setting.name] = resolve(setting.name, setting.value) or ""
 
     def owner(self, group: str) -> Signature | None:
-        """Return the signature whose parameters are the options of a group or slot; None where it is unknown."""
+        """Return the signature whose parameters are the options of a group or slot; None if unknown."""
         path = GROUPS.get(group) or self.classes.get(group)
         return signature(path) if path else None
 
     def options_of(self, group: str) -> dict[str, KnownOption]:
-        """Return the options of a group or slot, or with "" those of the run itself, by dotted name."""
+        """Return the options of a group or slot by dotted name; "" gives those of the run itself."""
         if group == "":
             method = signature(f"pytorch_lightning.Trainer.{self.command}")
             owners = [signature("acnet_pl.config.own_options.RunSettings"), method]
@@ -77,7 +77,7 @@ class Catalogue:
 
     @property
     def groups(self) -> list[str]:
-        """Names of the groups and slots that options begin with, the common ones first."""
+        """Return the names of groups and slots, common ones first."""
         others = dict.fromkeys(name for name in (*GROUPS, *self.classes) if name not in (*_ORDER, *SLOTS))
         return ["", *_ORDER[:2], *SLOTS, *_ORDER[2:], *others]
 
@@ -90,12 +90,12 @@ class Catalogue:
         return [name for name in found if name != "model.num_classes"]
 
     def group_of(self, name: str) -> str:
-        """Return the innermost group or slot that a dotted name begins with, or ""."""
+        """Return the innermost group or slot that a dotted name is in, or ""."""
         parents = [group for group in self.groups if group and name.startswith(f"{group}.")]
         return max(parents, key=len, default="")
 
     def knows(self, name: str) -> bool | None:
-        """Return whether an option of this name exists; None where that depends on what is unknown here."""
+        """Return True if an option of this name exists; None if that cannot be known here."""
         first = name.partition(".")[0]
         if name in SLOTS or name in GROUPS or (first in _PARSERS_OWN and first == name):
             return True

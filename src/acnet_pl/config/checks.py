@@ -1,4 +1,4 @@
-"""Find the mistakes of a command line that can be known before torch is imported.
+"""Find mistakes on a command line before torch is imported.
 
 What these checks let pass, the parser and the classes themselves judge; what they refuse is certainly wrong.
 """
@@ -109,7 +109,7 @@ def _check_value(setting: Setting, catalogue: Catalogue) -> None:
 
 
 def _check_files(final: dict[str, Setting], catalogue: Catalogue, command: str) -> None:
-    """See that files and folders are there which nothing could make."""
+    """Check that required files and folders exist."""
     given = final.get("ckpt_path")
     if given is None or given.value in (None, "null"):
         if command != "fit":
@@ -139,7 +139,7 @@ def _check_root(final: dict[str, Setting], can_download: bool) -> None:
 
 
 def _check_required(final: dict[str, Setting], catalogue: Catalogue) -> None:
-    """See that every option without a default is given."""
+    """Check that every option without a default is given."""
     for slot, what in SLOTS.items():
         owner = catalogue.owner(slot)
         for name, option in catalogue.options_of(slot).items() if owner else ():

@@ -1,4 +1,4 @@
-"""The places of a configuration where a class is chosen, and the classes that make sense there."""
+"""Options whose value is a class, and the classes that they can name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _WITH_MONITOR = {"ReduceLROnPlateau": "pytorch_lightning.cli.ReduceLROnPlateau"}
 
 @cache
 def choices(slot: str) -> dict[str, str]:
-    """Return the classes that can be named without their module, as ``{name: dotted path}``.
+    """Return the classes that an option can name without their module, as ``{name: dotted path}``.
 
     Args:
         slot: One of `SLOTS`, or `CALLBACK`.
@@ -68,12 +68,12 @@ def choices(slot: str) -> dict[str, str]:
 
 
 def offered() -> dict[str, str]:
-    """Return the classes of other packages that can be named without their module, as ``{name: dotted path}``."""
+    """Return the classes that other packages offer by entry points, as ``{name: dotted path}``."""
     return {name: path for _, _, kind in _KINDS.values() for name, path in installed(kind).items()}
 
 
 def resolve(slot: str, name: str) -> str | None:
-    """Return the dotted path of a class that a slot was given, or None where there is certainly none.
+    """Return the dotted path of a class that an option names; None if there is certainly none.
 
     Args:
         slot: One of `SLOTS`.

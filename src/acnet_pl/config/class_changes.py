@@ -1,4 +1,4 @@
-"""A class that is chosen over another one starts from its own defaults: nothing of the other's options is kept.
+"""Drop the options of a class when another class replaces it.
 
 The parser would keep every option that the two have in common: the learning rate of SGD for AdamW, the crops of CIFAR
 for digits.
@@ -23,7 +23,7 @@ _AMBIGUOUS = ("ReduceLROnPlateau",)
 
 
 def settled(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Leave out of configurations what describes a class that a later source replaces.
+    """Remove descriptions of classes that a later source replaces from configurations.
 
     Args:
         args: The command and its arguments.

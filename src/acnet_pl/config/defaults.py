@@ -1,4 +1,4 @@
-"""Complete a command line: the default configuration, the run that is resumed, the data of a checkpoint."""
+"""Complete a command line by default files, by the resumed run, or by a checkpoint's data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def default_configs(args: Sequence[str]) -> list[str]:
 
 
 def with_config_of_resumed(args: Sequence[str]) -> list[str]:
-    """Put the configuration of the run that is resumed before the options, which override it.
+    """Insert the configuration of a resumed run before the options, which override it.
 
     Raises:
         ValueError: It names what files that travel with runs may not; see `acnet_pl.modules.untrusted`.
@@ -60,7 +60,7 @@ def with_config_of_resumed(args: Sequence[str]) -> list[str]:
 
 
 def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
-    """Take the data of the run that wrote a checkpoint where the command line names a checkpoint and no data.
+    """Insert the data of a checkpoint's run, if the command line names none.
 
     Args:
         args: The command and its arguments, which override what is added.

@@ -29,7 +29,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def content_of(file: str | Path) -> dict[str, Any]:
-    """Return what a configuration says; nothing where it cannot be read, which the parser reports."""
+    """Read a configuration file; return {} if it cannot be read, which the parser reports."""
     import yaml
 
     try:
@@ -40,12 +40,12 @@ def content_of(file: str | Path) -> dict[str, Any]:
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration in a run's folder; nothing where it is missing or damaged."""
+    """Read the configuration of a run's folder; return {} if it is missing or damaged."""
     return content_of(folder / CONFIG)
 
 
 def read_config(given: str) -> dict[str, Any]:
-    """Read what ``--config`` was given: a file, or YAML on the command line.
+    """Read the value of ``--config``: a file, or YAML on the command line.
 
     Args:
         given: The option's value.
@@ -85,18 +85,18 @@ def read_config(given: str) -> dict[str, Any]:
 
 
 def check_there(path: Path, what: str) -> None:
-    """Raise a UsageError where a file or folder is not there, with what is."""
+    """Raise a UsageError if a file or folder is missing, with the nearest name."""
     if is_missing(str(path)):
         raise UsageError(f"{path}: there is no such {what}{nearby(path)}")
 
 
 def is_missing(path: str) -> bool:
-    """Return True where a path of this machine's file system does not exist."""
+    """Return True if a path of this machine's file system does not exist."""
     return "://" not in path and not path.startswith("registry:") and not Path(path).expanduser().exists()
 
 
 def nearby(path: Path) -> str:
-    """Return what is there in place of a missing file, for a message: the nearest name, or where the path ends."""
+    """Return a hint for a missing path: the nearest name, or the folder where the path ends."""
     parent = next((folder for folder in path.parents if folder.is_dir()), None)
     if parent is None:
         return ""

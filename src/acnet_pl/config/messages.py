@@ -1,4 +1,4 @@
-"""Say what a parser found wrong in one message, with options named as they were typed."""
+"""Turn a parser's error into one message, with options named as they were typed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TYPES |= {"list": "a list", "dict": "names and values", "tuple": "a list"}
 
 
 def show_mistake(message: str, command: str) -> None:
-    """Print what is wrong with a command line, and where its options are explained."""
+    """Print a mistake on the command line, and where its options are explained."""
     words = " ".join(filter(None, ("acnet_pl", command)))
     print(f"{words}: error: {message}", file=sys.stderr)
     print(f"See `{' '.join(filter(None, (program(), command)))} --help`.", file=sys.stderr)
 
 
 class ReadableErrors:
-    """A parser, of argparse or jsonargparse, that answers a mistake with one message instead of its usage."""
+    """Parser, of argparse or jsonargparse, whose errors are one message without usage."""
 
     prog: str
 
@@ -44,7 +44,7 @@ class ReadableErrors:
 
 
 def readable(message: str, known: Sequence[str] = ()) -> str:
-    """Turn what a parser says into one message.
+    """Return a parser's error as one message.
 
     Args:
         message: The parser's.

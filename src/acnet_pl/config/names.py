@@ -1,4 +1,4 @@
-"""The nearest of the names that exist to one that does not."""
+"""Find the existing name nearest to a mistyped one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SYNONYMS = {
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that is most like another, or None where none is like it."""
+    """Return the known name most similar to another, or None if none is similar."""
     by_lower = {other.lower(): other for other in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 
 def nearest_option(name: str, known: Sequence[str]) -> str | None:
-    """Return the dotted name of the option that is probably meant.
+    """Return the dotted name of the option that was probably meant.
 
     The last part counts most: ``lr`` is ``model.optimizer.lr``, ``data.batchsize`` is ``data.batch_size``.
 

@@ -1,4 +1,4 @@
-"""acnet_pl's own options of a run. Light, so that help and checks can read it at once."""
+"""acnet_pl's own options of a run, without heavy imports."""
 
 from __future__ import annotations
 

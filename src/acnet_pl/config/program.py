@@ -1,4 +1,4 @@
-"""The command that starts this program, as it can be typed again in the same shell."""
+"""Find the command that starts this program in the user's shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCRIPT = "acnet-pl"
 
 
 def program() -> str:
-    """Return ``acnet-pl`` where it was started so, else ``PYTHON -m acnet_pl`` with a Python that the shell finds."""
+    """Return ``acnet-pl`` if it was started so, else ``PYTHON -m acnet_pl``."""
     started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("-")
     if started.stem == _SCRIPT:
         return _word(started, _SCRIPT)

@@ -1,4 +1,4 @@
-"""A run's own folder, the same one for all its processes; its configuration, and the mark of an unfinished run."""
+"""Make a run's folder, the same for all its processes; its configuration and its mark of being unfinished."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VARIABLE = "ACNET_PL_RUN_FOLDER"
 
 @dataclass
 class Claim:
-    """A run's folder, marked as unfinished and locked against other processes for as long as this one lives.
+    """Run's folder, marked as unfinished and locked while this process lives.
 
     Attributes:
         folder: The run's folder.
@@ -37,7 +37,7 @@ class Claim:
 
     @classmethod
     def of(cls, folder: Path) -> Claim | None:
-        """Mark and lock a folder; None where a living process has it."""
+        """Mark and lock a folder; return None if a living process holds it."""
         descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
@@ -46,7 +46,7 @@ class Claim:
         return cls(folder, descriptor)
 
     def finish(self) -> None:
-        """The run has ended: remove the mark."""
+        """Remove the mark of a finished run."""
         (self.folder / MARKER).unlink(missing_ok=True)
         os.close(self.descriptor)
 
@@ -85,7 +85,7 @@ def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:
 
 
 def write_config(folder: Path, config: str) -> None:
-    """Keep a run's whole configuration in its folder."""
+    """Write a run's whole configuration to its folder."""
     with atomic_path(folder / CONFIG) as unfinished:
         unfinished.write_text(config, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The parser of a run, for `fit`, `validate`, `test` and `predict`: Lightning's options, and acnet_pl's own."""
+"""Parser of `fit`, `validate`, `test` and `predict`: Lightning's options and acnet_pl's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RunOptions", "RunParser", "import_named"]
 
 
 def import_named(args: Sequence[str]) -> None:
-    """Import the classes of this package, and those of others that a command line names: the parser knows them then.
+    """Import this package's classes, and those of others that a command line names, for the parser.
 
     Args:
         args: The command and its arguments.

@@ -1,4 +1,4 @@
-"""What the sources of a run's configuration set, one after the other: default files, ``--config`` files, options."""
+"""Read the settings of default files, ``--config`` files and options, in order."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def settings_of_arguments(arguments: Arguments) -> Iterator[Setting]:
 
 
 def settings_of_files(files: list[str]) -> Iterator[Setting]:
-    """Yield what files set, which lie under the command line."""
+    """Yield the settings of files that lie under the command line."""
     for file in files:
         yield from _settings(content_of(file), "", "", file, -1)
 

@@ -31,7 +31,7 @@ Node: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a class or function.
+    """Parameter of a class or function.
 
     Attributes:
         name: Its name.
@@ -48,7 +48,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What is known of a class or function.
+    """Signature and documentation of a class or function.
 
     Attributes:
         path: Dotted path under which it was asked for.
@@ -72,14 +72,14 @@ class Signature:
 
 @dataclass(frozen=True)
 class Definition:
-    """A statement that gives a name its meaning, and the module that it is in."""
+    """Statement that defines a name, and its module."""
 
     module: str
     node: ast.stmt
 
 
 def signature(path: str) -> Signature | None:
-    """Return the signature of a class, or of a function or method, or None where its source cannot be found.
+    """Return the signature of a class, function or method; None if its source cannot be found.
 
     Args:
         path: Dotted path, such as ``acnet_pl.backbones.VGG16`` or ``pytorch_lightning.Trainer.fit``.

@@ -1,4 +1,4 @@
-"""The packages that the user's own command line names, and so trusts to run."""
+"""Find the packages that the user's command line names, and so trusts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["named_elsewhere", "take_trusted"]
 
 
 def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
-    """Split ``--trust PACKAGE`` off a command line and collect every package that it names.
+    """Remove ``--trust PACKAGE`` from a command line and return every package that it names.
 
     A class path on the command line, or in a file that ``--config`` gives, names its package too, and so does the short
     name of a class that an installed package offers by an entry point. What a run's folder or a checkpoint holds names
@@ -38,7 +38,7 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def named_elsewhere(args: Sequence[str]) -> list[str]:
-    """Return the dotted paths of other packages' classes that a command line and its files name by their short names.
+    """Return the dotted paths of other packages' classes that a command line names by short names.
 
     Args:
         args: The command and its arguments.

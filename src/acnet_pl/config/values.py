@@ -1,4 +1,4 @@
-"""What values a parameter takes, as far as its annotation says so in simple types."""
+"""Find which values a parameter takes, from its annotation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOOL = ("true", "false", "yes", "no", "on", "off")
 
 @dataclass(frozen=True)
 class Values:
-    """The values that an annotation allows.
+    """Values that an annotation allows.
 
     Attributes:
         types: Names of the simple types among its alternatives.
@@ -41,7 +41,7 @@ class Values:
         return Values(self.types + other.types, self.choices + other.choices, self.is_known and other.is_known)
 
     def refuse(self, text: str) -> bool:
-        """Return True where the text of a value is certainly not one of these; the parser judges the rest."""
+        """Return True if a text is certainly none of these values."""
         if not self.is_known or text in self.choices or text.startswith(("{", "[", "!", "'", '"')):
             return False
         return not any(_may_be(text, name) for name in self.types)

@@ -1,4 +1,4 @@
-"""The article's tables and figures: which runs, which numbers, and the report."""
+"""Tables and figures of the article: their runs, their numbers, and the report."""
 
 from __future__ import annotations
 

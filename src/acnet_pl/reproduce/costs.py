@@ -1,4 +1,4 @@
-"""What each variant gains, against what its training costs."""
+"""Compare each variant's gain with its training cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gain_over_cost(result: GridResult) -> Iterator[Chart]:
 
 
 def deployed(result: GridResult) -> Iterator[str]:
-    """Say of each model whether all variants deploy to one structure, as far as runs are finished."""
+    """Yield a sentence for each model on whether all variants deploy to one structure, of finished runs."""
     for model in result.grid.models:
         runs = [run for variant in result.grid.variants for run in result.of(model.key, variant.key)]
         fused = [(run.summary or {}).get("fused", {}).get("parameters_fused") for run in runs]

@@ -1,4 +1,4 @@
-"""The figures of each epoch of a run, from its metrics.csv."""
+"""Read the figures of each epoch from a run's metrics.csv."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """What was logged in an epoch; None is what was not.
+    """Logged figures of an epoch; None if not logged.
 
     Attributes:
         epoch: Counted from 1.
@@ -50,7 +50,7 @@ class EpochFigures:
 
 
 def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
-    """Read the epochs of training.
+    """Return the figures of each training epoch.
 
     Args:
         path: A run's metrics.csv; nothing is read where it is missing.

@@ -1,4 +1,4 @@
-"""Where the recipes differ from the article and from the authors' code in what changes numbers."""
+"""List where the recipes differ from the article and the authors' code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _BY_MODEL: Mapping[tuple[str, str], tuple[str, ...]] = {
 
 
 def standing_departures(grid: Grid, recipe: str) -> Iterator[str]:
-    """What a grid's runs do otherwise than the article or the authors' code, apart from the user's own options.
+    """Yield how a grid's runs differ from the article or the authors' code, beyond the user's options.
 
     Args:
         grid: The grid.

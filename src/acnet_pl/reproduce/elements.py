@@ -1,4 +1,4 @@
-"""What a report consists of, before it becomes HTML or Markdown."""
+"""Elements of a report, before they become HTML or Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Block", "Cell", "Commands", "Figure", "Headline", "Notice", "Points"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """Cell of a table.
 
     Attributes:
         text: What it says.
@@ -31,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns may be grouped under common headings.
+    """Table whose columns may be grouped under common headings.
 
     Attributes:
         caption: What the table shows.
@@ -49,35 +49,35 @@ class Table:
 
     @property
     def words(self) -> set[int]:
-        """Columns that hold words."""
+        """Return the columns that hold words."""
         return {index for row in self.rows for index, cell in enumerate(row) if cell.kind == "label"}
 
     @property
     def headings(self) -> list[str]:
-        """The group over each column; empty for none."""
+        """Return the group over each column; empty without groups."""
         return [heading for heading, width in self.groups for _ in range(width)] or [""] * len(self.columns)
 
     @property
     def full_headings(self) -> list[str]:
-        """Each column's heading with that of its group."""
+        """Return each column's heading with that of its group."""
         pairs = zip(self.headings, self.columns, strict=True)
         return [f"{group}: {column}" if group else column for group, column in pairs]
 
     @property
     def labels(self) -> list[str]:
-        """What each column is called where its heading stands alone: with the group, if several have that heading."""
+        """Return a label for each column that is unique, with the group where headings repeat."""
         pairs = zip(self.headings, self.columns, strict=True)
         return [f"{group}: {column}" if self.columns.count(column) > 1 else column for group, column in pairs]
 
     @property
     def starts(self) -> set[int]:
-        """Columns that a group begins with, but for the first."""
+        """Return the columns that begin a group, except the first."""
         return {*accumulate(width for _, width in self.groups)} - {len(self.columns)}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts side by side, and the numbers in them."""
+    """Charts side by side, and their numbers."""
 
     caption: str
     charts: Sequence[Chart]
@@ -86,14 +86,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Headline:
-    """What came out, in a sentence each."""
+    """Main results, one sentence each."""
 
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a reader must know before the numbers."""
+    """Warning that a reader must see before the numbers."""
 
     title: str
     lines: Sequence[str]

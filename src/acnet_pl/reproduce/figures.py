@@ -27,7 +27,7 @@ _COURSES = (
 
 
 def figures(result: GridResult) -> Iterator[Figure]:
-    """The figures for which there are numbers.
+    """Yield the figures for which there are numbers.
 
     Args:
         result: The grid.
@@ -68,7 +68,7 @@ def _training(result: GridResult) -> Iterator[Chart]:
 
 
 def _course(title: str, style: int, curves: Sequence[Mapping[int, float]]) -> Iterator[Series]:
-    """Each seed's curve, and their mean with its band."""
+    """Yield each seed's curve, and their mean with its band."""
     if len(curves) > 1:
         yield from (Series("", style, sorted(curve.items()), faint=True) for curve in curves)
     common = sorted(set(curves[0]).intersection(*curves[1:])) if curves else []

@@ -1,4 +1,4 @@
-"""Record seeds and epochs before the first run, so that a report can tell when they were changed afterwards."""
+"""Record seeds and epochs before the first run, so that a report shows later changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMAT = "acnet_pl.plan/1"
 
 @dataclass(frozen=True)
 class FixedPlan:
-    """Seeds and epochs of one network, as they were asked for.
+    """Recorded seeds and epochs of one network.
 
     Attributes:
         grid: Name of the grid.
@@ -45,7 +45,7 @@ class FixedPlan:
     runs: int
 
     def is_of(self, other: FixedPlan) -> bool:
-        """Return True where both are of one network under the same settings."""
+        """Return True if both are of one network under the same settings."""
         names = ("grid", "model", "recipe", "epochs", "settings")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
@@ -67,7 +67,7 @@ def fix_plan(output: Path, plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]
 
 
 def read_plans(output: Path) -> list[FixedPlan]:
-    """Read what was recorded, oldest first.
+    """Return the recorded plans, oldest first.
 
     Raises:
         ValueError: The file is damaged.
@@ -85,7 +85,7 @@ def read_plans(output: Path) -> list[FixedPlan]:
 
 
 def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> list[str]:
-    """What a reader of the figures must know of when their seeds and epochs were chosen.
+    """Return when seeds and epochs were fixed, in one sentence per network.
 
     Args:
         recorded: What `read_plans` gives.

@@ -1,4 +1,4 @@
-"""GraphRun: one planned run trained by `acnet_pl.graphs`, with the folder and the records that ``fit`` leaves."""
+"""GraphRun: train one planned run by `acnet_pl.graphs`, with the files that ``fit`` writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOLERANCE = 1e-4  # of the fused network, as EquivalenceCheck has it for float3
 
 
 class ImageSets:
-    """Data sets on one device, each loaded once for all runs that use it.
+    """Data sets on one device, each loaded once.
 
     Args:
         device: Where they are kept.
@@ -70,7 +70,7 @@ class ImageSets:
 
 
 class GraphRun:
-    """A run in progress: trained by `NetworkTraining`, kept in a folder like ``fit``'s.
+    """Run that `NetworkTraining` trains, in a folder like ``fit``'s.
 
     ``metrics.csv``, ``config.yaml``, ``fused.safetensors``, ``summary.json`` and, in the end, ``checkpoints/last.ckpt``
     are as ``fit`` writes them; ``checkpoints/graphs.ckpt`` is what a killed run goes on from. What callbacks log during
@@ -102,7 +102,7 @@ class GraphRun:
         self._go_on()
 
     def log_epoch(self, seconds: float, validation: Mapping[str, float] | None) -> None:
-        """Note an epoch that has just been trained in ``metrics.csv``.
+        """Write the figures of an epoch to ``metrics.csv``.
 
         Args:
             seconds: How long it took, side by side with the other networks.
@@ -131,7 +131,7 @@ class GraphRun:
         return evaluate(self.training.network, self.sets["val"], self.data.eval_batch_size, self.training.autocast)
 
     def checkpoint(self) -> Path:
-        """Write what the run goes on from, keeping the one before."""
+        """Write the state to resume from, keeping the previous one."""
         folder = self.folder / "checkpoints"
         AtomicCheckpointIO().save_checkpoint(
             self._content(), folder / _CHECKPOINT, storage_options={"previous": folder / _PREVIOUS}
@@ -216,7 +216,7 @@ class GraphRun:
         )
 
     def _open_folder(self) -> tuple[Path, Claim]:
-        """Go on in the folder of an unfinished run of this kind, or make one."""
+        """Continue in the folder of an unfinished run of this kind, or make a new one."""
         found = self.planned.folder()
         if found is not None and (found / MARKER).is_file() and not (found / "checkpoints" / _LAST).exists():
             claim = Claim.of(found)

@@ -33,7 +33,7 @@ _OBEYED |= {"enable_autolog_hparams", "enable_checkpointing", "default_root_dir"
 
 
 def check_settings(runs: Sequence[PlannedRun], parser: SettingsParser | None = None) -> None:
-    """Raise an error if a run's settings ask for what only ``fit`` does.
+    """Raise an error if a run's settings need ``fit``.
 
     Raises:
         ValueError: They do; the message names the setting.
@@ -63,7 +63,7 @@ def check_settings(runs: Sequence[PlannedRun], parser: SettingsParser | None = N
 
 
 def run_side_by_side(runs: Sequence[PlannedRun], console: Console, at_once: int | None = None) -> dict[str, int]:
-    """Train, fuse and test runs, several at once. A run whose loss is not finite ends alone.
+    """Train, fuse and test several runs at once; a run with a non-finite loss ends alone.
 
     A run that was interrupted continues from the last epoch that it kept.
 
@@ -95,7 +95,7 @@ def run_side_by_side(runs: Sequence[PlannedRun], console: Console, at_once: int 
 
 
 class _Group:
-    """Networks that are trained side by side."""
+    """Networks trained side by side."""
 
     def __init__(self, members: Sequence[GraphRun], console: Console) -> None:
         self.members = list(members)
@@ -193,7 +193,7 @@ def _open(run: PlannedRun, parser: SettingsParser, sets: ImageSets) -> GraphRun:
 
 
 def _estimate(active: Sequence[GraphRun], times: StepTimes) -> str:
-    """How long the group will take, before it starts."""
+    """Return how long the group will take."""
     steps = [(m.training.epochs - m.training.epoch) * m.training.steps for m in active]
     # As networks are done, the others go faster: this is the most that it takes.
     seconds = times.together * max(steps)

@@ -1,4 +1,4 @@
-"""What a table or figure of the article consists of: models, variants, seeds, recipes and published numbers."""
+"""Definition of a table or figure: models, variants, seeds, recipes and published numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Layout = Literal["pairs", "variants"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """The article's data of a table.
+    """Data set of one of the article's tables.
 
     Attributes:
         title: Its name.
@@ -43,7 +43,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Model:
-    """A network: the name that ``--models`` and recipes have, and the article's."""
+    """Network, with the key that ``--models`` and recipes use, and the article's name."""
 
     key: str
     title: str
@@ -51,20 +51,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a network's convolutions are built: a file of experiments/conv, and what a table calls it."""
+    """Kind of convolution: a file of experiments/conv, and its title in tables."""
 
     key: str
     title: str
 
     @property
     def is_plain(self) -> bool:
-        """Whether it has no blocks."""
+        """Return True for the variant without blocks."""
         return self.key == "plain"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training protocol.
+    """Training protocol.
 
     Attributes:
         title: What it is, in a few words.
@@ -79,7 +79,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a finished run, by its place in summary.json."""
+    """Figure of a finished run, by its place in summary.json."""
 
     key: str
     title: str
@@ -87,7 +87,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Published:
-    """Figures from elsewhere, in percent, with the protocol that they are of.
+    """Published figures in percent, with their protocol.
 
     Attributes:
         source: Who published them.
@@ -123,7 +123,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table or figure.
+    """Table or figure.
 
     Attributes:
         name: What ``reproduce`` is asked for.
@@ -161,7 +161,7 @@ class Grid:
         return "pruning" in self.analyses and run.variant in {variant.key for variant in chosen}
 
     def runs(self, recipe: str, seeds: Sequence[int], selection: Selection = "last") -> Iterator[Run]:
-        """The grid's runs: seed by seed, so that whole rows are finished early, plain and ACNet after each other.
+        """Yield the runs seed by seed, plain network and ACNet after each other, so that pairs finish early.
 
         Args:
             recipe: Name of one of `recipes`.

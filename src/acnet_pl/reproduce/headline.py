@@ -1,4 +1,4 @@
-"""Say in a sentence for each network what a grid has shown so far."""
+"""Summarise a grid in one sentence per network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["headlines"]
 
 
 def headlines(result: GridResult) -> Iterator[str]:
-    """A sentence for each network with a finished pair of plain network and ACNet.
+    """Yield a sentence for each network with a finished pair of plain network and ACNet.
 
     Args:
         result: The grid.

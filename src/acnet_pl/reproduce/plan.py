@@ -1,4 +1,4 @@
-"""The runs that were asked for: their settings, what they cost, and how far each has come on disk."""
+"""Plan the requested runs: settings, cost, and progress on disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ State = Literal["finished", "unfinished", "missing"]
 
 @dataclass(frozen=True)
 class Options:
-    """What ``reproduce`` was asked for, see its ``--help``."""
+    """Options of ``reproduce``, see its ``--help``."""
 
     grids: tuple[str, ...]
     models: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its settings and its folder.
+    """Run with its settings and folder.
 
     Attributes:
         run: The run.
@@ -82,23 +82,23 @@ class PlannedRun:
 
     @property
     def folders(self) -> list[Path]:
-        """All folders of runs of this name, oldest first."""
+        """Return all folders of runs of this name, oldest first."""
         parent = self.runs_dir / self.run.name
         return sorted((path.parent for path in parent.glob("*/config.yaml")), key=run_order)
 
     def folder(self) -> Path | None:
-        """The newest folder of a run with these settings: a finished one if there is."""
+        """Return the newest folder with these settings, preferring finished runs."""
         own = [folder for folder in self.folders if self._is_own(folder)]
         finished = [folder for folder in own if read_summary(folder)]
         return next(reversed(finished or own), None)
 
     def state(self) -> State:
-        """How far the run has come."""
+        """Return the progress of the run."""
         folder = self.folder()
         return "missing" if folder is None else "finished" if read_summary(folder) else "unfinished"
 
     def others(self) -> dict[Path, Mapping[str, tuple[Any, Any]]]:
-        """Folders of this name with other settings, and how they differ; they are not used."""
+        """Return unused folders of this name with other settings, and the differences."""
         return {
             folder: differences(found, self.settings)
             for folder in self.folders
@@ -107,17 +107,17 @@ class PlannedRun:
 
     @property
     def epochs(self) -> int:
-        """Epochs to train."""
+        """Return the number of epochs."""
         return int(self.config["trainer"]["max_epochs"] or 0)
 
     @cached_property
     def cost(self) -> TrainingCost:
-        """What a training step costs for each image, as the first epoch has it."""
+        """Return the cost of a training step per image, in the first epoch."""
         return self._cost(self.config["model"]["conv"])
 
     @property
     def training_macs(self) -> int | None:
-        """Multiply-accumulates of the whole training, a backward pass counting twice a forward pass.
+        """Return the multiply-accumulates of the whole training; a backward pass counts as two forward passes.
 
         From the epoch on at which LateFuse fuses the blocks, those of the plain network count. None where the number of
         training images is unknown.
@@ -149,7 +149,7 @@ class PlannedRun:
 
 
 def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[str, tuple[Grid, list[PlannedRun]]]:
-    """Which runs the grids consist of; a run that several have has the same name and folder in each.
+    """Return the runs of each grid; a run of several grids has one name and folder.
 
     Args:
         options: What was asked for.
@@ -201,7 +201,7 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What summary.json of a run's folder says; None where there is none, or it is damaged."""
+    """Read summary.json in a run's folder; None if it is missing or damaged."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -215,7 +215,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def instantiate_data(config: Mapping[str, Any]) -> Any:
-    """The data module of a configuration; None where it needs files that are not there."""
+    """Build the data module of a configuration; None if it needs files that are missing."""
     module, _, name = config["data"]["class_path"].rpartition(".")
     try:
         return getattr(import_module(module), name)(**config["data"].get("init_args", {}))
@@ -224,7 +224,7 @@ def instantiate_data(config: Mapping[str, Any]) -> Any:
 
 
 def describe_data(config: Mapping[str, Any]) -> str:
-    """Which copy of the data a configuration names."""
+    """Describe in words which copy of the data a configuration names."""
     init_args = config["data"].get("init_args", {})
     parts = [str(init_args.get("dataset") or config["data"]["class_path"].rpartition(".")[2])]
     if "root" in init_args:
@@ -244,7 +244,7 @@ def _check_names(kind: str, asked: Sequence[str], known: Sequence[str], grids: S
 
 
 def _chosen(grid: Grid, options: Options) -> Grid:
-    """The grid with the models and variants asked for; of several grids, each may lack some of them."""
+    """Return the grid with the requested models and variants; of several grids, each may lack some."""
     models = [model for model in grid.models if model.key in options.models or not options.models]
     variants = [variant for variant in grid.variants if variant.key in options.variants or not options.variants]
     analyses = tuple(dict.fromkeys((*grid.analyses, *options.analyses)))
@@ -252,7 +252,7 @@ def _chosen(grid: Grid, options: Options) -> Grid:
 
 
 def _shortened(recipe: Mapping[str, Any], config: Mapping[str, Any], epochs: int) -> list[str]:
-    """Options that train for fewer epochs, the steps of a staircase and the warm-up moved in proportion.
+    """Return options for fewer epochs, with staircase steps and warm-up moved in proportion.
 
     What the user has set stays: only the recipe's own steps and warm-up are moved.
     """

@@ -1,4 +1,4 @@
-"""The charts of a report: matplotlib figures as SVG, each for light and for dark pages."""
+"""Draw the charts of a report with matplotlib, as SVG for light and for dark pages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _MARKERS = "os^DvpX<*"
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart.
+    """Drawn chart.
 
     Attributes:
         title: What it shows, also for readers who do not see it.
@@ -65,7 +65,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve.
+    """Curve of a chart.
 
     Attributes:
         label: In the legend; empty for none.

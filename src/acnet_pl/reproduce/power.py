@@ -1,4 +1,4 @@
-"""Say before a training how many pairs a gain needs, from the spread of the pairs seen so far or an assumed one."""
+"""Estimate before training how many pairs a gain needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Cifar-quick and ResNet-20 had 0.2 to 0.6 after 10 epochs on CIFAR-10."""
 
 @dataclass(frozen=True)
 class Need:
-    """What a comparison of a variant with the baseline needs.
+    """Number of pairs that a comparison with the baseline needs, and its basis.
 
     Attributes:
         model: Title of the network.
@@ -44,12 +44,12 @@ class Need:
 
     @property
     def pairs(self) -> int:
-        """Pairs that the gain needs."""
+        """Return the number of pairs that the gain needs."""
         return pairs_needed(self.gain, self.spread)
 
 
 def needs(result: GridResult, gain: float | None = None, spread: float | None = None) -> Iterator[Need]:
-    """What each comparison of a grid needs.
+    """Yield the need of each comparison of a grid.
 
     Args:
         result: The grid as it stands.
@@ -81,7 +81,7 @@ def needs(result: GridResult, gain: float | None = None, spread: float | None = 
 
 
 def power_table(comparisons: Sequence[Need]) -> Table:
-    """The needs as a table for the terminal."""
+    """Return the needs as a table for the terminal."""
     title = f"Pairs that a gain needs (paired t, two-sided {1 - CONFIDENCE:.0%}, {POWER:.0%} power)"
     table = Table("network", "variant", "gain", "spread", "pairs needed", "planned", title=title, title_justify="left")
     for need in comparisons:
@@ -92,7 +92,7 @@ def power_table(comparisons: Sequence[Need]) -> Table:
 
 
 def warnings(comparisons: Sequence[Need]) -> Iterator[str]:
-    """A line for each comparison whose plan has fewer pairs than its gain needs."""
+    """Yield a line for each comparison with fewer planned pairs than its gain needs."""
     for need in comparisons:
         if need.planned < need.pairs:
             yield (

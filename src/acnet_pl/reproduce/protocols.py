@@ -1,4 +1,4 @@
-"""What several tables have in common: data sets, models, recipes and measures of the article."""
+"""Data sets, models, recipes and measures that several tables share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TOP5 = Measure("rotation/original/top5", "Top-5")
 
 
 def pairs(measure: Measure, rows: Mapping[str, Sequence[float]]) -> dict[tuple[str, str, str], float]:
-    """Published figures of a table with a plain and an ACNet column, by model.
+    """Return published figures by model, variant and measure, from a plain and an ACNet column.
 
     Example:
         >>> pairs(TOP1, {"vgg16": (94.12, 94.47)})[("vgg16", "acb", "rotation/original/top1")]

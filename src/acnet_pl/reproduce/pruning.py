@@ -1,4 +1,4 @@
-"""Fig. 5 of trained networks: curves computed once and kept in the run's folder, and several networks together."""
+"""Compute and keep Fig. 5's curves of a trained network, and summarise several networks."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class PruningSummary:
     by_network: tuple[tuple[tuple[float, ...], ...], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes by name."""
+        """Return the attributes by name."""
         return asdict(self)
 
 
 def summarize(curves: Sequence[PruningCurve]) -> PruningSummary:
-    """Put the curves of several networks together, at the ratios that all have.
+    """Summarise the curves of several networks, at their common ratios.
 
     Args:
         curves: At least one, of one location and with as many draws each.
@@ -81,13 +81,13 @@ def summarize(curves: Sequence[PruningCurve]) -> PruningSummary:
 
 
 def locations(variant: str) -> tuple[Location, ...]:
-    """Where Fig. 5 removes weights: for the border variant at the border and the rest too (Fig. 5c)."""
+    """Return where Fig. 5 removes weights; the border variant has more locations (Fig. 5c)."""
     standard: tuple[Location, ...] = ("corner", "skeleton", "global")
     return (*standard, "border", "top_left") if "border" in variant else standard
 
 
 def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
-    """Read the curves that were computed with so many draws, at today's ratios and in float32; of others none."""
+    """Read stored curves with this number of draws, today's ratios and float32; ignore others."""
     try:
         stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
 
 
 def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
-    """Fig. 5's curves of a run on the test images, curve by curve, going on after an interruption.
+    """Compute Fig. 5's curves of a run on the test images; stored curves are not computed again.
 
     Evaluated in float32, as the accuracy in the tables is: with nothing removed it is that accuracy.
 
@@ -136,7 +136,7 @@ def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCu
 
 
 def possible_ratios(network: nn.Module, where: Location) -> Sequence[float]:
-    """The ratios of Fig. 5 that the location has weights for in every layer."""
+    """Return the ratios of Fig. 5 for which every layer has enough weights at the location."""
     sizes = {
         module.kernel_size[0]
         for module in network.modules()

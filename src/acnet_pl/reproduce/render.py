@@ -1,4 +1,4 @@
-"""Fill the templates of a report: HTML as one file that needs nothing else, and Markdown with tables for charts."""
+"""Render a report as one HTML file or as Markdown, from templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a report: report.html, report.md and results.json, from grids that may be unfinished."""
+"""Write report.html, report.md and results.json of grids, finished or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["write_report"]
 
 
 def write_report(output: Path, results: Mapping[str, GridResult], command: Sequence[str]) -> Path:
-    """Write the three files.
+    """Write report.html, report.md and results.json.
 
     Args:
         output: Folder for them; made where it is missing.

@@ -1,4 +1,4 @@
-"""What a grid's runs came to: figures by model and variant, differences of pairs, the curves of training."""
+"""Results of a grid's runs: figures by model and variant, paired differences, training curves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROTOCOLS: Mapping[Selection, str] = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run as it stands.
+    """Current state of a run.
 
     Attributes:
         planned: The run.
@@ -43,17 +43,17 @@ class RunResult:
 
     @classmethod
     def of(cls, planned: PlannedRun, failed: bool = False) -> RunResult:
-        """Look a run up on the disk."""
+        """Read a run's state from disk."""
         folder = planned.folder()
         return cls(planned, folder, read_summary(folder) if folder else None, failed)
 
     @property
     def state(self) -> State:
-        """How far it has come."""
+        """Return the progress of the run."""
         return "finished" if self.summary else "unfinished" if self.folder else "missing"
 
     def figure(self, measure: Measure) -> float | None:
-        """A figure of the finished run, 0 to 1."""
+        """Return a figure of the finished run, 0 to 1."""
         part, _, name = measure.key.partition("/")
         summary = self.summary or {}
         value = summary.get(part, {}).get(name)
@@ -64,22 +64,22 @@ class RunResult:
 
     @property
     def _tested_on_validation_images(self) -> bool:
-        """Whether no images are held out, so that those of validation are those of the test."""
+        """Return True if no images are held out, so that validation and test images are the same."""
         return (self.planned.config["data"].get("init_args") or {}).get("val_size") == 0
 
     def curve(self) -> list[EpochFigures]:
-        """What metrics.csv says of each epoch of training."""
+        """Return the figures of each epoch from metrics.csv."""
         path = self.folder / "metrics.csv" if self.folder else None
         return read_curve(path, self.planned.epochs) if path else []
 
     @property
     def training_seconds(self) -> float | None:
-        """How long the finished run trained, without validation."""
+        """Return the training time of a finished run, without validation."""
         seconds = (self.summary or {}).get("training_seconds")
         return None if seconds is None else float(seconds)
 
     def as_dict(self) -> dict[str, Any]:
-        """For results.json."""
+        """Return the run for results.json."""
         return {
             "name": self.planned.run.name,
             "model": self.planned.run.model,
@@ -97,7 +97,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class GridResult:
-    """A table or figure as it stands.
+    """Current state of a table or figure.
 
     Attributes:
         grid: What it consists of.
@@ -117,27 +117,27 @@ class GridResult:
 
     @property
     def fixed(self) -> list[str]:
-        """When seeds and epochs were fixed, and whether other ones are mixed in, in a sentence for each network."""
+        """Return when seeds and epochs were fixed, and whether others are mixed in, one sentence per network."""
         return remarks(self.recorded, self.grid, [run.planned for run in self.runs])
 
     @property
     def protocol(self) -> str:
-        """What the figures are, in words."""
+        """Return what the figures are, in words."""
         return _PROTOCOLS[self.selection]
 
     @property
     def finished(self) -> int:
-        """How many runs are."""
+        """Return the number of finished runs."""
         return sum(run.state == "finished" for run in self.runs)
 
     @property
     def data(self) -> str:
-        """Which copy of which data."""
+        """Return which copy of which data was used."""
         return "; ".join(dict.fromkeys(describe_data(run.planned.config) for run in self.runs))
 
     @property
     def departures(self) -> dict[str, list[str]]:
-        """Settings that differ from the recipe, as ``{"trainer.max_epochs": ["200 → 30"]}``."""
+        """Return settings that differ from the recipe, as ``{"trainer.max_epochs": ["200 → 30"]}``."""
         found: dict[str, list[str]] = {}
         for run in self.runs:
             for name, (old, new) in run.planned.departures.items():
@@ -148,33 +148,33 @@ class GridResult:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that were asked for."""
+        """Return the requested seeds."""
         return sorted({run.planned.run.seed for run in self.runs})
 
     def of(self, model: str, variant: str) -> list[RunResult]:
-        """The runs of a model and variant, by seed."""
+        """Return the runs of a model and variant, by seed."""
         return [run for run in self.runs if (run.planned.run.model, run.planned.run.variant) == (model, variant)]
 
     def sample(self, model: str, variant: str, measure: Measure) -> Sample:
-        """A figure over the finished seeds, in percent."""
+        """Return a figure over the finished seeds, in percent."""
         figures = {run.planned.run.seed: run.figure(measure) for run in self.of(model, variant)}
         return Sample({seed: 100 * figure for seed, figure in figures.items() if figure is not None})
 
     def gain(self, model: str, variant: str, measure: Measure) -> Sample:
-        """The paired difference to the baseline, in percentage points; empty where that is not part of the grid."""
+        """Return the paired differences from the baseline, in percentage points; empty without pairs."""
         return paired_difference(
             self.sample(model, self.grid.variants[0].key, measure), self.sample(model, variant, measure)
         )
 
     def adjusted(self, measure: Measure) -> dict[tuple[str, str], float]:
-        """Holm-adjusted p of all gains of a measure in this grid, by model and variant; of those that have a p."""
+        """Return Holm-adjusted p of all gains of a measure, by model and variant."""
         keys = [(model.key, variant.key) for model in self.grid.models for variant in self.grid.variants[1:]]
         found = {key: p for key in keys if (p := self.gain(*key, measure).p_value()) is not None}
         return dict(zip(found, holm(list(found.values())), strict=True))
 
     @property
     def test_images(self) -> int | None:
-        """How many images the finished runs were tested on."""
+        """Return the number of test images of the finished runs."""
         counts = [
             run.summary["rotation"].get("samples") for run in self.runs if run.summary and "rotation" in run.summary
         ]
@@ -182,7 +182,7 @@ class GridResult:
 
     @property
     def mixed(self) -> list[str]:
-        """Versions, devices and engines of which the finished runs have several: ``device: A (3 runs), B (5 runs)``."""
+        """Return versions, devices and engines that differ among the finished runs."""
         summaries = [run.summary for run in self.runs if run.summary and "versions" in run.summary]
         made = [{**one["versions"], "engine": one.get("engine", {}).get("name", "fit")} for one in summaries]
         found = []
@@ -193,40 +193,40 @@ class GridResult:
         return found
 
     def macs_ratio(self, model: str, variant: str) -> float | None:
-        """Multiply-accumulates of a training, over those of the baseline."""
+        """Return the multiply-accumulates of a training relative to the baseline."""
         base, own = (self.of(model, key)[0].planned.training_macs for key in (self.grid.variants[0].key, variant))
         return own / base if own and base else None
 
     def cost_ratios(self, model: str, variant: str) -> tuple[float, float]:
-        """Parameters in training, and bytes kept of the forward pass, over those of the baseline."""
+        """Return training parameters and bytes kept of the forward pass, relative to the baseline."""
         base, own = (self.of(model, key)[0].planned.cost for key in (self.grid.variants[0].key, variant))
         return own.parameters / base.parameters, own.kept_bytes / base.kept_bytes
 
     def time_ratios(self, model: str, variant: str) -> list[float]:
-        """Seconds of training over those of the baseline of the same seed, of finished pairs."""
+        """Return training times relative to the baseline of the same seed, of finished pairs."""
         pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)
         seconds = [(base.training_seconds, own.training_seconds) for base, own in pairs]
         return [own / base for base, own in seconds if own and base]
 
     @cached_property
     def analysed(self) -> dict[str, Mapping[tuple[str, str], Any]]:
-        """What the grid's analyses found, by name, then by model and variant."""
+        """Return the results of the grid's analyses, by name, then by model and variant."""
         return {name: load_analysis(name).collect(self) for name in self.grid.analyses}
 
     def due(self, analysis: str) -> list[RunResult]:
-        """Finished runs for which an analysis is still to be computed."""
+        """Return finished runs for which an analysis is still to be computed."""
         due = load_analysis(analysis).is_due
         finished = [(run, run.folder) for run in self.runs if run.state == "finished"]
         return [run for run, folder in finished if folder and due(self.grid, run.planned, folder, self.pruning_seeds)]
 
     def title(self, model: str, variant: str) -> str:
-        """What a model and variant are called in this grid."""
+        """Return the title of a model and variant in this grid."""
         models = {one.key: one.title for one in self.grid.models}
         variants = {one.key: one.title for one in self.grid.variants}
         return variants[variant] if len(models) == 1 else f"{models[model]}, {variants[variant]}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For results.json."""
+        """Return the grid for results.json."""
         models, variants, measures = self.grid.models, self.grid.variants, self.grid.measures
         return {
             "title": self.grid.title,

@@ -1,4 +1,4 @@
-"""Run what is not finished: one process after another, with progress on the terminal."""
+"""Run unfinished runs one after another in processes, with progress on the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GRACE_SECONDS = 120
 
 
 def command_line(run: PlannedRun, python: str = "python") -> list[str]:
-    """The shell command of a run.
+    """Return the shell command of a run.
 
     Args:
         run: The run.
@@ -39,12 +39,12 @@ def command_line(run: PlannedRun, python: str = "python") -> list[str]:
 
 
 def log_file(run: PlannedRun) -> Path:
-    """Where `run_all` keeps what a run says."""
+    """Return the file that `run_all` writes a run's output to."""
     return run.runs_dir / run.run.name / "log.txt"
 
 
 def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
-    """Run one after another, each in a process of its own, so that a run that fails does not end the others.
+    """Run each run in a process of its own; a failed run does not stop the others.
 
     A run that was interrupted continues from its newest checkpoint, as ``fit --resume auto`` does.
 
@@ -118,7 +118,7 @@ def _run(run: PlannedRun, advance: Callable[[int], None]) -> int:
 
 
 def _epochs_done(parent: Path, since: float) -> int:
-    """Epochs of the run that now writes below a folder."""
+    """Return the finished epochs of the run that writes below a folder."""
     files = [path for path in parent.glob("*/metrics.csv") if path.stat().st_mtime >= since]
     if not files:
         return 0

@@ -1,4 +1,4 @@
-"""What a run's configurations and options come to, and how two such settings differ."""
+"""Parse the settings of runs, and compare two settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _WATCHING = {
 
 
 def fit_arguments(run: Run, extra: Sequence[str] = ()) -> list[str]:
-    """The arguments of ``fit`` for a run: recipe first, then what the user adds, then seeds.
+    """Return the arguments of ``fit`` for a run: the recipe, then the user's options, then seeds.
 
     Args:
         run: The run.
@@ -71,7 +71,7 @@ def fit_arguments(run: Run, extra: Sequence[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class FitObjects:
-    """What ``fit`` makes of its arguments before it trains.
+    """Objects that ``fit`` builds from its arguments before training.
 
     Attributes:
         model: With the initial weights of the seed.
@@ -91,13 +91,13 @@ class FitObjects:
 
 
 class SettingsParser:
-    """Reads the arguments of ``fit`` as ``fit`` does, and runs nothing."""
+    """Parser of ``fit``'s arguments that runs nothing."""
 
     # Making a parser takes longer than parsing with it.
     _parsers: ClassVar[dict[tuple[str, ...], _ParseOnly]] = {}
 
     def __call__(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The whole configuration, nested.
+        """Return the whole configuration, nested.
 
         Args:
             arguments: "fit" and its options.
@@ -107,7 +107,7 @@ class SettingsParser:
         return plain
 
     def objects(self, arguments: Sequence[str], seed: int) -> FitObjects:
-        """Build what ``fit`` builds, from the same random numbers.
+        """Build what ``fit`` builds, with the same random numbers.
 
         Args:
             arguments: "fit" and its options.
@@ -162,7 +162,7 @@ class _ParseOnly(RunOptions):
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a configuration that decide a run's numbers, by dotted name."""
+    """Return the options that decide a run's numbers, by dotted name."""
     flat = dict(_flatten(config))
     root = flat.get("data.init_args.root")
     if isinstance(root, str) and "://" not in root:
@@ -178,13 +178,13 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of a run from its folder; None where its config.yaml is missing or damaged."""
+    """Read the settings of a run's folder; None if its config.yaml is missing or damaged."""
     config = run_config(folder)
     return settings_of(json.loads(json.dumps(config, default=str))) if config else None
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
-    """Options with different values, as ``{name: (old, new)}``.
+    """Return options with different values, as ``{name: (old, new)}``.
 
     An option that one side lacks did not exist in the version that wrote it, and counts as alike; but what classes
     are chosen is always compared.
@@ -227,6 +227,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _shown(path: Path) -> str:
-    """The path of a file, from here where it is below here."""
+    """Return the path of a file, relative to the working folder where it is inside."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

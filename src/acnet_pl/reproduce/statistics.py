@@ -1,4 +1,4 @@
-"""Figures over seeds: mean, spread, differences of pairs with interval and p, and how many pairs a gain needs."""
+"""Statistics over seeds: means, paired differences, intervals, p-values, required pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_PAIRS = 10_000
 
 @dataclass(frozen=True)
 class Sample:
-    """Figures of the same kind, one for each seed.
+    """Figures of one kind, one per seed.
 
     Example:
         >>> Sample({0: 1.0, 1: 2.0, 2: 3.0}).mean
@@ -28,21 +28,21 @@ class Sample:
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Return the number of figures."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
-        """Their mean; NaN where there are none."""
+        """Return the mean; NaN without figures."""
         return statistics.fmean(self.values.values()) if self.values else float("nan")
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n - 1); None for fewer than two."""
+        """Return the sample standard deviation (n - 1); None for fewer than two figures."""
         return statistics.stdev(self.values.values()) if self.n > 1 else None
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-        """Confidence interval of the mean by Student's t distribution; None for fewer than two figures.
+        """Return the confidence interval of the mean by Student's t; None for fewer than two figures.
 
         Args:
             confidence: 0 to 1.
@@ -55,7 +55,7 @@ class Sample:
         return self.mean - half, self.mean + half
 
     def p_value(self) -> float | None:
-        """Two-sided p of a mean of zero by Student's t test; None for fewer than two figures or without spread."""
+        """Return the two-sided p of a zero mean by Student's t test; None without spread."""
         if not self.std:
             return None
         from scipy.stats import t
@@ -63,7 +63,7 @@ class Sample:
         return float(2 * t.sf(abs(self.mean) / (self.std / self.n**0.5), self.n - 1))
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, with None for what there is not."""
+        """Return all statistics by name; None where undefined."""
         return {
             "n": self.n,
             "mean": self.mean if self.n else None,
@@ -76,7 +76,7 @@ class Sample:
 
 
 def paired_difference(base: Sample, other: Sample) -> Sample:
-    """``other - base``, seed by seed, of the seeds that both have.
+    """Return ``other - base`` for each seed that both have.
 
     Example:
         >>> paired_difference(Sample({0: 0.5, 1: 0.25}), Sample({1: 0.75, 2: 0.9})).values
@@ -86,7 +86,7 @@ def paired_difference(base: Sample, other: Sample) -> Sample:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for being several, by Holm's step-down method; each at least as large as before.
+    """Adjust p-values for multiple comparisons by Holm's step-down method.
 
     Args:
         p_values: Of all the comparisons that are looked at together.
@@ -104,7 +104,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int:
-    """Pairs that the two-sided paired t test needs to find a gain.
+    """Return the pairs that the two-sided paired t test needs to find a gain.
 
     Args:
         gain: The true mean difference.

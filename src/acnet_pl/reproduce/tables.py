@@ -1,4 +1,4 @@
-"""The tables of a report: what was published beside what was found here."""
+"""Tables of a report: published numbers beside those found here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTERVAL = f"{CONFIDENCE:.0%} interval"
 
 
 def main_tables(result: GridResult) -> Iterator[Table]:
-    """The article's table with the numbers found here beside its own.
+    """Yield the article's tables with the numbers found here.
 
     Args:
         result: The grid.
@@ -31,7 +31,7 @@ def main_tables(result: GridResult) -> Iterator[Table]:
 
 
 def run_table(result: GridResult, output: Path) -> Table:
-    """Every run, with a link to its folder.
+    """Return a table of all runs, with links to their folders.
 
     Args:
         result: The grid.

@@ -81,7 +81,7 @@ def check(source: Path, workers: int = 8) -> None:
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options and do what is asked."""
+    """Parse the options and run the subcommand."""
     run_function({"optimize": optimize, "check": check}, args, _EXAMPLES)
 
 

@@ -91,7 +91,7 @@ def export(
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options, and export."""
+    """Parse the options and export."""
     options = list(args)
     for index, option in enumerate(options):
         if option in ("--dynamic_batch", "--dynamic-batch") and options[index + 1 : index + 2] not in (

@@ -35,7 +35,7 @@ examples:
 
 
 def run(args: Sequence[str]) -> None:
-    """Parse the options, and do what is asked.
+    """Parse the options and run, list or report the grid.
 
     Raises:
         SystemExit: With 1 where a run failed, 130 where the user interrupted.
@@ -131,7 +131,7 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
 
 
 def _check_fit(fit: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """See that options which are handed to `fit` exist; what classes they are of is decided by the recipes."""
+    """Check that options for `fit` exist."""
     own = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
     catalogue = Catalogue("fit")
     for option in Arguments(["fit", *fit]).options:
