@@ -25,8 +25,10 @@ __all__ = ["RotationRobustness"]
 class RotationRobustness(Callback):
     """Test the fused network on images as they are, rotated by 90° and 180°, and flipped up-down (Table 4).
 
-    Images are turned by 90° counter-clockwise. One pass over the test data evaluates all of them in float32, whatever the
-    Trainer's precision. Logs ``rotation/original/top1``, ``rotation/rotate_90/top1`` and so on, and a table. ``result`` holds the last
+    Images are turned by 90° counter-clockwise. One pass over the test data evaluates all of them in float32, whatever
+    the Trainer's precision.
+
+    Logs ``rotation/original/top1``, ``rotation/rotate_90/top1`` and so on, and a table. ``result`` holds the last
     figures.
 
     Args:

@@ -1,4 +1,8 @@
-"""ACBlock: the asymmetric convolution block (Sect. 3.3, Fig. 3)."""
+"""ACBlock: the asymmetric convolution block (Sect. 3.3, Fig. 3).
+
+Ding, Guo, Ding and Han: ACNet: Strengthening the Kernel Skeletons for Powerful CNN via Asymmetric Convolution Blocks.
+ICCV 2019. https://arxiv.org/abs/1908.03930
+"""
 
 from __future__ import annotations
 
