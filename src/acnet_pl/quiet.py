@@ -15,6 +15,8 @@ def keep_quiet() -> None:
     # What acnet_pl's callbacks log is the same in all processes, or the first one's on purpose.
     advice = r"It is recommended to use `self.log\('(equivalence|rotation|kernels|time)/"
     warnings.filterwarnings("ignore", message=advice)
+    # Class names in scripts that matplotlib's font lacks are drawn as boxes.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logger = logging.getLogger(name)
         if _no_tips not in logger.filters:

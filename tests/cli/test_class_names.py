@@ -152,8 +152,9 @@ def test_results_lie_in_the_folder_of_the_run(tmp_path):
 
 def test_an_evaluation_writes_to_wandb_where_asked(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert wandb_mode(WandbOptions(), trains=True) == "offline"
-    assert wandb_mode(WandbOptions(), trains=False) == "disabled"
-    assert wandb_mode(WandbOptions(mode="online"), trains=False) == "online"
+    assert wandb_mode(WandbOptions(), "fit") == "offline"
+    assert wandb_mode(WandbOptions(), "test") == "disabled"
+    assert wandb_mode(WandbOptions(mode="online"), "predict") == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_mode(WandbOptions(), trains=False) == "offline"
+    assert wandb_mode(WandbOptions(), "test") == "offline"
+    assert wandb_mode(WandbOptions(), "predict") == "disabled"

@@ -53,13 +53,15 @@ def test_mistakes_in_options(args, expected, capsys):
 
 RUN = [
     (["fit", "--model.backbone", "ResNetCifar", "--model.backbone.depth", "9"], ["depth", "9", "6n+2", "8"]),
+    (["fit", "--data", "ImageFolderDataModule", "--data.root", "."], ["photos belong in one folder for each class"]),
     (["fit", "--data.batch_size", "5000"], ["batch_size", "5000", "1197"]),
     (["fit", "--data.image_size", "16"], ["32"]),  # Cifar-quick's head is made for 32×32
 ]
 
 
 @pytest.mark.parametrize(("args", "expected"), RUN, ids=[" ".join(args) for args, _ in RUN])
-def test_mistakes_that_show_when_it_runs(args, expected, capsys, tmp_path):
+def test_mistakes_that_show_when_it_runs(args, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main([*args, "--runs_dir", str(tmp_path), "--wandb.mode", "disabled"]) == 1
     check(capsys.readouterr().err, expected)
 

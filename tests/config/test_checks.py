@@ -110,7 +110,8 @@ def test_what_is_right_or_unknown_passes(line: str) -> None:
 def test_recipes_pass(recipe: Path) -> None:
     under = ["--config", str(EXPERIMENTS / "cifar10/resnet56.yaml")] if recipe.parent.name == "data" else []
     if recipe.parent.name != "sweeps":
-        check_run(["fit", *under, "--config", str(recipe)])
+        root = ["--data.root", "."] if recipe.parent.name == "photos" else []
+        check_run(["fit", *under, "--config", str(recipe), *root])
 
 
 def test_evaluation_needs_a_checkpoint() -> None:
@@ -139,5 +140,8 @@ def test_a_checkpoint_brings_the_options_of_its_data(tmp_path: Path) -> None:
     check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.root", "."])
     with pytest.raises(UsageError, match="CIFARDataModule has no such option"):
         check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.image_size", "8"])
+    photos = "data: {class_path: acnet_pl.data.ImageFolderDataModule, init_args: {root: .}}\n"
+    (tmp_path / "run" / "config.yaml").write_text(photos)
+    check_run(["test", "--ckpt_path", "run/last.ckpt"])  # the root, which has no default, is the run's
     (tmp_path / "run" / "config.yaml").write_text("data: {class_path: my_package.MyData}\n")
     check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.anything", "8"])

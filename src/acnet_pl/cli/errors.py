@@ -66,6 +66,9 @@ def _message(error: Exception) -> str | None:
         )
     if type(error) is RuntimeError and not text.startswith("acnet_pl"):
         return None
+    if "Union subtypes" in text:  # the parser's, around what a class said of its options
+        said = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- ")]
+        return "\n  ".join(line for line in said if not line.startswith("Expected a")) or text
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text

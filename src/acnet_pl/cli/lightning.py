@@ -132,7 +132,7 @@ class CLI(RunOptions):
         kwargs["default_root_dir"] = str(self.run_folder)
         if config.trainer.get("logger") in (None, True):
             wandb = self.config_init[self.subcommand].wandb
-            mode = wandb_mode(wandb, trains=self.subcommand == "fit")
+            mode = wandb_mode(wandb, self.subcommand)
             kwargs["logger"] = make_loggers(self.run_folder, name, wandb, mode, self.model.hparams, self.datamodule)
         elif config.trainer.logger is not False:
             given = self.config_init[self.subcommand].trainer.logger

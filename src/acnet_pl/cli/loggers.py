@@ -69,9 +69,13 @@ def make_loggers(
     return [*loggers, logger]
 
 
-def wandb_mode(options: WandbOptions, trains: bool) -> str:
-    """Return whether Weights & Biases is written: as asked for, else offline in training and not in an evaluation."""
-    return options.mode or os.environ.get("WANDB_MODE") or ("offline" if trains else "disabled")
+def wandb_mode(options: WandbOptions, command: str | None) -> str:
+    """Return whether Weights & Biases is written: as asked for, else offline in training and not in an evaluation.
+
+    `predict` logs nothing, so that the environment, which is of all commands, does not count.
+    """
+    default = "offline" if command == "fit" else "disabled"
+    return options.mode or (os.environ.get("WANDB_MODE", default) if command != "predict" else default)
 
 
 def know_run_folder() -> None:

@@ -47,6 +47,9 @@ def check_run(words: Sequence[str]) -> None:
         data = data_of_checkpoint(checkpoint)[1]
         name = data.get("class_path") if isinstance(data, dict) else None
         catalogue.classes["data"] = (isinstance(name, str) and resolve("data", name)) or ""
+        options = data.get("init_args") if isinstance(data, dict) else None
+        for option, value in options.items() if isinstance(options, dict) else ():
+            final[f"data.{option}"] = Setting(f"data.{option}", value, f"data.{option}", str(checkpoint), -1)
     for setting in settings_of_arguments(arguments):
         _check_name(setting, catalogue)
         if setting.name in SLOTS:

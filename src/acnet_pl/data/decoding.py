@@ -186,12 +186,15 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _decode_by_pillow(encoded: Tensor, upright: bool) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(encoded.numpy().tobytes())) as image:
             _check_size(image.height, image.width)
             pixels = rgb_pixels(ImageOps.exif_transpose(image) if upright else image)
+    except UnidentifiedImageError:
+        what = "it is empty" if not len(encoded) else "it is no image, or of a format that Pillow cannot read"
+        raise UnreadableImageError(what) from None
     except Exception as error:  # a decoder may fail in any way on a damaged file
         raise UnreadableImageError(str(error) or type(error).__name__) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
