@@ -26,7 +26,6 @@ ARCHITECTURES = [path for path in FILES if not path.stem.startswith("_")]
 CLASSES: list[type[nn.Module]] = [getattr(backbones, name) for name in backbones.__all__ if name not in ZOOS]
 VARIANTS: dict[str, dict[str, Any]] = {
     "ResNetCifar-identity": {"shortcut": "identity"},
-    "ResNet-34": {"depth": 34},
     "ResNet-50": {"depth": 50},
 }
 CASES = [pytest.param(cls, {}, id=cls.__name__) for cls in CLASSES] + [
@@ -169,12 +168,11 @@ def test_folded_net_computes_what_the_trained_one_did(
     assert (evaluate(folded.float(), images) - exact).abs().max() <= 4 * rounding
 
 
-@pytest.mark.parametrize("conv", BUILDERS, ids=lambda conv: type(conv).__name__)
 @pytest.mark.parametrize(("cls", "options"), CASES)
-def test_folded_net_computes_it_in_float32(cls: Net, options: dict[str, Any], conv: ConvBuilder) -> None:
+def test_folded_acnet_computes_it_in_float32(cls: Net, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     size = image_size(cls)
-    net = cls(conv, num_classes=10, **options).eval()
+    net = cls(ACBConv(asymmetric_size=3, draw="fan_out"), num_classes=10, **options).eval()
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -196,7 +194,7 @@ def test_acnet_folds_to_the_plain_structure(cls: Net, options: dict[str, Any]) -
         unfolded = macs(plain, images)
         with explicit_branches(acnet):
             assert macs(acnet, images) > 1.1 * unfolded
-    plain, acnet = (fuse_model(cls(conv, 10, **options).eval()) for conv in (PlainConv(), ACBConv()))
+        plain, acnet = fuse_model(plain), fuse_model(acnet)
     assert list(acnet.state_dict()) == list(plain.state_dict())
     assert shapes(acnet) == shapes(plain)
     assert macs(acnet, images) == macs(plain, images) == unfolded

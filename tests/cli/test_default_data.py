@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,24 @@ from acnet_pl.data import CIFARDataModule, DigitsDataModule
 RECIPE = "data:\n  class_path: acnet_pl.data.CIFARDataModule\n  init_args: {batch_size: 32}\n"
 
 
-def parsed(*options: str) -> Any:
-    """What `fit --print_config` says of the data, in a process of its own: nothing is imported that a user has not."""
-    command = [sys.executable, "-m", "acnet_pl", "fit", *options, "--print_config"]
-    return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["data"]
+@pytest.fixture
+def parsed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """What `fit --print_config` says of the data."""
+
+    def data(*options: str) -> Any:
+        assert main(["fit", *options, "--print_config"]) == 0
+        return yaml.safe_load(capsys.readouterr().out)["data"]
+
+    return data
+
+
+def test_a_short_name_is_known_to_a_process_that_has_imported_nothing() -> None:
+    command = [sys.executable, "-m", "acnet_pl", "fit", "--data", "CIFARDataModule", "--print_config"]
+    printed = yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert printed["data"] == {
+        "class_path": "acnet_pl.data.CIFARDataModule",
+        "init_args": own_defaults(CIFARDataModule),
+    }
 
 
 def own_defaults(module: type) -> dict[str, Any]:
@@ -27,7 +42,7 @@ def own_defaults(module: type) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["short name", "equals sign", "recipe", "recipe with an option"])
-def test_another_data_module_has_its_own_defaults(way: str, tmp_path: Path) -> None:
+def test_another_data_module_has_its_own_defaults(way: str, tmp_path: Path, parsed: Callable[..., Any]) -> None:
     """Padding, flipping and batch size of the digits, the default, are not left behind."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     options = {
@@ -41,7 +56,7 @@ def test_another_data_module_has_its_own_defaults(way: str, tmp_path: Path) -> N
     assert data["init_args"] == {**own_defaults(CIFARDataModule), "batch_size": 32}
 
 
-def test_the_digits_are_there_where_nothing_is_said(tmp_path: Path) -> None:
+def test_the_digits_are_there_where_nothing_is_said(tmp_path: Path, parsed: Callable[..., Any]) -> None:
     (tmp_path / "other.yaml").write_text("trainer:\n  max_epochs: 3\n")
     data = parsed("--config", str(tmp_path / "other.yaml"), "--data.image_size", "16")
     assert data["class_path"] == "acnet_pl.data.DigitsDataModule"
@@ -57,7 +72,7 @@ def run_of(folder: Path, data: Any) -> Path:
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-def test_a_checkpoint_brings_the_data_of_its_run(command: str, tmp_path: Path) -> None:
+def test_a_checkpoint_brings_the_data_of_its_run(command: str, tmp_path: Path, parsed: Callable[..., Any]) -> None:
     init_args = {"dataset": "cifar100", "root": "some/where", "val_size": 500}
     checkpoint = run_of(tmp_path, {"class_path": "acnet_pl.data.CIFARDataModule", "init_args": init_args})
     args = with_data_of_checkpoint([command, "--data.root", "else/where", f"--ckpt_path={checkpoint}"])

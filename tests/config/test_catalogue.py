@@ -43,10 +43,11 @@ def parsers() -> dict[str, Any]:
             found[command] = self
             return super().add_method_arguments(klass, command, *args, **kwargs)
 
-    options: dict[str, Any] = {"parser_class": Recording, "save_config_callback": None, "args": ["fit"]}
+    options: dict[str, Any] = {"parser_class": Recording, "save_config_callback": None}
     options |= {"subclass_mode_data": True, "auto_configure_optimizers": False}
-    with pytest.raises(StopIteration):
-        ParseNothing(ImageClassifier, LightningDataModule, **options)
+    for command in ("fit", "validate", "test", "predict"):
+        with pytest.raises(StopIteration):
+            ParseNothing(ImageClassifier, LightningDataModule, command=command, args=[command], **options)
     return found
 
 

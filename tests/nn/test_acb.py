@@ -117,7 +117,7 @@ def cases(draw: st.DrawFn, largest: int = 11) -> Case:
     return Case(channels, geometry, options, norm, (height, width), draw(st.integers(0, 2**16)))
 
 
-@settings(deadline=None, derandomize=True, max_examples=600)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(case=cases())
 def test_folded_equals_trained(case: Case) -> None:
     exact_block, exact_x = case.block(), case.input()
@@ -185,7 +185,7 @@ def sliding_window(block: Any, x: np.ndarray) -> np.ndarray:
     return total if block.norm is None else _norm(total, block.norm)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(case=cases(largest=7))
 def test_branches_are_the_articles_sliding_window(case: Case) -> None:
     block, x = case.block(), case.input()

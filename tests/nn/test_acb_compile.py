@@ -85,9 +85,10 @@ def test_compiles_with_inductor() -> None:
         torch.testing.assert_close(compiled(X), block.forward_branches(X), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    ("options", "strict"), [*((options, False) for options in OPTIONS), (OPTIONS[0], True), (OPTIONS[3], True)]
+)
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("strict", [True, False])
 def test_exports(options: dict[str, Any], training: bool, strict: bool) -> None:
     block = make(**options).train(training)
     size = len(X) if training and "statistics_share" in options else torch.export.Dim("batch", min=2, max=64)

@@ -1,23 +1,44 @@
 from __future__ import annotations
 
+import copy
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from acnet_pl.reproduce import plan
 from acnet_pl.reproduce.plan import PlannedRun
 from acnet_pl.reproduce.settings import SettingsParser
 
 Fabricate = Callable[..., Path]
 
 
+class RememberingParser(SettingsParser):
+    """Parses each command once in the session."""
+
+    def __init__(self) -> None:
+        self.parsed: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def __call__(self, arguments: Sequence[str]) -> dict[str, Any]:
+        key = (str(Path.cwd()), *arguments)
+        if key not in self.parsed:
+            self.parsed[key] = super().__call__(arguments)
+        return copy.deepcopy(self.parsed[key])
+
+
 @pytest.fixture(scope="session")
 def parser() -> SettingsParser:
-    return SettingsParser()
+    return RememberingParser()
+
+
+@pytest.fixture(autouse=True)
+def _parse_once(parser: SettingsParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line has the session's parser, too."""
+    monkeypatch.setattr(plan, "SettingsParser", lambda: parser)
 
 
 @pytest.fixture(scope="session")

@@ -55,8 +55,9 @@ def measure(tmp_path: Path, page: Path, *options: str) -> Any:
     return json.loads(found)
 
 
-@pytest.fixture
-def page(tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, parser: SettingsParser, fabricate: Callable[..., Path]) -> Path:
+    tmp_path = tmp_path_factory.mktemp("page")
     options = Options(("table1",), seeds=(0, 1), epochs=5, runs_dir=tmp_path / "runs")
     grid, runs = make_plan(options, parser)["table1"]
     for number, run in enumerate(runs[:-3]):

@@ -255,7 +255,6 @@ def run(args: Sequence[str]) -> Path:
     args, notes = settled(args)
     for note in notes:
         rank_zero_info(note)
-    configs = {command: {"default_config_files": defaults} for command in CLI.subcommands()}
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(
             ImageClassifier,
@@ -264,8 +263,9 @@ def run(args: Sequence[str]) -> Path:
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=RunParser,
-            parser_kwargs={**configs, "prog": program()},
+            parser_kwargs={args[0]: {"default_config_files": defaults}, "prog": program()},
             auto_configure_optimizers=False,
+            command=args[0],
             args=args,
         )
     del store

@@ -35,7 +35,18 @@ class RunParser(ReadableErrors, LightningArgumentParser):
 
 
 class RunOptions(LightningCLI):
-    """Lightning's command line with acnet_pl's options added."""
+    """Lightning's command line with acnet_pl's options added, for one command.
+
+    Args:
+        *args: Of LightningCLI.
+        command: The command that is run. Lightning makes the parsers of all four, a third of the time of a short run.
+        **kwargs: Of LightningCLI.
+    """
+
+    def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:
+        skipped = LightningCLI.subcommands()[command]
+        self.subcommands = lambda: {command: skipped}  # type: ignore[method-assign]
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and name, Weights & Biases, the callbacks; link the number of classes."""

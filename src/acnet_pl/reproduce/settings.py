@@ -128,11 +128,9 @@ class SettingsParser:
                 subclass_mode_data=True,
                 save_config_callback=None,
                 parser_class=RunParser,
-                parser_kwargs={
-                    "prog": "acnet_pl",
-                    **{name: {"default_config_files": [*defaults]} for name in RunOptions.subcommands()},
-                },
+                parser_kwargs={"prog": "acnet_pl", "fit": {"default_config_files": [*defaults]}},
                 auto_configure_optimizers=False,
+                command="fit",
                 args=settled(arguments)[0],
             )
         return self._parsers[defaults]
