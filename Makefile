@@ -31,12 +31,13 @@ lint: install
 	$(BIN)/ruff format --check src tests benchmarks notebooks
 	$(BIN)/mypy
 
+# Each of the two processes has half of the modules, so that it makes most of what they share once.
 test: lint
-	$(BIN)/pytest -n 2 -m 'not slow and not faults' $(TESTS)
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not faults' $(TESTS)
 
 # What costs little, of each module; tests/fast.py says what that is.
 test-fast: install
-	$(BIN)/pytest -n 2 --fast $(TESTS)
+	$(BIN)/pytest -n 2 --dist worksteal --fast $(TESTS)
 
 # Oldest declared, pinned and newest versions, each in an environment of its own; VERSIONS="oldest" runs one of them.
 test-versions:

@@ -101,6 +101,35 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch, tmp_path, small):
         main(["fit", *small, "--runs_dir", str(tmp_path), "--wandb.mode", "disabled"])
 
 
+def test_an_interrupt_while_packages_are_imported(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("acnet_pl.cli.importlib.import_module", interrupted)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "acnet_pl fit: interrupted\n"
+
+
+def test_weights_and_biases_without_a_key(monkeypatch, tmp_path, small, capsys):
+    import wandb
+
+    def without_key(*args, **kwargs):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr("wandb.init", without_key)
+    assert main(["fit", *small, "--wandb.mode", "online", "--runs_dir", str(tmp_path)]) == 1
+    check(capsys.readouterr().err, ["Weights & Biases: No API key configured", "--wandb.mode offline"])
+
+
+@pytest.mark.parametrize(("mode", "code"), [("", 0), ("offlin", 1)])
+def test_the_environments_mode_of_weights_and_biases(mode, code, monkeypatch, tmp_path, small, capsys):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    few = ["--trainer.max_steps", "1", "--test_after_fit", "false", "--runs_dir", str(tmp_path)]
+    assert main(["fit", *small, *few]) == code
+    if code:
+        check(capsys.readouterr().err, ["WANDB_MODE (='offlin')", "offline, online, disabled"])
+
+
 def check(message, expected):
     assert "Traceback" not in message
     assert "error: " in message

@@ -51,9 +51,7 @@ class Save(pl.Callback):
             trainer.save_checkpoint(Path(folder, "step-9.ckpt"))
 
 def fit(name, ckpt_path):
-    # A worker process forked beside gloo's threads may hang for ever, so two processes load their images themselves.
-    workers = 0 if devices > 1 else 1
-    data = Data(root, 32, 36, batch_size=8, eval_batch_size=8, num_workers=workers, seed=0, cache_dir=f"{folder}/cache")
+    data = Data(root, 32, 36, batch_size=8, eval_batch_size=8, num_workers=1, seed=0, cache_dir=f"{folder}/cache")
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

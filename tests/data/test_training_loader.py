@@ -1,15 +1,32 @@
 """TrainingSampler and TrainingLoader by themselves: resumption, also on another number of processes."""
 
+import os
 import pickle
+import signal
 from itertools import islice
 
 import pytest
 import torch
 
-from acnet_pl.data.images import InMemoryImages
+from acnet_pl.data.errors import DataError
+from acnet_pl.data.images import Batch, InMemoryImages
 from acnet_pl.data.training_loader import TrainingLoader, TrainingSampler
 
 N = 48
+
+
+class Deadly(InMemoryImages):
+    """Its worker process is killed, as a machine short of memory does it."""
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_killed_worker_is_an_error_that_says_so() -> None:
+    data = Deadly(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.arange(4))
+    with pytest.raises(DataError, match=r"was ended from outside .*--data\.num_workers"):
+        next(iter(TrainingLoader(data, batch_size=2, num_workers=1)))
 
 
 def sampler(world_size: int = 1, rank: int = 0, epoch: int = 2) -> TrainingSampler:

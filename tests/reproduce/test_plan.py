@@ -30,7 +30,14 @@ def test_a_run_is_missing_unfinished_then_finished(
     assert (run.state(), run.folder()) == ("finished", done)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"folder": "x"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", '{"folder": "x"}', '{"metrics": []}', '{"metrics": {"test/top1": "high"}}'),
+        *('{"metrics": {}, "rotation": 3}', '{"metrics": {}, "epochs": "12"}', "[" * 9999),
+        *('{"metrics": {}, "versions": "new"}', '{"metrics": {}, "fused": {"parameters_folded": [1]}}'),
+    ],
+)
 def test_a_damaged_summary_is_not_a_finished_run(
     content: str, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:

@@ -39,7 +39,10 @@ def readable_errors(command: str) -> Iterator[Outcome]:
     except UsageError as mistake:
         show_mistake(str(mistake), command)
         outcome.code = 2
-    except (*_USERS, *_lightnings()) as error:
+    except KeyboardInterrupt:  # while packages are imported, which takes seconds; later, Lightning ends a run in order
+        print(f"acnet_pl {command}: interrupted", file=sys.stderr)
+        outcome.code = 130
+    except (*_USERS, *_of_libraries()) as error:
         message = _message(error)
         if message is None or os.environ.get("ACNET_PL_DEBUG"):
             raise
@@ -47,11 +50,11 @@ def readable_errors(command: str) -> Iterator[Outcome]:
         outcome.code = 1
 
 
-def _lightnings() -> tuple[type[Exception], ...]:
-    """Lightning's exception for a mistake of its user, where Lightning has been imported."""
-    module = sys.modules.get("lightning_fabric.utilities.exceptions")
-    found: type[Exception] | None = getattr(module, "MisconfigurationException", None)
-    return () if found is None else (found,)
+def _of_libraries() -> tuple[type[Exception], ...]:
+    """Return the exceptions of Lightning and W&B for mistakes of their users, where these have been imported."""
+    names = (("lightning_fabric.utilities.exceptions", "MisconfigurationException"), ("wandb.errors", "Error"))
+    found = (getattr(sys.modules.get(module), name, None) for module, name in names)
+    return tuple(kind for kind in found if kind is not None)
 
 
 def _message(error: Exception) -> str | None:
@@ -64,6 +67,8 @@ def _message(error: Exception) -> str | None:
             "the checkpoint is of another architecture than the configured model: give the same --model and "
             f"--data options as the run that wrote it had (its folder holds config.yaml)\n  {shown}"
         )
+    if type(error).__module__.startswith("wandb."):
+        return f"Weights & Biases: {text}; without an account train with --wandb.mode offline, the default, or disabled"
     if type(error) is RuntimeError and not text.startswith("acnet_pl"):
         return None
     if "Union subtypes" in text:  # the parser's, around what a class said of its options

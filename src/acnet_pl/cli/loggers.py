@@ -59,7 +59,7 @@ def make_loggers(
         id=wandb_id(folder),
         save_dir=str(folder),
         project=options.project,
-        offline=mode == "offline",
+        offline=mode in ("offline", "dryrun"),
         group=options.group or f"{dataset}-{backbone_name(model)}",
         job_type=kind,
         tags=[*options.tags, kind, backbone_name(model)],
@@ -73,9 +73,19 @@ def wandb_mode(options: WandbOptions, command: str | None) -> str:
     """Return whether Weights & Biases is written: as asked for, else offline in training and not in an evaluation.
 
     `predict` logs nothing, so that the environment, which is of all commands, does not count.
+
+    Raises:
+        ValueError: WANDB_MODE says something that W&B does not know.
     """
-    default = "offline" if command == "fit" else "disabled"
-    return options.mode or (os.environ.get("WANDB_MODE", default) if command != "predict" else default)
+    if options.mode:
+        return options.mode
+    if not (mode := os.environ.get("WANDB_MODE")):
+        os.environ.pop("WANDB_MODE", None)  # an empty one is refused by W&B
+    if not mode or command == "predict":
+        return "offline" if command == "fit" else "disabled"
+    if mode not in (known := ("offline", "online", "disabled", "dryrun", "run", "shared")):
+        raise ValueError(f"the environment variable WANDB_MODE (={mode!r}) must be one of {', '.join(known)}")
+    return mode
 
 
 def know_run_folder() -> None:

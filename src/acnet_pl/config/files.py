@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,22 @@ def content_of(file: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = _parsed(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _parsed(text: str) -> Any:
+    return deepcopy(_parsed_once(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed_once(text: str) -> Any:
+    """Parse YAML; a command reads the same recipes and runs many times over."""
+    import yaml
+
+    return yaml.safe_load(text)
 
 
 def run_config(folder: Path) -> dict[str, Any]:
@@ -66,7 +80,7 @@ def read_config(given: str) -> dict[str, Any]:
     name = "--config" if inline else given
     try:
         text = given if inline else path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = _parsed(text)
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ from acnet_pl.data.encoded_images import Cut, EncodedBatch, EncodedImages, Image
 from acnet_pl.data.images import Batch
 from acnet_pl.data.random_words import random_words, uniform_integers
 from acnet_pl.data.training_loader import EpochSampler, Progress, TrainingLoader
+from acnet_pl.data.workers import leave_process_group, worker_context
 
 __all__ = ["Decoder", "EncodedDataModule", "SplitName"]
 
@@ -276,9 +277,11 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def _workers(self) -> dict[str, Any]:
+        world_size, _ = self._processes()
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": _leave_process_group,
+            "multiprocessing_context": worker_context(world_size, self.num_workers),
+            "worker_init_fn": leave_process_group,
             "pin_memory": self.pin_memory and torch.cuda.is_available(),
             "collate_fn": _as_it_is,
         }
@@ -291,12 +294,6 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
                 self._reported.add(image)
                 number = f"{len(self._reported)} of at most {self.skip_unreadable} in each split"
                 warnings.warn(f"{image} cannot be decoded and is skipped ({number})", stacklevel=2)
-
-
-def _leave_process_group(worker: int) -> None:
-    """Ignore signals sent to the process group; the main process shuts workers down."""
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -128,7 +128,7 @@ class ShardSplit:
         self.firsts = torch.tensor([0, *(shard.items for shard in self.shards)]).cumsum(0)
         if not self.shards:
             raise DataError(f"{store.root}/{INDEX_FILE} lists no shards")
-        self._starts = self.firsts.numpy()
+        self._starts = self.firsts.numpy().copy()  # a tensor that is sent to a worker moves to other memory
         self._open: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]] = OrderedDict()
 
     def __len__(self) -> int:

@@ -160,9 +160,20 @@ def raising(batches: Iterator[Any]) -> Iterator[Any]:
     """Hand on batches until one is an error: what went wrong in a worker process arrives so, without tracebacks.
 
     Raises:
-        DataError: That one.
+        DataError: That one, or a worker process was killed.
     """
-    for batch in batches:
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                f"a process that loads images was ended from outside ({error}); if memory ran out, give fewer with "
+                "--data.num_workers or make `batch_size` smaller, then go on with --resume auto"
+            ) from error
         if isinstance(batch, DataError):
             raise batch
         yield batch

@@ -55,12 +55,15 @@ def images_in_share(x: Tensor, share: Fraction) -> int | None:
 
 def work_alike(norms: Sequence[nn.Module | None]) -> bool:
     """Return True if all are batch norms in train mode and of the same settings, so that one computation serves all."""
-    kinds = set()
+    first = None
     for norm in norms:
         if norm is None or not is_batch_norm(norm) or not norm.training:
             return False
-        kinds.add((norm.eps, norm.affine, id(_process_group(norm))))
-    return len(kinds) == 1
+        first = norm if first is None else first
+        same_group = _process_group(norm) is _process_group(first)
+        if not same_group or norm.eps != first.eps or norm.affine != first.affine:
+            return False
+    return first is not None
 
 
 def take_images(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

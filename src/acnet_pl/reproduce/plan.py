@@ -28,14 +28,11 @@ from acnet_pl.reproduce.settings import (
     read_settings,
     settings_of,
 )
+from acnet_pl.reproduce.summary_file import read_summary
 
 __all__ = ["Options", "PlannedRun", "State", "describe_data", "instantiate_data", "make_plan"]
 
 # A run that was stopped goes on where it was; a log file has no use for a progress bar.
-_FORMER_NAMES = {  # of what summary.json says, in runs of earlier versions
-    "fused": {"folded": "weights", "parameters_folded": "parameters_fused", "macs_folded": "macs_fused"},
-    "equivalence": {"folded_accuracy": "fused_accuracy"},
-}
 _UNATTENDED = ("--resume", "auto", "--trainer.enable_progress_bar", "false")
 
 State = Literal["finished", "unfinished", "missing"]
@@ -204,20 +201,6 @@ def _cost_of(network: str, shape: tuple[int, int, int]) -> TrainingCost:
     with torch.device("meta"):
         built = build_network(*json.loads(network))
     return training_cost(built, shape)
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Read summary.json in a run's folder; None if it is missing or damaged."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(summary, dict) or "metrics" not in summary:
-        return None
-    for part, names in _FORMER_NAMES.items():
-        if isinstance(values := summary.get(part), dict):
-            summary[part] = {names.get(name, name): value for name, value in values.items()}
-    return summary
 
 
 def instantiate_data(config: Mapping[str, Any]) -> Any:

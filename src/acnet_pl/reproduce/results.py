@@ -14,8 +14,9 @@ from acnet_pl.reproduce.curves import EpochFigures, read_curve
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
-from acnet_pl.reproduce.plan import PlannedRun, State, describe_data, read_summary
+from acnet_pl.reproduce.plan import PlannedRun, State, describe_data
 from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
+from acnet_pl.reproduce.summary_file import read_summary
 
 __all__ = ["GridResult", "RunResult", "fused_file"]
 
