@@ -1,6 +1,7 @@
 """random_words against SplitMix64 in Python's integers, and against chance."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -46,16 +47,21 @@ def test_is_splitmix64(seed: int, epoch: int, indices: list[int]) -> None:
     assert [int(word) & MASK for word in words] == [output(key, index) for index in indices]
 
 
+@cache
+def drawn(over: str) -> torch.Tensor:
+    """Words of many indices, epochs or seeds."""
+    if over == "indices":
+        return random_words(5, 7, torch.arange(20_000))
+    zero = torch.tensor([0])
+    return torch.cat([random_words(i, 0, zero) if over == "seeds" else random_words(0, i, zero) for i in range(4_000)])
+
+
 @pytest.mark.parametrize("bound", [2, 9, 17, 64, 2001])
 @pytest.mark.parametrize("field", [0, 1, 2])
 @pytest.mark.parametrize("over", ["indices", "epochs", "seeds"])
 def test_is_uniform(bound: int, field: int, over: str) -> None:
-    n = 20_000 if over == "indices" else 4_000
-    if over == "indices":
-        words = random_words(5, 7, torch.arange(n))
-    else:
-        zero = torch.tensor([0])
-        words = torch.cat([random_words(i, 0, zero) if over == "seeds" else random_words(0, i, zero) for i in range(n)])
+    words = drawn(over)
+    n = len(words)
     values = uniform_integers(words, field, bound).numpy()
     assert values.min() >= 0
     assert values.max() < bound

@@ -84,7 +84,7 @@ CASES = [
     Case("torchvision/resnet50", 17, 17),
     Case("torchvision/resnext50_32x4d", 17, 17, slow=True),
     Case("torchvision/wide_resnet50_2", 17, 17, 32, slow=True),
-    Case("torchvision/densenet121", 59, 1),
+    Case("torchvision/densenet121", 59, 1, slow=True),
     Case("torchvision/alexnet", 5, 0),
     Case("torchvision/vgg16", 13, 0, 32, slow=True),
     Case("torchvision/vgg16_bn", 13, 13, 32),
