@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SMOKE = ["tests/nn/test_fusion.py", "tests/modules", "tests/test_deploy.py", "tests/cli/test_trust.py"]
+# Fuse, convert, train, deploy; from the command line fit, evaluate, predict and export; go on after a kill.
+SMOKE = ["tests/nn/test_fusion.py", "tests/nn/test_convert.py", "tests/modules", "tests/test_deploy.py"]
+SMOKE += ["tests/cli/test_trust.py", "tests/cli/test_runs.py", "tests/cli/test_export_command.py"]
+SMOKE += ["tests/faults/test_going_on.py"]
 _SAY = """import sys
 from importlib.metadata import version
 print(sys.version.split()[0], *(f"{{name}}=={{version(name)}}" for name in "{packages}".split()))"""
@@ -26,7 +29,7 @@ def declared() -> list[str]:
     """Return the requirements of the package and of its extras that users install, such as ``torch>=2.6``."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)
-    extras = re.findall(r"^(?:timm|export|streaming) = \[(.*?)\]", text, re.M)
+    extras = re.findall(r"^(?:timm|export|streaming|tensorboard) = \[(.*?)\]", text, re.M)
     parts = [named[1] if named else "", *extras]
     found = [requirement for part in parts for requirement in re.findall(r'"(.+?)"', part)]
     if not found:

@@ -82,8 +82,11 @@ def test_plain_and_acnet_deploy_to_the_same_structure(cls: Any, name: str) -> No
 
 
 @pytest.mark.parametrize(("cls", "name"), SMALL, ids=IDS)
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "nested"])
-@pytest.mark.parametrize("conv", [PlainConv(), ACBConv()], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "conv"),
+    [("safetensors", ACBConv()), ("pth", PlainConv()), ("nested", ACBConv())],
+    ids=["safetensors", "pth", "nested"],
+)
 def test_weights_from_a_file_are_the_function_to_begin_with(
     cls: Any, name: str, kind: str, conv: ConvBuilder, tmp_path: Path
 ) -> None:

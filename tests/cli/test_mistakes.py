@@ -77,7 +77,7 @@ def test_a_checkpoint_for_another_number_of_classes(finished, tmp_path, capsys, 
     args = ["test", "--ckpt_path", checkpoint, "--data", "CIFARDataModule", "--data.dataset", "cifar100"]
     args += ["--data.root", str(cifar100_root), "--data.verify", "false", "--runs_dir", str(tmp_path)]
     assert main(args) == 1
-    check(capsys.readouterr().err, ["another architecture", "size mismatch"])
+    check(capsys.readouterr().err, ["the classes of these data are not those", "(10)", "(100)"])
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path, capsys):

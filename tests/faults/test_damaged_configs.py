@@ -39,7 +39,7 @@ def parse(path: Path, capsys: pytest.CaptureFixture[str]) -> int:
 fuzz = settings(deadline=None, derandomize=True, max_examples=25, phases=[Phase.explicit, Phase.generate])
 
 
-def test_edited_text(tmp_path: Path, capsys: Any) -> None:
+def test_edited_text(tmp_path: Path, capsys: Any, record_property: Any) -> None:
     path, codes = tmp_path / "config.yaml", Counter[int]()
 
     @fuzz
@@ -55,11 +55,12 @@ def test_edited_text(tmp_path: Path, capsys: Any) -> None:
         codes[parse(path, capsys)] += 1
 
     edit()
+    record_property("attempts", codes.total())
     assert codes.keys() <= {0, 1, 2}
     assert min(codes[0], codes[2]) >= 2, codes  # some do no harm
 
 
-def test_nonsense_in_the_place_of_a_value(tmp_path: Path, capsys: Any) -> None:
+def test_nonsense_in_the_place_of_a_value(tmp_path: Path, capsys: Any, record_property: Any) -> None:
     import yaml
 
     path, codes = tmp_path / "config.yaml", Counter[int]()
@@ -78,6 +79,7 @@ def test_nonsense_in_the_place_of_a_value(tmp_path: Path, capsys: Any) -> None:
         codes[parse(path, capsys)] += 1
 
     replace()
+    record_property("attempts", codes.total())
     assert codes.keys() <= {0, 1, 2}
     assert min(codes[0], codes[2]) >= 2, codes
 
