@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse as fx_fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn import fuse_model
 from acnet_pl.nn.surgery.fuse import fuse_with_report
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -113,3 +115,109 @@ def test_table_of_public_networks(
     with torch.no_grad():
         expected, found = model(x.double()), fused(x.double())
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+class Between(nn.Module):
+    """A batch norm, something that may happen to its input, and the convolution that reads it."""
+
+    def __init__(self, what: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(x)
+        other = self.what(x)
+        return self.conv(out) + other  # type: ignore[no-any-return]
+
+
+def plus_equals(x: Tensor) -> Tensor:
+    x += 1
+    return x
+
+
+def set_item(x: Tensor) -> Tensor:
+    x[:, 0] = 0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [(plus_equals, 1), (set_item, 1), (lambda x: x.mul_(2), 1), (nn.ReLU(inplace=True), 1), (lambda x: x.mean(), 0)],
+)
+@pytest.mark.parametrize("example", [False, True])
+def test_input_changed_in_place_before_the_norm_is_read_keeps_it(
+    what: Any, left: int, example: bool, randomise: Randomise
+) -> None:
+    model = randomise(Between(what)).double().eval()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.fx does not trace the assignment to an item
+        fused = fuse_model(model, x.clone() if example else None)
+    assert norms(fused) == left
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x.clone()), model(x.clone()), rtol=1e-12, atol=1e-12)
+
+
+X2, X3 = torch.randn(5, 4, dtype=torch.float64), torch.randn(2, 4, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("first", [nn.Linear(4, 4), nn.BatchNorm1d(4)], ids=["linear first", "norm first"])
+def test_other_dimensions_than_when_fused_are_an_error(first: nn.Module, randomise: Randomise) -> None:
+    second = nn.BatchNorm1d(4) if isinstance(first, nn.Linear) else nn.Linear(4, 4)
+    model = randomise(nn.Sequential(first, second)).double().eval()
+    fused = fuse_model(model)
+    assert norms(fused) == 0
+    torch.testing.assert_close(fused(X2), model(X2), rtol=1e-12, atol=1e-12)
+    assert model(X3).shape == X3.shape
+    with pytest.raises(AssertionError, match="expected 2 dimensions"):
+        fused(X3)
+    assert repr(fuse_model(fused)) == repr(fused)
+    for again in (torch.fx.symbolic_trace(fused), torch.export.export(fused, (X2,)).module()):
+        torch.testing.assert_close(again(X2), model(X2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "left", "why"),
+    [
+        (
+            nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)),
+            1,
+            "`1` after it: it pads its input with zeros",
+        ),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")), 0, ""),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.Conv2d(4, 8, 2, groups=2)), 0, ""),
+        (
+            nn.Sequential(nn.BatchNorm2d(4), nn.AvgPool2d(3, 2, 1), nn.Conv2d(4, 8, 1)),
+            1,
+            "goes to the operation `AvgPool2d`",
+        ),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 8, 3)), 1, "transposed convolution"),
+        (nn.Sequential(nn.ConvTranspose2d(4, 8, 3, 2, groups=2), nn.BatchNorm2d(8)), 0, ""),
+        (nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), 1, "no running statistics"),
+        (nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)), 1, "is computed"),
+    ],
+)
+def test_layer_after_or_before_takes_a_norm_over_or_says_why_not(
+    model: nn.Module, left: int, why: str, randomise: Randomise
+) -> None:
+    model = randomise(model).double().eval()
+    fused, report = fuse_with_report(model)
+    assert norms(fused) == len(report.left) == left
+    assert all(why in norm.reason for norm in report.left)
+    assert f"{1 - left} of 1 batch norms fused" in report.summary()
+    assert report.reasons() == dict.fromkeys((norm.reason for norm in report.left), 1)
+    assert "<td>batch norm</td>" in report._repr_html_()
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_scripted_network_is_named_and_a_network_without_data_is_fused() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated
+        scripted = torch.jit.trace(model, torch.zeros(1, 4, 3, 3))
+    with pytest.warns(UserWarning, match="is what torch.jit made, in which nothing can be fused"):
+        fuse_model(scripted)
+    assert norms(fuse_model(model.to("meta"))) == 0

@@ -34,14 +34,15 @@ def why_not_after(layer: nn.Module) -> str:
     )
     if own and not _pads_as_tensorflow(layer):
         return f"{type(layer).__name__} has a forward of its own"
-    if layer._parameters.get("weight") is None:
+    weight = layer._parameters.get("weight")
+    if weight is None:
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if "bias" not in layer._parameters:
         return "its bias is computed (parametrisation, pruning)"
     if any(is_lazy(parameter) for parameter in layer.parameters()):
         return "it is not initialised yet (a lazy module: evaluate the model once)"
-    if not layer.weight.is_floating_point():
-        return f"its weight is {str(layer.weight.dtype).removeprefix('torch.')}"
+    if not weight.is_floating_point():
+        return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
     if any(_names_in(hook) & {"weight", "bias", "parameters", "_parameters"} for hook in _hooks(layer)):
         return "a hook reads or changes its parameters"
     return ""
@@ -69,22 +70,24 @@ def rank_of(layer: nn.Module) -> int:
     return 2 + len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2
 
 
-def fuse_after(layers: Sequence[nn.Module], norm: _BatchNorm) -> None:
+def fuse_after(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None:
     """Fuse a batch norm, in place, into the layers before it, whose concatenated outputs it normalises (Eq. 2)."""
     scale, shift = _affine(norm)
-    widths = [channels_of(layer) for layer in layers]  # type: ignore[arg-type]
-    for layer, own, offset in zip(layers, scale.split(widths), shift.split(widths), strict=True):
+    start = 0
+    for layer in layers:
+        channels = slice(start, start := start + channels_of(layer))
+        own, offset = scale[channels], shift[channels]
         weight = exact(layer.weight)
         if isinstance(layer, _ConvTransposeNd):  # (I, O/groups, ...)
             per_group = own.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))
-            scaled = (weight.unflatten(0, (layer.groups, -1)) * per_group).flatten(0, 1)
+            scaled = (weight.reshape(layer.groups, -1, *weight.shape[1:]) * per_group).flatten(0, 1)
         else:  # (O, I/groups, ...)
             scaled = weight * own.reshape(-1, *(1,) * (weight.dim() - 1))
         bias = offset if layer.bias is None else exact(layer.bias) * own + offset
         _put(layer, scaled, bias, norm)
 
 
-def fuse_before(layers: Sequence[nn.Module], norm: _BatchNorm) -> None:
+def fuse_before(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None:
     """Fuse a batch norm, in place, into all the layers that take its output.
 
     With a scale s and shift t per channel, a layer that pads with nothing of its own computes
@@ -95,7 +98,7 @@ def fuse_before(layers: Sequence[nn.Module], norm: _BatchNorm) -> None:
         weight = exact(layer.weight)  # (O, I/groups, ...)
         groups = getattr(layer, "groups", 1)
         shape = (groups, 1, -1, *(1,) * (weight.dim() - 2))
-        grouped = weight.unflatten(0, (groups, -1))
+        grouped = weight.reshape(groups, -1, *weight.shape[1:])
         offset = (grouped * shift.reshape(shape)).flatten(2).sum(2).flatten()
         bias = offset if layer.bias is None else exact(layer.bias) + offset
         _put(layer, (grouped * scale.reshape(shape)).flatten(0, 1), bias, norm)
@@ -112,10 +115,10 @@ def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + exact(norm.bias)
 
 
-def _put(layer: nn.Module, weight: Tensor, bias: Tensor, norm: _BatchNorm) -> None:
+def _put(layer: _ConvNd | nn.Linear, weight: Tensor, bias: Tensor, norm: _BatchNorm) -> None:
     before: Any = layer.weight
     weight, bias = weight.to(before), bias.to(before)
-    if not (weight.isfinite().all() and bias.isfinite().all()):
+    if not weight.is_meta and not (weight.isfinite().all() and bias.isfinite().all()):
         raise FusionError(f"hold NaN or infinite values: the training diverged, or they overflow {weight.dtype}")
     if before.dim() == 4 and before.is_contiguous(memory_format=torch.channels_last):
         weight = weight.contiguous(memory_format=torch.channels_last)

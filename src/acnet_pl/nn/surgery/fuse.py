@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
@@ -25,7 +26,13 @@ __all__ = ["fuse_model", "fuse_report", "fuse_with_report", "replace_modules"]
 
 
 def _warn_of_traced_blocks(model: nn.Module) -> None:
-    """Say of blocks that torch.fx has taken apart that their branches stay."""
+    """Say of blocks that torch.fx has taken apart that their branches stay, and of scripts that all in them does."""
+    compiled = [name or type(module).__name__ for name, module in model.named_modules() if _is_scripted(module)]
+    if compiled:
+        warnings.warn(
+            f"`{compiled[0]}` is what torch.jit made, in which nothing can be fused; fuse first and script then",
+            stacklevel=5,
+        )
     blocks = {
         path
         for module in model.modules()
@@ -40,6 +47,10 @@ def _warn_of_traced_blocks(model: nn.Module) -> None:
             "convolutions; fuse first and trace then: torch.fx.symbolic_trace(fuse_model(acnet))",
             stacklevel=5,
         )
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 @torch.no_grad()
@@ -126,7 +137,8 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
     _warn_of_doubts(flow, found)
     plan = plan_fusing(found, flow)
     for norm_name, names in {**plan.after, **plan.before}.items():
-        norm, neighbours = norms[norm_name], [found[name] for name in names]
+        norm = norms[norm_name]
+        neighbours = [layer for name in names if isinstance(layer := found[name], (_ConvNd, nn.Linear))]
         if norm.training:
             raise FusionError(
                 f"`{norm_name}`: it is in train mode, where batch norm uses each batch's own statistics and no fixed "

@@ -68,7 +68,8 @@ class Neighbours:
         if not parts:
             return "its inputs come from different places"
         if others := [part for part in parts if not self._is_layer(part)]:
-            return f"its input comes {_words(others, 'from')}"
+            start = "its input comes" if len(parts) == 1 else "its input is a concatenation, partly"
+            return f"{start} {_words(others, 'from')}"
         return next((f"`{part}` before it: {norm_missing[part]}" for part in parts if part in norm_missing), "")
 
     def _against(self, name: str, ask: Callable[[Trace], str], start: str) -> str:

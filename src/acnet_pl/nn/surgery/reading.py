@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,9 +20,9 @@ _METADATA = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "la
 _METADATA_METHODS = {"size", "dim", "ndimension", "numel", "is_floating_point"}
 _PURE = {
     *("view", "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "chunk", "split", "unbind", "cat"),
-    *("contiguous", "softmax", "sigmoid", "mean", "mul", "add", "sub", "matmul", "interpolate", "getitem"),
+    *("contiguous", "softmax", "sigmoid", "mean", "mul", "add", "sub", "matmul", "interpolate"),
 }
-"""Names of operations that change nothing in place: of ``x + y`` too, but not of ``x += y``."""
+"""Names of torch's operations and methods that change nothing in place."""
 
 
 def asks_metadata(node: fx.Node) -> bool:
@@ -114,8 +115,11 @@ def _changes_nothing(node: fx.Node, root: nn.Module) -> bool:
         return (is_layer(module) or plain) and not _hooked(module)
     if node.op == "call_method":
         return node.target in _PURE
+    if node.target is operator.getitem:
+        return True
+    # Python's own operators may be either: torch.fx notes `x += y` as `x + y`.
     home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
-    return home in ("torch", "_operator") and getattr(node.target, "__name__", "") in _PURE and "out" not in node.kwargs
+    return home == "torch" and getattr(node.target, "__name__", "") in _PURE and "out" not in node.kwargs
 
 
 def _hooked(module: nn.Module) -> bool:
