@@ -1,4 +1,4 @@
-"""Batched augmentation and normalisation: pure functions on uint8 ``(N, H, W, C)`` images, on whatever device."""
+"""Augment and normalise batches of uint8 ``(N, H, W, C)`` images on any device."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +13,7 @@ __all__ = ["augment", "augment_by", "normalize", "pad_crop_flip"]
 
 
 def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, pad: int, flip: bool) -> Tensor:
-    """Pad, crop at random and flip left-right at random, each image by its own draw (Sect. 4.1).
+    """Pad, crop at random and flip left-right at random, each image by its own random numbers (Sect. 4.1).
 
     The draw of a sample is a function of ``(seed, epoch, index)`` alone, so that a run gives the same images however
     its batches are split over processes, and after a resume in the middle of an epoch.
@@ -33,7 +33,7 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, pad: int,
 
 
 def augment_by(images: Tensor, words: Tensor, *, pad: int, flip: bool) -> Tensor:
-    """Augment as `augment` does, by random words that were drawn before.
+    """Augment as `augment` does, by random words drawn beforehand.
 
     Args:
         images: uint8 ``(N, H, W, C)``.

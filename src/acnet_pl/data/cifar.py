@@ -1,4 +1,4 @@
-"""CIFARDataModule: CIFAR-10 and CIFAR-100, from the official python batches or from folders of images."""
+"""CIFARDataModule: CIFAR-10 and CIFAR-100 from the official python batches or from folders of images."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class CIFARDataModule(InMemoryDataModule):
         self._folders = CIFARFolders(self.root, self.num_classes, _SIZE)
 
     def prepare_data(self) -> None:
-        """Download what is missing if asked to, and see that the data set is there. Runs in one process per machine."""
+        """Download missing files if asked to, and check the data set. Runs in one process per machine."""
         source = self._source()
         if self.download and source is self._batches and self._batches.missing_files():
             self._batches.download()
@@ -134,7 +134,7 @@ class CIFARDataModule(InMemoryDataModule):
         self.class_names = source.class_names
 
     def load_training_sets(self) -> tuple[InMemoryImages, InMemoryImages]:
-        """The training images, less the validation images."""
+        """Return the training images without the validation images, and the validation images."""
         images = self._source().read("train")
         if self.val_size == 0:
             rank_zero_info(
@@ -151,7 +151,7 @@ class CIFARDataModule(InMemoryDataModule):
         return images.subset(train), images.subset(val)
 
     def load_test_set(self) -> InMemoryImages:
-        """The test images."""
+        """Return the test images."""
         return self._source().read("test")
 
     def _source(self) -> CIFARBatches | CIFARFolders:

@@ -1,4 +1,4 @@
-"""The official python layout of CIFAR-10 and CIFAR-100: pickled batches with published MD5 sums."""
+"""Read the official python layout of CIFAR-10 and CIFAR-100: pickled batches with published MD5 sums."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class CIFARBatches:
 
     @property
     def folder(self) -> Path:
-        """The folder of the batches."""
+        """Return the folder of the batches."""
         return self.root / str(self._release.base_folder)
 
     def missing_files(self) -> list[str]:
-        """The files of the release that are not there."""
+        """Return the missing files of the release."""
         release = self._release
         names = [name for name, _ in release.train_list + release.test_list] + [release.meta["filename"]]
         return [name for name in names if not (self.folder / name).is_file()]
 
     def check(self) -> None:
-        """See that every file is there.
+        """Check that every file exists.
 
         Raises:
             DataError: One is not.
@@ -64,7 +64,7 @@ class CIFARBatches:
             )
 
     def download(self) -> None:
-        """Fetch the release's archive, verify its MD5 sum and unpack it; nothing is unpickled.
+        """Download the release's archive, verify its MD5 sum and unpack it without unpickling anything.
 
         Raises:
             DataError: It cannot be fetched or is not the published one.

@@ -1,4 +1,4 @@
-"""Folders of class folders of images, read into memory."""
+"""Read folders of class folders of images into memory."""
 
 from __future__ import annotations
 

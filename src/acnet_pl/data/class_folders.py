@@ -1,4 +1,4 @@
-"""Folders of class folders, as ImageNet is distributed: what is in them, and the bytes of each file."""
+"""List folders of class folders, as ImageNet is distributed, and read their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """``root/{train,val}/<class>/*``, numbered as torchvision's ImageFolder numbers them. Hidden entries are left out.
+    """``root/{train,val}/<class>/*``, numbered as in torchvision's ImageFolder, without hidden entries.
 
     Attributes:
         root: The folder that holds the splits.
@@ -30,7 +30,7 @@ class ClassFolders:
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the training class folders, sorted; none where there is no such folder."""
+        """Return the names of the training class folders, sorted; [] without such a folder."""
         return self._names("train") if (self.root / "train").is_dir() else []
 
     def split(self, name: str) -> FileSplit:
@@ -72,7 +72,7 @@ class ClassFolders:
 
 
 class FileSplit:
-    """The image files of one split.
+    """Image files of one split.
 
     Names are packed into one array: more than a million strings would be copied into every decoding process, because
     counting references writes to them.
@@ -94,16 +94,16 @@ class FileSplit:
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """Return the file of an image."""
         start = int(self._ends[index - 1]) if index else 0
         return self.folder / os.fsdecode(self._names[start : int(self._ends[index])].tobytes())
 
     def describe(self, index: int) -> str:
-        """What a message calls the image."""
+        """Return the image's name for error messages."""
         return str(self.path(index))
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        """The content of an image's file, uint8 ``(bytes,)``, empty where it cannot be opened, and its label."""
+        """Return the bytes of an image's file, uint8 ``(bytes,)``, empty if it cannot be opened, and its label."""
         label = int(self.labels[index])
         try:
             return torch.from_numpy(np.fromfile(self.path(index), np.uint8)), label

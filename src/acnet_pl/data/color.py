@@ -1,4 +1,4 @@
-"""Random shifts of brightness, contrast and saturation, of a whole batch on the training device."""
+"""Shift brightness, contrast and saturation of a whole batch at random on the training device."""
 
 from __future__ import annotations
 

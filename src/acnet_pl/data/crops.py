@@ -1,4 +1,4 @@
-"""Cutting a decoded image to the size that networks take: random boxes for training, the centre for evaluation."""
+"""Cut decoded images to the size that networks take: random boxes in training, the centre in evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Box = tuple[int, int, int, int]
 
 
 def random_resized_box(height: int, width: int, min_scale: float, uniforms: Iterator[float]) -> Box:
-    """A random box of the image: a share of its area, 3:4 to 4:3, as torchvision's RandomResizedCrop draws them.
+    """Draw a box of the image by area and aspect ratio (3:4 to 4:3), as torchvision's RandomResizedCrop does.
 
     Args:
         height: Of the image, in pixels.
@@ -53,7 +53,7 @@ def resized_crop(image: Tensor, box: Box, size: int) -> Tensor:
 
 
 def center_crop(image: Tensor, resize: int, size: int) -> Tensor:
-    """Scale the shorter side of the image to ``resize`` and cut the centre, as torchvision's Resize and CenterCrop do.
+    """Scale the shorter side to ``resize`` and cut the centre, as torchvision's Resize and CenterCrop do.
 
     Args:
         image: uint8 ``(3, H, W)``.

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels, on the CPU or by nvJPEG on a GPU."""
+"""Decode image files to RGB pixels, on the CPU or by nvJPEG on a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WITHOUT_LENGTH = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})
 
 
 class UnreadableImageError(ValueError):
-    """The bytes are no image, or a damaged one."""
+    """Bytes that are no image, or a damaged one."""
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _is_deep(mode: str) -> bool:
 
 
 def _scaled(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Grey values ``(H, W)`` of more than 8 bits as uint8 ``(H, W, 3)``."""
+    """Scale grey values ``(H, W)`` of more than 8 bits to uint8 ``(H, W, 3)``."""
     import numpy as np
 
     most = 1 if pixels.dtype.kind == "f" else _DEEPEST
@@ -220,7 +220,7 @@ def _scaled(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _orientation(encoded: Tensor) -> int:
-    """The EXIF orientation of an image file: 1 where it is upright, or says nothing that can be read."""
+    """Return the EXIF orientation of an image file; 1 if it has none."""
     from PIL import Image
 
     try:

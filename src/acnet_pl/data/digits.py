@@ -1,4 +1,4 @@
-"""DigitsDataModule: scikit-learn's handwritten digits, which need no file and no network."""
+"""DigitsDataModule: scikit-learn's handwritten digits, without files or network."""
 
 import torch
 import torch.nn.functional as F
@@ -71,12 +71,12 @@ class DigitsDataModule(InMemoryDataModule):
         self.class_names = [str(digit) for digit in range(10)]
 
     def load_training_sets(self) -> tuple[InMemoryImages, InMemoryImages]:
-        """The first 1,497 of the stratified order."""
+        """Return the first 1,497 images of the stratified order, split into training and validation."""
         digits, order = self._digits()
         return digits.subset(order[:_TRAIN]), digits.subset(order[_TRAIN : _TRAIN + _VAL])
 
     def load_test_set(self) -> InMemoryImages:
-        """The last 300 of the stratified order."""
+        """Return the last 300 images of the stratified order."""
         digits, order = self._digits()
         return digits.subset(order[_TRAIN + _VAL :])
 

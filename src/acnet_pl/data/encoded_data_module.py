@@ -1,4 +1,4 @@
-"""EncodedDataModule: loaders and on-device augmentation of image files that are decoded as they are needed."""
+"""EncodedDataModule: loaders and on-device augmentation for image files decoded on demand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SplitName = Literal["train", "val", "test"]
 
 
 class EncodedDataModule(pl.LightningDataModule, ABC):
-    """Base of the data sets that lie as image files on a disk or in object storage.
+    """Base class for data sets of image files on disk or in object storage.
 
     Training images are cut by a random box; on the training device they are flipped left-right and shifted in
     brightness, contrast and saturation. Evaluation is a single centre crop. Order and augmentation depend on ``(seed,
@@ -132,7 +132,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return None
 
     def setup(self, stage: str | None = None) -> None:
-        """List the images that the stage needs, once.
+        """List the images of the stage, once.
 
         Raises:
             DataError: See the class.
@@ -146,26 +146,26 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
 
     @property
     def train_set(self) -> EncodedImages:
-        """The training images."""
+        """Return the training images."""
         return self._listed("train", "fit")
 
     @property
     def val_set(self) -> EncodedImages:
-        """The validation images."""
+        """Return the validation images."""
         return self._listed("val", "validate")
 
     @property
     def test_set(self) -> EncodedImages:
-        """The test images."""
+        """Return the test images."""
         return self.val_set if self.validates_on_test_images else self._listed("test", "test")
 
     @property
     def unreadable(self) -> list[str]:
-        """The unreadable images that this process has met so far."""
+        """Return the unreadable images found so far by this process."""
         return [images.split.describe(index) for images in self._sets.values() for index in images.unreadable.indices()]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled training batches.
+        """Return a loader of shuffled training batches.
 
         Raises:
             ValueError: The batch does not divide by the number of devices, or is larger than the training set.
@@ -196,11 +196,11 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation batches, in order; no image is counted twice under DDP."""
+        """Return a loader of validation batches in order; DDP counts no image twice."""
         return self._evaluation_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches, likewise."""
+        """Return a loader of test batches in order; DDP counts no image twice."""
         return self._evaluation_loader(self.test_set)
 
     predict_dataloader = test_dataloader
@@ -210,7 +210,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return normalize(images, self.mean, self.std)
 
     def on_before_batch_transfer(self, batch: Batch | EncodedBatch, dataloader_idx: int) -> Batch | EncodedBatch:
-        """Warn of the unreadable images that were met since the last batch."""
+        """Warn of new unreadable images."""
         self._report()
         return batch
 
@@ -226,7 +226,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return images, labels.to(device), indices.to(device)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Flip and shift colours (in training alone), and normalise a batch on the device it was moved to."""
+        """Normalise a batch on its device; in training also flip it and shift its colours."""
         images, labels, indices = batch
         self.batch_indices = indices
         trainer = self.trainer

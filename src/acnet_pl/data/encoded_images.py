@@ -1,4 +1,4 @@
-"""Images that lie encoded in files or shards, decoded and cut a batch at a time."""
+"""Encoded images in files or shards, decoded and cut a batch at a time."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Split(Protocol):
     """Encoded images by their number."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        """The content, uint8 ``(bytes,)``, and the label; no content where it cannot be had."""
+        """Return the content, uint8 ``(bytes,)``, and the label; no content if it cannot be read."""
 
     def describe(self, index: int) -> str:
-        """What a message calls the image."""
+        """Return the image's name for error messages."""
 
 
 @dataclass
 class EncodedBatch:
-    """A batch whose images are still to be decoded, on the training device.
+    """Batch of images to be decoded on the training device.
 
     Attributes:
         contents: uint8 ``(bytes of all,)``, one after another, always on the CPU. One tensor, because each that comes
@@ -57,7 +57,7 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class Cut:
-    """How images are brought to size: at random boxes if there is a seed, else at the centre.
+    """Rule that brings images to size: random boxes with a seed, else the centre.
 
     Attributes:
         size: Height and width of the result.
@@ -95,7 +95,7 @@ class Cut:
 
 
 class Unreadable:
-    """The unreadable images of a split that all decoding processes have met so far, in shared memory.
+    """Unreadable images of a split, counted by all decoding processes in shared memory.
 
     Args:
         split: What they are images of.
@@ -109,11 +109,11 @@ class Unreadable:
         self._met.share_memory_()  # type: ignore[no-untyped-call]
 
     def indices(self) -> list[int]:
-        """Their numbers."""
+        """Return the indices."""
         return self._met.nonzero().flatten().tolist() if self._limit else []
 
     def add(self, index: int, error: Exception) -> None:
-        """Note one more.
+        """Add an index.
 
         Raises:
             DataError: There are too many now.
@@ -128,7 +128,7 @@ class Unreadable:
 
 
 class EncodedImages(Dataset[Batch]):
-    """A split whose batches are ``(images uint8 (N, size, size, 3), labels, indices)``, or still encoded.
+    """Split whose batches are ``(images uint8 (N, size, size, 3), labels, indices)``, or still encoded.
 
     It is asked for positions: ``epoch * len + index``. Instead of an unreadable training image the next readable one is
     taken, under its own label; an unreadable evaluation image is left out of its batch, which may leave none.
@@ -150,7 +150,7 @@ class EncodedImages(Dataset[Batch]):
         return len(self.split)
 
     def __getitem__(self, position: int) -> Batch:
-        """One image ``(size, size, 3)``, its label and its index."""
+        """Return one image ``(size, size, 3)``, its label and its index."""
         batch = self.__getitems__([position])
         if isinstance(batch, DataError):
             raise batch
@@ -158,7 +158,7 @@ class EncodedImages(Dataset[Batch]):
         return images[0], labels[0], indices[0]
 
     def __getitems__(self, positions: Sequence[int]) -> Batch | EncodedBatch | DataError:
-        """The batch of these images; an error is handed over, not raised, so that it arrives without tracebacks."""
+        """Return the batch of these images; an error is returned, not raised, so that workers add no traceback."""
         try:
             return self._batch(positions)
         except DataError as error:
@@ -214,7 +214,7 @@ class EncodedImages(Dataset[Batch]):
 
 
 class ImageLoader(DataLoader[Batch]):
-    """A DataLoader of `EncodedImages` that raises what went wrong in a decoding process as it was."""
+    """DataLoader of `EncodedImages` that raises an error of a decoding process unchanged."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return raising(super().__iter__())

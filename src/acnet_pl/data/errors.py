@@ -1,7 +1,7 @@
-"""DataError: what every fault of a data set on disk is reported as."""
+"""DataError: the error for every fault of a data set on disk."""
 
 __all__ = ["DataError"]
 
 
 class DataError(ValueError):
-    """A data set cannot be used as it lies on disk. The message names the file, what is wrong, and the way out."""
+    """A data set on disk cannot be used; the message names the file, the fault, and the way out."""

@@ -1,4 +1,4 @@
-"""ImageFolderDataModule: one's own photos, a folder for each class."""
+"""ImageFolderDataModule: your own photos, one folder per class."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ImageFolderDataModule(EncodedDataModule):
         return found
 
     def setup(self, stage: str | None = None) -> None:
-        """List the photos that the stage needs, once; a training batch is at most all of them.
+        """List the photos of the stage, once; the batch size is limited to their number.
 
         Raises:
             DataError: See the class.

@@ -1,4 +1,4 @@
-"""ImageNetDataModule: class folders or LitData shards of images, decoded as they are needed."""
+"""ImageNetDataModule: class folders or LitData shards of images, decoded on demand."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class ImageNetDataModule(EncodedDataModule):
         return lambda epoch: shard_order(sizes, self.seed, epoch)
 
     def fetch_ahead(self, split: Split, sampler: EpochSampler, world_size: int) -> ShardPrefetcher | None:
-        """Fetch remote shards while the batches before them are trained on."""
+        """Fetch remote shards while earlier batches are trained on."""
         if isinstance(split, ShardSplit) and split.store.remote:
             self._prefetcher = ShardPrefetcher(split, sampler.share, BLOCK * max(1, LANES // world_size))
         return self._prefetcher

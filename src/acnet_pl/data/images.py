@@ -1,4 +1,4 @@
-"""InMemoryImages: a data set as two tensors, read a whole batch at a time."""
+"""InMemoryImages: a data set as two tensors, read one batch at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class InMemoryImages(Dataset[Batch]):
-    """Images and labels in memory. A batch is ``(images, labels, indices)``, cut out in one operation.
+    """Images and labels in memory; a batch ``(images, labels, indices)`` is one indexing operation.
 
     Attributes:
         images: uint8 ``(N, H, W, C)``.
@@ -49,16 +49,16 @@ class InMemoryImages(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Batch:
-        """One image ``(H, W, C)``, its label and its index."""
+        """Return one image ``(H, W, C)``, its label and its index."""
         return self.images[index], self.labels[index], torch.tensor(index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The batch of these images; PyTorch's DataLoader asks for whole batches by this name."""
+        """Return the batch of these images; PyTorch's DataLoader calls this method for whole batches."""
         picked = torch.tensor(indices)
         return self.images.index_select(0, picked), self.labels.index_select(0, picked), picked
 
     def subset(self, indices: Tensor) -> InMemoryImages:
-        """A copy of the images at these positions, numbered anew from 0."""
+        """Return a copy of the images at these positions, renumbered from 0."""
         return InMemoryImages(self.images[indices], self.labels[indices])
 
 

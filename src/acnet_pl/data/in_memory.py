@@ -23,7 +23,7 @@ _MAX_PAD = 1000
 
 
 class InMemoryDataModule(pl.LightningDataModule, ABC):
-    """Base of the data sets that are kept in memory as uint8 and augmented a batch at a time on the training device.
+    """Base class for data sets kept in memory as uint8 and augmented on the training device.
 
     The loaders yield ``(images uint8 (N, H, W, C), labels int64 (N,), indices int64 (N,))``; under a Trainer the model
     is handed ``(images float32 (N, C, H, W) in channels-last memory, labels)``, augmented in training and normalised
@@ -112,21 +112,21 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
 
     @property
     def train_set(self) -> InMemoryImages:
-        """The training images."""
+        """Return the training images."""
         return _loaded(self._train_set, "fit")
 
     @property
     def val_set(self) -> InMemoryImages:
-        """The validation images."""
+        """Return the validation images."""
         return _loaded(self._val_set, "fit")
 
     @property
     def test_set(self) -> InMemoryImages:
-        """The test images."""
+        """Return the test images."""
         return _loaded(self._test_set, "test")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled training batches.
+        """Return a loader of shuffled training batches.
 
         Raises:
             ValueError: The batch does not divide by the number of devices, or is larger than the training set.
@@ -155,15 +155,15 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation batches, in order."""
+        """Return a loader of validation batches in order."""
         return self._evaluation_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches, in order."""
+        """Return a loader of test batches in order."""
         return self._evaluation_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test batches again."""
+        """Return a loader of test batches in order."""
         return self._evaluation_loader(self.test_set)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         return normalize(images, self.mean, self.std)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment (in training alone) and normalise a batch on the device it was moved to."""
+        """Normalise a batch on its device; in training also augment it."""
         images, labels, indices = batch
         trainer = self.trainer
         self.batch_indices = indices

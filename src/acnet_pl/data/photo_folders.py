@@ -1,4 +1,4 @@
-"""Folders of one's own photos: where the splits and the classes are, and which photos validate."""
+"""List folders of your own photos: splits, classes, and the photos that validate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of what they are for, not of when they are drawn."""
+"""Random numbers that depend on their purpose, not on when they are drawn."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -74,7 +74,7 @@ def _wrap(number: int) -> int:
 
 
 def uniform_stream(word: int) -> Iterator[float]:
-    """The uniform numbers in ``[0, 1)`` that a word stands for, as many as are asked for: SplitMix64 from that state.
+    """Return uniform numbers in ``[0, 1)`` from a word: SplitMix64 started in that state.
 
     Args:
         word: One word of `random_words`; any integer of 64 bits.

@@ -1,4 +1,4 @@
-"""Unpickling that can build plain containers and uint8 arrays, and can call nothing."""
+"""Unpickle plain containers and uint8 arrays without calling anything."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""The order of samples that lie in shards: random, but a few shards at a time; and their fetching ahead of use."""
+"""Order samples of shards at random, a few shards at a time, and fetch shards ahead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONNECTIONS = 4
 
 
 def shard_order(sizes: Sequence[int], seed: int, epoch: int, block: int = BLOCK, lanes: int = LANES) -> Tensor:
-    """The order of an epoch: shards are shuffled, dealt to lanes, and shuffled within blocks of a lane.
+    """Return the order of an epoch: shards are shuffled, dealt to lanes, and shuffled within blocks of a lane.
 
     Position ``p`` is of lane ``p % lanes``. A process that takes every n-th sample, where n divides the number of
     lanes, therefore takes some lanes whole: it needs its own shards alone and only a few at a time, while the order
@@ -60,7 +60,7 @@ def _shuffled(lanes: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 class ShardPrefetcher:
-    """Fetches the remote shards of an epoch ahead of their use; where the cache is full, removes others.
+    """Background download of an epoch's remote shards into a cache of limited size.
 
     Args:
         split: Whose shards.
@@ -80,7 +80,7 @@ class ShardPrefetcher:
         self._coming: Iterator[tuple[int, int]] = iter(())
 
     def begin(self, position: int) -> None:
-        """An epoch begins after so many samples of this process."""
+        """Start an epoch after a number of samples of this process."""
         self.stop()
         shards = (torch.searchsorted(self._split.firsts, torch.tensor(self._share()), right=True) - 1).tolist()
         self._last_use = {number: place for place, number in enumerate(shards)}
@@ -99,7 +99,7 @@ class ShardPrefetcher:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Fetch no more, and wait for what is being fetched."""
+        """Stop fetching, and wait for running downloads."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

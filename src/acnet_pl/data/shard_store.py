@@ -1,4 +1,4 @@
-"""ShardStore: files of a folder that is local or in object storage, through a cache of limited size."""
+"""ShardStore: files of a local or remote folder, through a cache of limited size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ShardStore"]
 
 
 class ShardStore:
-    """Files of one folder. Remote ones are fetched by LitData's downloaders, once per machine, into a cache.
+    """Files of one folder; remote ones are fetched by LitData's downloaders, once per machine.
 
     Args:
         root: The folder: a path, or an address that LitData knows (``s3://``, ``gs://``, ``azure://``, ``hf://``,
@@ -40,7 +40,7 @@ class ShardStore:
         return {**self.__dict__, "_downloaders": {}}
 
     def fetch(self, name: str) -> Path:
-        """The local path of a file, downloaded if it is not there yet. Processes wait for each other.
+        """Return the local path of a file, downloading it if needed. Processes wait for each other.
 
         Raises:
             DataError: It cannot be had.

@@ -1,4 +1,4 @@
-"""Writes data sets as LitData shards: image files kept byte for byte, in random order."""
+"""Write data sets as LitData shards: image files byte for byte, in random order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class EncodedInMemory:
-    """Images in memory as PNG files, which lose nothing.
+    """Images in memory as lossless PNG files.
 
     Args:
         images: What is encoded when it is read.
@@ -46,11 +46,11 @@ class EncodedInMemory:
         return len(self._images)
 
     def describe(self, index: int) -> str:
-        """What a message calls the image."""
+        """Return the image's name for error messages."""
         return f"image {index} of {self._name}"
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        """A PNG file, uint8 ``(bytes,)``, and the label."""
+        """Return a PNG file, uint8 ``(bytes,)``, and the label."""
         import io
 
         from PIL import Image

@@ -1,4 +1,4 @@
-"""Images in LitData shards, in a local folder or in object storage; read without LitData's own deserialisers."""
+"""Read images from LitData shards, local or in object storage, without LitData's deserialisers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Shard:
 
 
 class ShardedImages:
-    """A data set as ``python -m acnet_pl data optimize`` writes it: ``classes.json``, ``train/`` and ``val/``.
+    """Data set that ``python -m acnet_pl data optimize`` wrote: ``classes.json``, ``train/`` and ``val/``.
 
     Each split is a folder in LitData's format, whose samples are ``(bytes, int)``: an image file and its label. Shards
     of which the index says anything else are refused, because LitData knows formats whose reading executes code
@@ -86,7 +86,7 @@ class ShardedImages:
 
 
 class ShardSplit:
-    """The images of one split by their number: shard after shard, as they were written.
+    """Images of one split, numbered shard after shard.
 
     Args:
         store: Fetches the files.
@@ -138,16 +138,16 @@ class ShardSplit:
         return {**self.__dict__, "_open": OrderedDict()}  # another process opens them itself
 
     def describe(self, index: int) -> str:
-        """What a message calls the image."""
+        """Return the image's name for error messages."""
         number = self.shard_of(index)
         return f"image {index - int(self._starts[number])} of {self.store.root}/{self.shards[number].name}"
 
     def shard_of(self, index: int) -> int:
-        """The number of the shard that an image is in."""
+        """Return the number of the shard of an image."""
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        """The content of an image file, uint8 ``(bytes,)``, and its label.
+        """Return the content of an image file, uint8 ``(bytes,)``, and its label.
 
         Raises:
             DataError: The shard cannot be fetched, or is malformed.

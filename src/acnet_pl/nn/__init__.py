@@ -1,4 +1,4 @@
-"""The method: the block, its algebra, its builders, and surgery on whole networks. Imports torch alone."""
+"""Blocks, their algebra, conv builders, and surgery on whole networks. Imports torch alone."""
 
 from acnet_pl.nn.acb import ACBlock
 from acnet_pl.nn.acb_plus import ACBPlusBlock, ACBPlusConv

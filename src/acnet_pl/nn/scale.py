@@ -1,4 +1,4 @@
-"""ChannelScale: what a block may have in its branches instead of batch norms."""
+"""ChannelScale: a learned scale that blocks can have in place of batch norms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["ChannelScale"]
 
 
 class ChannelScale(nn.Module):
-    """A learned factor per channel: the linear scaling layer of OREPA (Hu et al., CVPR 2022).
+    """Learned factor per channel: the linear scaling layer of OREPA (Hu et al., CVPR 2022).
 
     Being linear it merges into the kernel before it while training, too, where a batch norm does not. Unlike the batch
     norm after the sum it differs between the branches, and so makes them learn differently.
@@ -30,11 +30,11 @@ class ChannelScale(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale."""
+        """Scale each channel."""
         return x * self.weight.to(x.dtype).reshape(-1, 1, 1)
 
     def scale_kernel(self, kernel: Tensor) -> Tensor:
-        """The kernel ``(C, I/groups, kH, kW)`` whose convolution gives the scaled output."""
+        """Return the kernel ``(C, I/groups, kH, kW)`` whose convolution gives the scaled output."""
         return kernel * self.weight.to(kernel).reshape(-1, 1, 1, 1)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Whole networks: to their ACNet, to the fused network, and back to the stock model.
+"""Convert whole networks: to their ACNet, to the fused network, and back to the stock model.
 
 | file | holds |
 | --- | --- |

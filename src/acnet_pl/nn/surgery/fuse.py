@@ -55,7 +55,7 @@ def _is_scripted(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
-    """A copy of a network with every block folded into one convolution, and every batch norm into its convolution.
+    """Return a copy of a network with every block, and every batch norm that can be, fused.
 
     Plain network and ACNet deploy to the same structure: a batch norm that was folded leaves an ``nn.Identity`` (or
     its activation, where it carries one, as timm's ``BatchNormAct2d`` does), and its convolution has a bias. A batch

@@ -1,4 +1,4 @@
-"""What a conversion did to each convolution of a network."""
+"""Report what a conversion did to each convolution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ATTRIBUTE = "_acnet_conversion"
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution of the network that was given.
+    """One convolution of the converted network.
 
     Attributes:
         name: Its name; a convolution registered under several names is reported once, under the first.
@@ -42,7 +42,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did, convolution by convolution; ``print`` shows it as a table.
+    """Result of a conversion, convolution by convolution; ``print`` shows it as a table.
 
     Attributes:
         layers: One entry for each convolution, in order of registration.
@@ -91,7 +91,7 @@ class ConversionReport:
 
 
 def conversion_report(acnet: nn.Module) -> ConversionReport:
-    """What `convert_to_acnet` did to a network.
+    """Return what `convert_to_acnet` did to each convolution of a network.
 
     Args:
         acnet: What `convert_to_acnet` returned, a copy of it, or a module that holds it.

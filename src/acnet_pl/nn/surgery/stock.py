@@ -1,4 +1,4 @@
-"""Back to stock: the trained ACNet's function as weights of the architecture it came from."""
+"""Return a trained ACNet's function as weights of the architecture that it came from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["stock_state_dict"]
 
 @torch.no_grad()
 def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None) -> dict[str, Tensor]:
-    """Weights for the architecture that the ACNet came from: they load strictly into it, unmodified.
+    """Return weights for the architecture that the ACNet came from; they load strictly into it.
 
     In eval mode the stock model then computes what the trained ACNet does. The fused kernel goes into the convolution;
     its bias into the convolution's bias, or, where a batch norm was taken over, into the batch norm, which becomes the
