@@ -42,6 +42,12 @@ def test_the_course_has_every_curve_of_the_dashboards(tmp_path: Path) -> None:
     assert (second.skeleton_share, second.learning_rate) == (0.6, None)
 
 
+def test_the_loss_is_that_of_all_steps_where_it_is_recorded(tmp_path: Path) -> None:
+    rows = ["epoch,train/loss,train/mean_loss", "0,3.0,", "0,1.0,", "0,,2.25", "1,0.5,"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    assert [one.train_loss for one in read_curve(tmp_path / "metrics.csv", 2)] == [2.25, 0.5]
+
+
 def test_the_spread_of_draws_is_told_apart_from_that_of_networks() -> None:
     rng = np.random.default_rng(0)
     accuracies = rng.uniform(0, 1, (3, 2, 5))  # networks, ratios, draws

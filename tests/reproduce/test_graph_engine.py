@@ -77,7 +77,7 @@ def test_figures_and_records_are_those_of_fit(by_graphs: Path, by_fit: Path) -> 
     assert [own["fused"][name] for name in same] == [reference["fused"][name] for name in same]
     for name in ("backbone", "conv", "epochs", "versions"):
         assert own[name] == reference[name]
-    for column in ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr"):
+    for column in ("train/loss", "train/mean_loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr"):
         mine, theirs = logged(by_graphs, column), logged(by_fit, column)[: len(logged(by_graphs, column))]
         assert [step for step, _ in mine] == [step for step, _ in theirs]
         assert [value for _, value in mine] == pytest.approx([value for _, value in theirs], rel=1e-4)

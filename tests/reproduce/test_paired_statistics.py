@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import pearsonr, ttest_1samp, ttest_rel
 
-from acnet_pl.reproduce.statistics import Sample, holm, paired_difference, pairs_needed
+from acnet_pl.reproduce.statistics import Sample, correlation, holm, paired_difference, pairs_needed
 
 FIGURES = st.lists(st.tuples(st.floats(50, 99), st.floats(50, 99)), min_size=2, max_size=8)
 
@@ -27,6 +27,27 @@ def test_the_interval_is_that_of_the_paired_t_test(figures: list[tuple[float, fl
         expected = ttest_rel(b, a).confidence_interval(0.95)
         assert difference.p_value() == pytest.approx(ttest_rel(b, a).pvalue, rel=1e-6, abs=1e-12)
         assert difference.interval() == pytest.approx((expected.low, expected.high), rel=1e-6, abs=1e-9)
+
+
+@settings(deadline=None, derandomize=True)
+@given(FIGURES)
+def test_the_correlation_is_pearsons_with_fishers_interval(figures: list[tuple[float, float]]) -> None:
+    found = correlation(*(Sample({seed: pair[part] for seed, pair in enumerate(figures)}) for part in (0, 1)))
+    a, b = np.array(figures).T
+    assert found.n == len(figures)
+    if len(figures) < 3 or min(np.ptp(a), np.ptp(b)) == 0:
+        assert found.value is None
+    elif min(np.ptp(a), np.ptp(b)) > 1e-3:
+        reference = pearsonr(a, b)
+        assert found.value == pytest.approx(reference.statistic, abs=1e-7)
+        if len(figures) > 3 and abs(reference.statistic) < 0.999:
+            assert found.interval == pytest.approx(tuple(reference.confidence_interval(0.95)), abs=1e-6)
+
+
+def test_only_pairs_are_correlated() -> None:
+    found = correlation(Sample({0: 1.0, 1: 2.0, 2: 3.0, 9: 0.0}), Sample({2: 1.0, 1: 2.0, 0: 3.0, 5: 7.0}))
+    assert str(found) == "-1.00 (n = 3, too few for an interval)"
+    assert str(correlation(Sample({0: 1.0}), Sample({0: 2.0}))) == "unknown (n = 1)"
 
 
 def test_one_pair_has_no_spread_and_no_interval() -> None:

@@ -21,9 +21,10 @@ from acnet_pl.reproduce import TARGETS, plots
 from acnet_pl.reproduce.costs import gain_over_cost
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
-from acnet_pl.reproduce.report import write_report
+from acnet_pl.reproduce.report import correlations, write_report
 from acnet_pl.reproduce.results import GridResult, RunResult
 from acnet_pl.reproduce.settings import SettingsParser
+from acnet_pl.reproduce.tables import main_tables
 
 PLAIN, ACNET = (0.830, 0.836, 0.827), (0.842, 0.845, 0.836)
 
@@ -263,6 +264,39 @@ def test_what_training_costs_stands_beside_what_it_gains(
         f"Cifar-quick: gain in Top-1 (points) by {kind} (× plain)"
         for kind in ("multiplications", "kept activations", "time")
     ]
+
+
+def test_blocks_that_are_half_finished_stand_side_by_side(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    """Three pairs of ACNet, two of DBB, one of RepVGG, and of the others none."""
+    variants = ("plain", "acb", "dbb", "repvgg", "orepa")
+    grid, runs = make_plan(Options(("blocks",), variants=variants, seeds=(0, 1, 2), runs_dir=tmp_path), parser)[
+        "blocks"
+    ]
+    accuracy = {"plain": (0.75, 0.77, 0.76), "acb": (0.76, 0.775, 0.775), "dbb": (0.77, 0.78), "repvgg": (0.8,)}
+    for run in runs:
+        if run.run.seed < len(accuracy.get(run.run.variant, ())):
+            fabricate(run, accuracy[run.run.variant][run.run.seed], seconds=20 if run.run.variant == "dbb" else 10)
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "cosine", "last", 5)
+    (table,) = main_tables(result)
+    rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
+    # Gain and interval by hand: differences 1, 0.5, 1.5 have mean 1 and deviation 0.5, and t(2) is 4.303.
+    assert rows["ACNet"][1:4] == ["77.00 ± 0.87", "+1.00 ± 0.50", "\N{MINUS SIGN}0.24 to +2.24"]
+    assert rows["DBB"][1:4] == ["77.50 ± 0.71 (2 of 3)", "+1.50 ± 0.71", "\N{MINUS SIGN}4.85 to +7.85"]
+    assert rows["RepVGG"][1:3] == ["80.00 (1 of 3)", "needs 2 pairs"]
+    assert rows["OREPA, online"][1] == "—"
+    assert (rows["DBB"][-1], rows["ACNet"][-1], rows["OREPA, online"][-1]) == ("2.00", "1.00", "—")
+    for chart in gain_over_cost(result):
+        assert [name for name in ("plain", "ACNet", "DBB", "RepVGG") if f">{name}<" in chart.light] == [
+            "plain",
+            "ACNet",
+            "DBB",
+        ]
+    x, y = 100 * np.array(accuracy["plain"]), 100 * np.array(accuracy["acb"])
+    (sentence,) = correlations(result)
+    assert f"ACNet: {np.corrcoef(x, y)[0, 1]:+.2f} (n = 3, too few for an interval). With" in sentence
+    assert "DBB" not in sentence
 
 
 @pytest.mark.parametrize(

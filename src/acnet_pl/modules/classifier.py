@@ -38,11 +38,11 @@ default_optimizer = partial(SGD, lr=0.1, momentum=0.9, weight_decay=1e-4)
 class ImageClassifier(LightningModule):
     """Classifier ``backbone(conv, num_classes)`` trained by cross-entropy, with top-1 and top-5 accuracy.
 
-    Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss``, ``train/top1``,
-    ``val/loss``, ``val/top1``, of more than five classes ``val/top5``, and the same under ``test/``. Losses and
-    accuracies are those of all processes together; acnet_pl's data modules give every evaluation sample to exactly one
-    process, where Lightning's own sampler repeats some to make the shares equal. ``test`` computes in float32, so that
-    a network has one accuracy whatever the precision of its training.
+    Batches are ``(images, labels)``: float ``(N, 3, H, W)`` and int64 ``(N,)``. Logs ``train/loss`` of batches, and of
+    epochs ``train/mean_loss``, ``train/top1``, ``val/loss``, ``val/top1``, of more than five classes ``val/top5``, and
+    the same under ``test/``. Losses and accuracies are those of all processes together; acnet_pl's data modules give
+    every evaluation sample to exactly one process, where Lightning's own sampler repeats some to make the shares equal.
+    ``test`` computes in float32, so that a network has one accuracy whatever the precision of its training.
 
     Args:
         backbone: Makes the network from a conv builder and a number of classes: a backbone class or a
@@ -108,6 +108,7 @@ class ImageClassifier(LightningModule):
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = accuracies.clone(prefix="val/")
         self.test_accuracy = accuracies.clone(prefix="test/")
+        self.train_loss = MeanMetric(nan_strategy="disable")  # which a loss that is no number makes no number
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
 
@@ -179,6 +180,8 @@ class ImageClassifier(LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_top1(logits, labels)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)  # the mean over the batches of all processes
+        self.train_loss.update(loss.detach(), len(images))
+        self.log("train/mean_loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -241,7 +244,7 @@ class ImageClassifier(LightningModule):
     @property
     def _logged(self) -> list[str]:
         """Return the names of the metrics that ``fit`` logs."""
-        return ["train/loss", "train/top1", "val/loss", *(str(name) for name in self.val_accuracy)]
+        return ["train/loss", "train/mean_loss", "train/top1", "val/loss", *(str(name) for name in self.val_accuracy)]
 
     def _share_statistics(self) -> None:
         """Give all processes the first one's buffers, which are those that checkpoints have."""

@@ -12,19 +12,18 @@ __all__ = ["deployed", "gain_over_cost"]
 
 
 def gain_over_cost(result: GridResult) -> Iterator[Chart]:
-    """Draw one chart for each model and kind of cost: a point and an interval for each variant that has a gain."""
+    """Draw one chart for each model and kind of cost: a point and an interval for each variant with two pairs."""
     measure = result.grid.measures[0]
     for model in result.grid.models:
         for label in ("multiplications (× plain)", "kept activations (× plain)", "time (× plain)"):
             series = [Series("plain", 0, [(1.0, 0.0)])]
             for style, variant in enumerate(result.grid.variants[1:], 1):
                 gain = result.gain(model.key, variant.key, measure)
-                cost = _cost(result, model.key, variant.key, label)
-                if not gain.n or cost is None:
+                interval, cost = gain.interval(), _cost(result, model.key, variant.key, label)
+                if interval is None or cost is None:
                     continue
                 series.append(Series(variant.title, style, [(cost, gain.mean)]))
-                if interval := gain.interval():
-                    series.append(Series("", style, [(cost, value) for value in interval], faint=True))
+                series.append(Series("", style, [(cost, value) for value in interval], faint=True))
             if len(series) > 1:
                 yield line_chart(series, model.title, label, f"gain in {measure.title} (points)")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,8 @@ from statistics import fmean
 __all__ = ["EpochFigures", "read_curve"]
 
 _COLUMNS = {
-    "train/loss": "train_loss",
+    "train/loss": "logged_loss",
+    "train/mean_loss": "train_loss",
     "train/top1": "train_top1",
     "val/loss": "validation_loss",
     "val/top1": "validation_top1",
@@ -28,7 +30,8 @@ class EpochFigures:
 
     Attributes:
         epoch: Counted from 1.
-        train_loss: Mean over the logged steps, on augmented images in training mode.
+        train_loss: Mean over all images of the epoch, augmented and in training mode; over the logged steps alone in
+            runs of earlier versions.
         train_top1: On all augmented images of the epoch, in training mode, 0 to 1.
         validation_loss: At the end of the epoch, in the precision of the training.
         validation_top1: Likewise, 0 to 1. Where no images are held out, validation images are the test images.
@@ -64,9 +67,12 @@ def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
             for column, name in _COLUMNS.items():
                 if row.get(column) and row.get("epoch"):
                     found[int(float(row["epoch"])) + 1][name].append(float(row[column]))
+    return [EpochFigures(epoch, **_figures(found[epoch])) for epoch in sorted(found) if epoch <= epochs]
+
+
+def _figures(logged: Mapping[str, Sequence[float]]) -> dict[str, float]:
     # Of figures that an epoch has once, the last stands: a resumed run may have evaluated twice.
-    return [
-        EpochFigures(epoch, **{k: fmean(v) if k == "train_loss" else v[-1] for k, v in found[epoch].items()})
-        for epoch in sorted(found)
-        if epoch <= epochs
-    ]
+    figures = {name: values[-1] for name, values in logged.items() if name != "logged_loss"}
+    if "logged_loss" in logged:
+        figures.setdefault("train_loss", fmean(logged["logged_loss"]))
+    return figures

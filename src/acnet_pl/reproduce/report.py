@@ -21,7 +21,7 @@ from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.runner import command_line
 from acnet_pl.reproduce.tables import main_tables, run_table
 
-__all__ = ["write_report"]
+__all__ = ["correlations", "write_report"]
 
 
 def write_report(output: Path, results: Mapping[str, GridResult], command: Sequence[str]) -> Path:
@@ -119,6 +119,7 @@ def _reading(result: GridResult) -> Iterator[str]:
         "Intervals and p are those of Student's t over pairs of one seed: the spread of trainings. Where a table has "
         "several gains, p is adjusted for all of them by Holm's method; the intervals are not."
     )
+    yield from correlations(result)
     if result.grid.costs:
         yield from deployed(result)
     means = [
@@ -133,6 +134,23 @@ def _reading(result: GridResult) -> Iterator[str]:
             "and no interval here includes it."
         )
     yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
+
+
+def correlations(result: GridResult) -> Iterator[str]:
+    """Say what pairing by seed buys, of every gain that has three pairs."""
+    base, *others = result.grid.variants
+    measure = result.grid.measures[0]
+    found = [
+        f"{result.title(model.key, variant.key)}: {correlation}"
+        for model in result.grid.models
+        for variant in others
+        if (correlation := result.correlation(model.key, variant.key, measure)).value is not None
+    ]
+    if found:
+        yield (
+            f"Correlation of {measure.title} with that of {base.title}, over pairs of one seed: {'; '.join(found)}. "
+            "With a correlation r the spread of differences is √(1 − r) times that of networks that are no pairs."
+        )
 
 
 def _made(results: Mapping[str, GridResult], command: Sequence[str]) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.plan import PlannedRun, State, describe_data
-from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
+from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
 from acnet_pl.reproduce.summary_file import read_summary
 
 __all__ = ["GridResult", "RunResult", "fused_file"]
@@ -167,6 +167,11 @@ class GridResult:
             self.sample(model, self.grid.variants[0].key, measure), self.sample(model, variant, measure)
         )
 
+    def correlation(self, model: str, variant: str, measure: Measure) -> Correlation:
+        """How the figures of a variant go with those of the baseline over pairs of one seed."""
+        base = self.sample(model, self.grid.variants[0].key, measure)
+        return correlation(base, self.sample(model, variant, measure))
+
     def adjusted(self, measure: Measure) -> dict[tuple[str, str], float]:
         """Return Holm-adjusted p of all gains of a measure, by model and variant."""
         keys = [(model.key, variant.key) for model in self.grid.models for variant in self.grid.variants[1:]]
@@ -267,7 +272,8 @@ class GridResult:
             return {}
         adjusted = self.adjusted(measure)
         holm_p = {"p_holm": adjusted.get((model, variant)), "comparisons": len(adjusted)}
-        return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p}}
+        correlated = {"correlation": asdict(self.correlation(model, variant, measure))}
+        return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p, **correlated}}
 
     def _as_json(self, analysis: str) -> dict[str, Any]:
         as_json = load_analysis(analysis).as_json

@@ -6,9 +6,10 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import atanh, tanh
 from typing import Any
 
-__all__ = ["CONFIDENCE", "POWER", "Sample", "holm", "paired_difference", "pairs_needed"]
+__all__ = ["CONFIDENCE", "POWER", "Correlation", "Sample", "correlation", "holm", "paired_difference", "pairs_needed"]
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -83,6 +84,56 @@ def paired_difference(base: Sample, other: Sample) -> Sample:
         {1: 0.5}
     """
     return Sample({seed: other.values[seed] - base.values[seed] for seed in base.values if seed in other.values})
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's correlation of two figures over pairs of one seed.
+
+    Attributes:
+        n: Pairs.
+        value: -1 to 1; None for fewer than three pairs, or where a figure is the same in all.
+        interval: By Fisher's transformation; None for fewer than four pairs.
+    """
+
+    n: int
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        """The correlation with its interval, as far as there are such."""
+        if self.value is None:
+            return f"unknown (n = {self.n})"
+        if self.interval is None:
+            return f"{self.value:+.2f} (n = {self.n}, too few for an interval)"
+        low, high = self.interval
+        return f"{self.value:+.2f} ({CONFIDENCE:.0%}: {low:+.2f} to {high:+.2f}, n = {self.n})"
+
+
+def correlation(base: Sample, other: Sample, confidence: float = CONFIDENCE) -> Correlation:
+    """Correlate the figures of the seeds that both have: how much of the spread a pair shares.
+
+    The variance of a difference is that of unpaired figures times 1 - the correlation, where both spread alike.
+
+    Args:
+        base: Figures of one kind of network.
+        other: Those of another.
+        confidence: 0 to 1.
+
+    Example:
+        >>> str(correlation(Sample({0: 1.0, 1: 2.0, 2: 4.0}), Sample({0: 2.0, 1: 3.0, 2: 5.0})))
+        '+1.00 (n = 3, too few for an interval)'
+    """
+    seeds = [seed for seed in base.values if seed in other.values]
+    pairs = [[sample.values[seed] for seed in seeds] for sample in (base, other)]
+    if len(seeds) < 3 or any(len(set(values)) == 1 for values in pairs):
+        return Correlation(len(seeds))
+    value = min(1.0, max(-1.0, statistics.correlation(*pairs)))
+    if len(seeds) < 4 or abs(value) == 1:
+        return Correlation(len(seeds), value)
+    half = statistics.NormalDist().inv_cdf((1 + confidence) / 2) / (len(seeds) - 3) ** 0.5
+    low, high = (tanh(atanh(value) + side * half) for side in (-1, 1))
+    return Correlation(len(seeds), value, (low, high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,6 +16,8 @@ GRID = Grid(
         Variant("acb_norm_after_sum", "one batch norm after the sum"),
         Variant("acb_scaled", "scaled branches, one batch norm after the sum"),
         Variant("acb_share", "ACNet, statistics of an eighth of the batch"),
+        Variant("acb_share_quarter", "ACNet, statistics of a quarter of the batch"),
+        Variant("acb_share_sixteenth", "ACNet, statistics of a sixteenth of the batch"),
         Variant("acb_late_fold", "ACNet, fused after half of the epochs"),
     ),
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
@@ -24,6 +26,6 @@ GRID = Grid(
     costs=True,
     claims=(
         "The article has one batch norm after the sum as an ablation (Table 4): below the full block, above the plain "
-        "network. Of the other three it says nothing.",
+        "network. Of the others it says nothing.",
     ),
 )
