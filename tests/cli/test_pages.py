@@ -15,6 +15,7 @@ from PIL import Image
 import acnet_pl
 from acnet_pl import cli
 from acnet_pl.cli import main
+from acnet_pl.cli.commands import reproduce
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -67,6 +68,13 @@ def test_a_command_on_a_checkpoint_runs(command, somewhere, finished, capsys):
     else:
         words += ["--data.image_size", "8"]
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.split()[0] == "reproduce"])
+def test_a_reproduce_command_is_understood(command):
+    asked, fit = reproduce._parse(shlex.split(command)[1:])
+    assert asked.what in command
+    assert all(option in command for option in fit)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks("python", p)], ids=lambda p: p.stem)
