@@ -81,7 +81,7 @@ def check_same_classes(trained: Mapping[str, Any], data: Mapping[str, Any], way_
 
 
 def image_info(trainer: Trainer) -> dict[str, Any]:
-    """Shape, normalisation and class names of the images of a trainer's data module, as far as it tells.
+    """Return shape, normalisation and class names of the images of a trainer's data module, if known.
 
     ``resize`` is the shorter side before the centre of an image is cut, ``exif`` whether images are turned upright.
     """
@@ -89,7 +89,7 @@ def image_info(trainer: Trainer) -> dict[str, Any]:
 
 
 def describe_images(data: object) -> dict[str, Any]:
-    """Shape, normalisation and class names of a data module's images, as far as it tells."""
+    """Return shape, normalisation and class names of a data module's images, if known."""
     if not isinstance(data, DescribesImages):
         return {}
     info: dict[str, Any] = {

@@ -46,9 +46,9 @@ class RunCheckpoint(Callback):
     weights.
 
     Args:
-        every_n_epochs: Write after every so many epochs.
-        every_n_steps: Write after every so many optimisation steps, too.
-        every_n_minutes: Write when so many minutes have passed since the last.
+        every_n_epochs: Epochs between checkpoints.
+        every_n_steps: Optimisation steps between checkpoints.
+        every_n_minutes: Minutes between checkpoints.
         enabled: False writes none, and a killed run has to start again.
 
     Attributes:

@@ -146,7 +146,7 @@ def in_run_folder(folder: Path, given: Any, options: Any) -> list[Logger]:
 def wandb_run_ends() -> Iterator[None]:
     """End the Weights & Biases run with the command; otherwise the next one would continue it.
 
-    A run that SIGTERM stopped is marked as preempted: it can be gone on with, and a sweep queues it again.
+    A run that SIGTERM stopped is marked as preempted: it can be resumed, and a sweep queues it again.
     """
     exit_code = 1
     try:

@@ -51,8 +51,8 @@ class NetworkTraining:
 
     Args:
         network: Is moved to the images' device.
-        optimizer: Of the network's parameters; its velocities are moved likewise.
-        factor: Gives the schedule's factor on the learning rates after so many steps.
+        optimizer: Of the network's parameters; its velocities are moved to the images' device.
+        factor: Function from the number of finished steps to the schedule's factor on the learning rates.
         images: Training images.
         batching: Order and augmentation.
         epochs: In the whole training.

@@ -159,7 +159,7 @@ def check_configuration(path: Path) -> None:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not gone on with: {error}") from error
+        raise ValueError(f"{path} cannot be resumed: {error}") from error
 
 
 def _check_groups(content: Mapping[Any, Any]) -> None:

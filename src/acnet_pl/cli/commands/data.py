@@ -42,7 +42,7 @@ def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: i
 
 
 def check(source: Path, workers: int = 8) -> None:
-    """Decode every image of a data set once, name those that cannot be, and grey ones of more than 8 bits.
+    """Decode every image of a data set once; name unreadable ones, and grey ones of more than 8 bits.
 
     Args:
         source: A folder of class folders, or of train/<class>/* and val/<class>/*; CIFAR in the official layout; or

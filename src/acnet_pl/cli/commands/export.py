@@ -44,14 +44,14 @@ def export(
     """Fuse the network of a checkpoint, write it for deployment, and verify the file against the trained network.
 
     Args:
-        checkpoint: A checkpoint that a run wrote, or a fused.safetensors (of which there is no stock format).
+        checkpoint: A checkpoint of a run, or a fused.safetensors (not for --format stock).
         format: onnx, torch_export (a .pt2), safetensors (fused weights), or stock (weights for the architecture
             without asymmetric blocks, such as torchvision's own).
         output: File to write; the default is model.onnx, model.pt2, model.safetensors or stock.safetensors in the
             run's folder.
         image_size: Height and width of the images; the default is what the run's fused.safetensors says.
         batch_size: Images that onnx and torch_export files take at once.
-        dynamic_batch: Have them take any number of images.
+        dynamic_batch: Let onnx and torch_export files take any number of images.
         images: Folder of real images, at any depth, to verify the file with besides random ones.
         tolerance: Largest difference allowed between the outputs of trained network and file, relative to the largest.
     """

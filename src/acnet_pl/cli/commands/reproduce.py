@@ -21,7 +21,7 @@ _DECIDED = ("--config", "-c", "--name", "--seed_everything", "--data.seed", "--t
 _ACTIONS = {
     "list": "print a shell command for each unfinished run",
     "dry_run": "print plan, cost, and the pairs that a gain needs",
-    "report_only": "report on what there is",
+    "report_only": "report finished runs; train nothing",
 }
 _EPILOG = """Every other option is handed to `fit`, for all runs alike: --data.root DIR, --trainer.precision bf16-mixed
 
@@ -64,7 +64,7 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser = PlainParser(
         prog=f"{program()} reproduce",
         usage=f"{program()} reproduce WHAT [--OPTION VALUE]...",
-        description="Run a table or figure of the article, plain nets and ACNets under identical settings, and report.",
+        description="Train plain networks and ACNets under identical settings, and report them as a table or figure.",
         epilog=_EPILOG.format(program=program()),
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100),
         allow_abbrev=False,
@@ -96,16 +96,18 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         "--engine",
         choices=("fit", "graphs"),
         default="fit",
-        help="graphs: small networks side by side in this process, on a GPU each step one CUDA graph; same numbers",
+        help="graphs: small networks side by side in this process, on a GPU one CUDA graph per step; same numbers",
     )
-    parser.add_argument("--at_once", type=int, help="graphs: networks side by side; default all, on a CPU one a core")
+    parser.add_argument("--at_once", type=int, help="graphs: networks side by side; default all; on a CPU one per core")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs/NAME/TIME is; default runs")
     parser.add_argument("--output", type=Path, help="folder of the report; default RUNS_DIR/reproduce/WHAT")
-    parser.add_argument("--gain", type=float, help="of --dry-run: points to find; default the published gain, else 0.5")
+    parser.add_argument(
+        "--gain", type=float, help="for --dry-run: gain to find, in points; default published, else 0.5"
+    )
     parser.add_argument(
         "--spread",
         type=float,
-        help="of --dry-run: std of the gains of pairs, in points; default that of finished pairs",
+        help="for --dry-run: standard deviation of the pairs' gains, in points; default that of finished pairs",
     )
     actions = parser.add_mutually_exclusive_group()
     for action, text in _ACTIONS.items():
