@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,6 +246,45 @@ def test_pair_that_another_call_may_part_is_undecided(
             assert course in flow.norm_missing.get("conv1", "")
     assert vars(kind) == before
     assert type(net) is kind
+
+
+class Configured(Net):
+    """An object, a dict or a tuple of settings says how a list of two is to be indexed."""
+
+    settings: Any
+
+    def forward(self, x: Tensor) -> Any:
+        index = self.settings.index if isinstance(self.settings, SimpleNamespace) else self.settings["index"]
+        return [self.norm1, self.norm2][index](self.conv1(x))
+
+
+class Named(Net):
+    """An argument names convolutions, whose outputs one batch norm normalises together."""
+
+    def __init__(self, flow: Any) -> None:
+        super().__init__(flow)
+        self.both = nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor, names: tuple[str, ...] = ("conv1", "conv2")) -> Any:
+        return self.both(torch.cat([getattr(self, name)(x) for name in names], 1))
+
+
+@pytest.mark.parametrize("settings", [SimpleNamespace(index=0), {"index": 0}], ids=["object", "dict"])
+def test_norm_chosen_by_settings_is_undecided(settings: Any) -> None:
+    net = Configured(in_order)
+    net.settings = settings
+    flow = follow(net)
+    assert flow.norm_of == {}
+    assert flow.norm_missing["conv1"].endswith("it depends on the attribute `settings`")
+    assert net.settings is settings
+
+
+def test_order_of_a_concatenation_that_an_argument_turns_is_undecided() -> None:
+    flow = follow(Named(in_order))
+    assert flow.joined == {}
+    assert flow.undecided == {"conv1", "conv2"}
+    flow = follow(nn.Sequential(Named(in_order)))  # nothing gives it another argument
+    assert flow.joined == {"0.both": ("0.conv1", "0.conv2")}
 
 
 def test_norm_chosen_among_several_by_a_key_is_undecided() -> None:

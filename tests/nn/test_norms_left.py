@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,3 +223,16 @@ def test_scripted_network_is_named_and_a_network_without_data_is_fused() -> None
     with pytest.warns(UserWarning, match="is what torch.jit made, in which nothing can be fused"):
         fuse_model(scripted)
     assert norms(fuse_model(model.to("meta"))) == 0
+
+
+def test_record_of_whole_networks_says_the_same() -> None:
+    """``python benchmarks/norms_left.py`` writes it: whole networks are dear to build and to trace."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "norms_left.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["networks"]
+    kept = {name: row["left"] for name, row in rows.items() if row["left"]}
+    assert len(rows) == 12
+    assert kept == {"dpn68": 27, "densenet121": 62, "coatnet_0_rw_224": 10}
+    for row in rows.values():
+        assert row["difference"] <= 1e-12
+        assert row["left"] <= row["torch_fx"].get("left", row["batch_norms"])
+        assert bool(row["why"]) is bool(row["left"])

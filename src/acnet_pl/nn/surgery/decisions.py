@@ -8,16 +8,17 @@ Nothing of the user's is changed: the copies are put into copies of modules.
 
 from __future__ import annotations
 
+import copy
 import dis
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from acnet_pl.nn.surgery.trace import is_layer
 
@@ -61,11 +62,11 @@ class Variation:
             values = other_values(members.get(self.attribute), _strings(self.functions.values()))
             changed = {self.attribute: values[self.turn]} if self.turn < len(values) else {}
         spaces: dict[int, dict[str, Any]] = {}
-        for (depth, name), copy in _copies(self.functions, self.sites).items():
+        for (depth, name), function in _copies(self.functions, self.sites).items():
             if depth == 0 and name in members:
-                changed[name] = copy
+                changed[name] = function
             else:
-                spaces.setdefault(depth, {})[name] = copy
+                spaces.setdefault(depth, {})[name] = function
         # What `super()` finds comes from classes put between the class and its parents.
         between = [
             type(kind.__mro__[d].__name__, (kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d
@@ -108,14 +109,31 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
 
 
 def other_values(value: Any, strings: list[str]) -> list[Any]:
-    """Other values that a plain attribute or argument might have."""
+    """Other values that a plain attribute or argument might have, or one in a list, a dict or an object of settings."""
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
         return [value + 1, value - 1]
     if isinstance(value, str):
         return [string for string in strings if string != value]
+    if type(value) in (list, tuple):
+        return [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
+    if type(value) is dict:
+        return [{**value, key: other} for key, one in value.items() for other in other_values(one, strings)][:10]
+    if isinstance(value, SimpleNamespace) or (hasattr(value, "__dict__") and _is_settings(value)):
+        changes = [(name, other) for name, one in vars(value).items() for other in other_values(one, strings)]
+        return [_changed(value, name, other) for name, other in changes[:10]]
     return []
+
+
+def _is_settings(value: Any) -> bool:
+    return not isinstance(value, (nn.Module, type, FunctionType, Tensor)) and _is_users(type(value))
+
+
+def _changed(value: Any, name: str, other: Any) -> Any:
+    changed = copy.copy(value)
+    vars(changed)[name] = other
+    return changed
 
 
 def strings_in(module: nn.Module) -> list[str]:
@@ -252,14 +270,14 @@ def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> d
         space = function.__globals__
         if helped:
             space = spaces.setdefault(id(space), dict(space))
-        copy = FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
-        copy.__kwdefaults__ = function.__kwdefaults__
-        made[key] = copy
-    for (depth, name), copy in made.items():
+        copied = FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
+        copied.__kwdefaults__ = function.__kwdefaults__
+        made[key] = copied
+    for (depth, name), copied in made.items():
         for space in spaces.values() if depth < 0 else ():
             if space.get(name) is functions[depth, name]:
-                space[name] = copy
-    return {key: copy for key, copy in made.items() if key[0] >= 0}
+                space[name] = copied
+    return {key: copied for key, copied in made.items() if key[0] >= 0}
 
 
 def _inverted(code: CodeType, path: tuple[int, ...], offset: int) -> CodeType:
