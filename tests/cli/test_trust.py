@@ -118,7 +118,7 @@ def test_a_run_of_someone_else_has_nothing_executed(
     run = stranger(changes)
     assert main(["fit", "--resume", str(run), "--print_config"]) == 1
     message = capsys.readouterr().err
-    assert f"{run / 'config.yaml'} is not gone on with: " in message
+    assert f"{run / 'config.yaml'} cannot be resumed: " in message
     assert "Traceback" not in message
     assert not Path("proof").exists()
     assert "trojan_horse" not in sys.modules
