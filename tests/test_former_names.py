@@ -13,8 +13,8 @@ from acnet_pl import fused_info
 from acnet_pl.analysis import Equivalence
 from acnet_pl.callbacks import FusedNetwork, LateFold, LateFuse  # type: ignore[deprecated]
 from acnet_pl.deploy import save_fused
-from acnet_pl.reproduce.plan import read_summary
 from acnet_pl.reproduce.settings import decisive_callbacks
+from acnet_pl.reproduce.summary_file import read_summary
 
 
 def test_late_fold() -> None:

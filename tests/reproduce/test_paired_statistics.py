@@ -32,7 +32,8 @@ def test_the_interval_is_that_of_the_paired_t_test(figures: list[tuple[float, fl
 @settings(deadline=None, derandomize=True)
 @given(FIGURES)
 def test_the_correlation_is_pearsons_with_fishers_interval(figures: list[tuple[float, float]]) -> None:
-    found = correlation(*(Sample({seed: pair[part] for seed, pair in enumerate(figures)}) for part in (0, 1)))
+    base, other = (Sample({seed: pair[part] for seed, pair in enumerate(figures)}) for part in (0, 1))
+    found = correlation(base, other)
     a, b = np.array(figures).T
     assert found.n == len(figures)
     if len(figures) < 3 or min(np.ptp(a), np.ptp(b)) == 0:

@@ -109,14 +109,14 @@ def test_several_gains_have_p_values_adjusted_for_being_several(
         return [accuracy[run.run.name] for run in runs if run.run.variant == variant]
 
     p = {variant.key: ttest_rel(of(variant.key), of("plain")).pvalue for variant in grid.variants[1:]}
-    assert len(p) == 5
+    assert len(p) == len(grid.variants) - 1 > 1
     largest = 0.0
     for rank, (variant, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (4 - rank) * value))
+        largest = max(largest, min(1.0, (len(p) - rank) * value))
         (gain,) = [one["gain"] for one in figures if one["variant"] == variant]
         assert gain["p"] == pytest.approx(value)
         assert gain["p_holm"] == pytest.approx(largest)
-        assert gain["comparisons"] == 5
+        assert gain["comparisons"] == len(p)
     page = write_report(tmp_path / "out", {"cheaper": result}, [])
     assert "p (Holm)" in page.with_suffix(".md").read_text()
 
