@@ -7,7 +7,8 @@
 A marked place is ``<!-- VIEW FILE#GRID WORDS -->`` ... ``<!-- end -->``; FILE is below results/. Views of a
 ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``pruning`` with ratios
 in percent, ``magnitude``, and in a sentence ``gain`` or ``top1`` with model and variant. ``h200`` and, in a sentence,
-``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json.
+``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with a row are
+those of attacks.json.
 """
 
 from __future__ import annotations
@@ -145,10 +146,16 @@ def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
     return _spread(_figures(grid)[model, variant])
 
 
+def attempts(record: Mapping[str, Any], row: str) -> str:
+    """How many attempts of a row of benchmarks/attacks.py were held."""
+    count = record["rows"][row]
+    return f"{count['held']:,} of {count['attempts']:,} attempts held"
+
+
 VIEWS: Mapping[str, Callable[..., str]] = {
-    view.__name__: view for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1)
+    view.__name__: view for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, attempts)
 }
-INLINE = {"h200_gain", "gain", "top1"}
+INLINE = {"h200_gain", "gain", "top1", "attempts"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
 
 

@@ -27,7 +27,9 @@ MOST_SECONDS = 8.0
 """Of the processor, for one test."""
 
 # What makes a test module dear: processes, trainings, compilations.
-_DEAR = re.compile(r"subprocess|Popen|os\.fork|mortal|spawn|torchrun|nbclient|torch\.compile|\.fit\(|\bmain\(\[")
+_DEAR = re.compile(
+    r"subprocess|Popen|os\.fork|mortal|spawn|torchrun|nbclient|torch\.compile|count_all|\.fit\(|\bmain\(\["
+)
 _DEAR_FIXTURES = {"finished", "mortal", "start", "undisturbed", "ranks"}
 
 _counting = [False]
