@@ -6,6 +6,7 @@ fails under ``--fast`` and belongs into a module that is named here.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import time
@@ -28,9 +29,10 @@ MOST_SECONDS = 8.0
 
 # What makes a test module dear: processes, trainings, compilations.
 _DEAR = re.compile(
-    r"subprocess|Popen|os\.fork|mortal|spawn|torchrun|nbclient|torch\.compile|count_all|\.fit\(|\bmain\(\["
+    r"subprocess|Popen|os\.fork|mortal|spawn|torchrun|nbclient|torch\.compile|count_all|sys\.executable|\.fit\(|\bmain\(\["
 )
-_DEAR_FIXTURES = {"finished", "mortal", "start", "undisturbed", "ranks"}
+_DEAR_FIXTURES = {"finished", "mortal", "start", "undisturbed", "ranks", "launch"}
+_WORKERS = re.compile(r"num_workers=[1-9]")
 
 _counting = [False]
 _started: list[str] = []
@@ -57,6 +59,9 @@ def choose(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest
 def _is_dear(item: pytest.Item) -> bool:
     settings = getattr(getattr(item, "obj", None), "_hypothesis_internal_use_settings", None)
     if settings is not None and settings.max_examples > MOST_EXAMPLES:
+        return True
+    workers = getattr(item, "callspec", None) and item.callspec.params.get("workers")  # type: ignore[attr-defined]
+    if workers or _WORKERS.search(inspect.getsource(getattr(item, "function", _is_dear))):
         return True
     marks = {mark.name for mark in item.iter_markers()}
     return bool(marks & {"slow", "faults", "gpu"} or _DEAR_FIXTURES.intersection(getattr(item, "fixturenames", ())))

@@ -83,7 +83,7 @@ def test_late_folding_is_the_same(launch: Any) -> None:
     options = ["fit", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--test_after_fit", "false"]
     alone = launch(*options, *FLOAT64, *fold)
     together = launch(*options, *FLOAT64, *SYNC, *fold, processes=2)
-    assert "Folded" in together.outputs[0]
+    assert "Fused" in together.outputs[0]
     assert "net.stem.conv.weight" in read_checkpoint(together.run / "checkpoints" / "last.ckpt")["state_dict"]
     assert len(alone.curve("train/loss")) == 2 * STEPS_PER_EPOCH
     assert difference(alone.curve("train/loss"), together.curve("train/loss")) < 1e-10
@@ -135,7 +135,7 @@ def test_predictions_are_the_same_and_written_once(one: Any, two: Any, launch: A
     tables = []
     for run, processes in ((one, 1), (two, 2)):
         path = run.run / "checkpoints" / "last.ckpt"
-        done = launch("predict", "--ckpt_path", str(path), *FLOAT64, processes=processes)
+        done = launch("predict", "--name", "predicted", "--ckpt_path", str(path), *FLOAT64, processes=processes)
         with (done.run / "predictions.csv").open(newline="") as file:
             tables.append(list(csv.DictReader(file)))
         assert sum(written[str(done.run.relative_to(done.folder) / "predictions.csv")] for written in done.written) == 1
