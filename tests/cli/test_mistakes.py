@@ -135,6 +135,6 @@ def check(message, expected):
     assert "error: " in message
     lines = message[message.index("error: ") :].strip().splitlines()
     assert len(lines) <= 12, message
-    assert not any(noise in message for noise in ("Union", "Subtypes", "Namespace(", "<class", "typing."))
+    assert not any(noise in message for noise in ("Union", "Subtypes", "Namespace(", "<class '", "typing."))
     for text in expected:
         assert text in message, message
