@@ -210,7 +210,7 @@ class ACBlock(FusibleConv):
             kernel = sum_scaled(layers, [frozen_scale_and_shift(scale)[0] for scale in norms])
             return self._call(self.norm, self._shape.convolve(x, kernel))
         at_once = self.at_once and self.groups == 1
-        if work_alike(norms) and (count := images_in_share(x, self._share)) is not None:
+        if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
             return train_by_share(self._shape, layers, x, count, at_once)
         if at_once and track_alike(norms):
             return train_at_once(self._shape, layers, x)
@@ -277,7 +277,7 @@ class ACBlock(FusibleConv):
         total: Tensor | None = None
         for _, conv, norm, geometry in self._layers():
             out = self._call(conv, geometry.pad_or_crop(x))
-            if work_alike([norm]) and (count := images_in_share(x, self._share)) is not None:
+            if work_alike([norm]) and (count := images_in_share(x, self._share, norm)) is not None:
                 out = normalise_by_share(norm, out, count)
             elif norm is not None:
                 out = self._call(norm, out)

@@ -36,8 +36,18 @@ def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
     return Fraction(share).limit_denominator(4096) or Fraction(1, 4096)
 
 
-def images_in_share(x: Tensor, share: Fraction) -> int | None:
-    """Return how many images of a batch are in its share: rounded up, and at least two; None if it is all of them.
+def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int | None:
+    """Return how many images of a batch are in its share: rounded up, and at least two.
+
+    Args:
+        x: The batch.
+        share: Of it.
+        norm: A branch's batch norm.
+
+    Returns:
+        The number, which may exceed the batch's; None where all images are in the share, which makes it the exact
+        block. A norm that waits for other processes gets a number always: their batches may be larger, and all
+        processes must exchange the same sums.
 
     Raises:
         RuntimeError: torch.fx or torch.jit records the operations, for which the number would be a constant.
@@ -50,7 +60,9 @@ def images_in_share(x: Tensor, share: Fraction) -> int | None:
             "call model.eval() before tracing, or set the block's `statistics_share` to 1"
         )
     wanted = max(2, -(-len(x) * share.numerator // share.denominator))
-    return wanted if torch.compiler.is_compiling() or wanted < len(x) else None
+    if torch.compiler.is_compiling() or (isinstance(norm, _BatchNorm) and _process_group(norm) is not None):
+        return wanted
+    return wanted if wanted < len(x) else None
 
 
 def work_alike(norms: Sequence[nn.Module | None]) -> bool:
@@ -149,11 +161,14 @@ class _Moments(torch.autograd.Function):
     def forward(y: Tensor) -> tuple[Tensor, Tensor]:
         channels, dtype = y.shape[1], torch.promote_types(y.dtype, torch.float32)
         mean, var = y.new_zeros(channels, dtype=dtype), y.new_zeros(channels, dtype=dtype)
+        if not y.numel():  # a process without images in this step, beside others that have some
+            return mean, var
         torch.native_batch_norm(
             y, None, None, mean, var, True, 1.0, 1e-5
         )  # momentum 1: the running ones are this batch's
         count = y.numel() // channels
-        return mean, var * ((count - 1) / count)
+        # Of one value the variance is 0, where PyTorch has NaN: no other value to differ from.
+        return mean, var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -162,7 +177,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (y, mean), (to_mean, to_var) = ctx.saved_tensors, gradients
-        count = y.numel() // y.shape[1]
+        count = max(1, y.numel() // y.shape[1])
         slope = to_var * (2 / count)
         offset = to_mean / count - slope * mean
         return torch.addcmul(offset.view(-1, 1, 1), y, slope.view(-1, 1, 1)).to(y.dtype)
