@@ -141,7 +141,8 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
             network = build_network(info["backbone"], info["conv"], info["num_classes"])
         network = fuse_model(network.eval())
     else:
-        network = fuse_model(copy.deepcopy(into).cpu().eval(), example_inputs(info.get("inputs")))
+        network = copy.deepcopy(into).cpu().eval()
+        network = fuse_model(network, example_inputs(info.get("inputs"), _precision(network)))
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -171,8 +172,12 @@ def describe_inputs(inputs: Any) -> Any:
     return None
 
 
-def example_inputs(described: Any) -> Any:
+def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
     """Make an example input from a description: random floating-point numbers, zeros otherwise; None for None.
+
+    Args:
+        described: What `describe_inputs` returned.
+        precision: Of the floating-point numbers; None is what they were.
 
     Raises:
         ValueError: It is no such description.
@@ -184,14 +189,23 @@ def example_inputs(described: Any) -> Any:
             dtype = getattr(torch, name, None)
             if not isinstance(dtype, torch.dtype) or not all(isinstance(n, int) and 0 <= n < 2**16 for n in shape):
                 raise ValueError(f"the inputs are described by {described!r}, expected a torch dtype and a shape")
-            return torch.randn(shape, dtype=dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+            return (
+                torch.randn(shape, dtype=precision or dtype)
+                if dtype.is_floating_point
+                else torch.zeros(shape, dtype=dtype)
+            )
         case {"dict": dict(items)}:
-            return {name: example_inputs(value) for name, value in items.items()}
+            return {name: example_inputs(value, precision) for name, value in items.items()}
         case {"tuple": list(values)}:
-            return tuple(example_inputs(value) for value in values)
+            return tuple(example_inputs(value, precision) for value in values)
         case {"list": list(values)}:
-            return [example_inputs(value) for value in values]
+            return [example_inputs(value, precision) for value in values]
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
+
+
+def _precision(network: nn.Module) -> torch.dtype | None:
+    tensors = [*network.parameters(), *network.buffers()]
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def _check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -138,3 +138,25 @@ def test_mistakes_are_explained(words, code, message, finished, photos, tmp_path
     given = [places.get(word, word).replace("RUN/", f"{finished}/") for word in words]
     assert main(["predict", *given]) == code
     assert message in capsys.readouterr().err
+
+
+def test_nothing_that_is_read_is_written_over(finished, photos, tmp_path, capsys):
+    photo = shutil.copy(next(photos.rglob("*.png")), tmp_path / "a.png")
+    checkpoint = shutil.copy(finished / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
+    before = {path: path.read_bytes() for path in (photo, checkpoint)}
+    for args in (
+        ["predict", checkpoint, photo, "--output", photo],
+        ["predict", checkpoint, tmp_path, "--output", tmp_path / ".." / tmp_path.name / "a.png"],
+        ["predict", checkpoint, photo, "--output", checkpoint],
+        ["fuse", checkpoint, "--output", checkpoint],
+        ["export", checkpoint, "--format", "safetensors", "--output", checkpoint],
+    ):
+        assert main([str(word) for word in args]) == 2
+        assert "would take the place of the file that is read" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(finished, photos, device, capsys):
+    assert main(["predict", str(finished), str(photos), "--device", device]) == 1
+    assert f"--device {device}: this machine has auto, cpu" in capsys.readouterr().err

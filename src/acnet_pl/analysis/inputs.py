@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Inputs", "labels_of", "network_inputs", "sample_count", "tensors_of"]
+__all__ = ["Inputs", "images_apart", "labels_of", "network_inputs", "sample_count", "tensors_of"]
 
 Inputs = str | Callable[[Any], Any] | None
 """How to take a network's input out of a batch: the name of a part, a function of the batch, or None to find it."""
@@ -97,10 +97,17 @@ def sample_count(inputs: Any) -> int:
         >>> sample_count((torch.zeros(4, 3, 8, 8), torch.zeros(4, 2)))
         4
     """
-    if isinstance(inputs, tuple) and len(inputs) and isinstance(inputs[0], list):
-        return len(inputs[0])  # images of different sizes, as detectors take them
+    if (images := images_apart(inputs)) is not None:
+        return len(images)
     first = next(tensors_of(inputs), None)
     return 0 if first is None else len(first) if first.dim() else 1
+
+
+def images_apart(inputs: Any) -> list[Tensor] | tuple[Tensor, ...] | None:
+    """Return the images of a network that takes them one by one ``(C, H, W)``, as detectors do; None for others."""
+    first = inputs[0] if isinstance(inputs, tuple) and inputs else None
+    apart = isinstance(first, (list, tuple)) and all(isinstance(x, Tensor) and x.dim() == 3 for x in first)
+    return first if apart else None
 
 
 def describe_batch(batch: Any) -> str:

@@ -85,7 +85,7 @@ class EquivalenceCheck(Callback):
         """Try the comparison on the first batch, before anything is trained."""
         if self.enabled and not self._tried:
             self._tried = True
-            inputs = self.subject.inputs_of(pl_module, batch)
+            inputs = self.subject.first_inputs_of(pl_module, batch)
             if sample_count(inputs):
                 with torch.compiler.set_stance("force_eager"):
                     self._compare(pl_module, self.subject.fused(pl_module, inputs), inputs, batch)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from typing_extensions import deprecated
 
@@ -71,11 +72,11 @@ class FusedNetwork:
 class FuseOnFitEnd(Callback):
     """Fuse a copy of the trained network when ``fit`` ends and write it as one file.
 
-    The best checkpoint is fused where the ModelCheckpoint monitors a metric, else the last weights. Rank zero writes;
-    the trained model is left as it is. The file is read back and compared before it counts as written. Of an
-    `ImageClassifier` it also holds the architecture, and ``load_fused(path)`` builds the network; of any other
-    LightningModule, ``load_fused(path, into=network)`` loads it into the network as it was trained. ``result`` holds a
-    `FusedNetwork`.
+    The best checkpoint is fused where a ModelCheckpoint monitors a metric (the first that does), else the last
+    weights. Rank zero writes; the trained model is left as it is. The file is read back and compared before it counts
+    as written. Of an `ImageClassifier` it also holds the architecture, and ``load_fused(path)`` builds the network;
+    of any other LightningModule, ``load_fused(path, into=network)`` loads it into the network as it was trained.
+    ``result`` holds a `FusedNetwork`.
 
     Args:
         filename: Name of the file in the run's folder; `acnet_pl.load_fused` reads it.
@@ -116,8 +117,8 @@ class FuseOnFitEnd(Callback):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if self.enabled and stage == "fit":
             require_whole_parameters(trainer, self)
-            self.subject.of(pl_module)
-            if _monitors(trainer):
+            self.subject.check_name(pl_module)
+            if _monitoring(trainer) is not None:
                 check_readable(pl_module)
             self._tried = False
 
@@ -136,7 +137,8 @@ class FuseOnFitEnd(Callback):
         self._tried = True
         inputs: Any = None
         try:
-            inputs = few(self.subject.inputs_of(pl_module, batch)) if self.subject.has_forward(pl_module) else None
+            has_forward = self.subject.has_forward(pl_module)
+            inputs = few(self.subject.first_inputs_of(pl_module, batch)) if has_forward else None
         except ValueError:
             if self.subject.inputs is not None:
                 raise
@@ -176,7 +178,7 @@ class FuseOnFitEnd(Callback):
     def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None]:
         """Return a copy of the network in eval mode on the CPU, the kind of its weights, and their checkpoint."""
         network = copy.deepcopy(self.subject.of(pl_module)).cpu().eval()
-        best: str = getattr(trainer.checkpoint_callback, "best_model_path", "") if _monitors(trainer) else ""
+        best = getattr(_monitoring(trainer), "best_model_path", "")
         if not best:
             saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]
             return network, "last", saved[0] if saved else None
@@ -186,13 +188,18 @@ class FuseOnFitEnd(Callback):
         return network, "best", best
 
 
-def _monitors(trainer: Trainer) -> bool:
-    return getattr(trainer.checkpoint_callback, "monitor", None) is not None
+def _monitoring(trainer: Trainer) -> ModelCheckpoint | None:
+    """Return the first ModelCheckpoint that monitors a metric, wherever it stands among others."""
+    found = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
+    return next((each for each in found if each.monitor is not None), None)
 
 
 def _cost(network: nn.Module, example: Any) -> tuple[int, int | None]:
-    """Return parameters, and multiply-accumulates per sample if an input is known."""
-    if example is None:
-        return sum(parameter.numel() for parameter in network.parameters()), None
-    cost = complexity(network, example_input=example)
-    return cost.parameters, cost.macs
+    """Return parameters, and multiply-accumulates per sample if they can be counted."""
+    if example is not None:
+        try:
+            cost = complexity(network, example_input=example)
+            return cost.parameters, cost.macs
+        except Exception as error:  # whatever counting meets in a network's code: the file is what matters
+            rank_zero_warn(f"multiply-accumulates are not counted: {type(error).__name__}: {error}")
+    return sum(parameter.numel() for parameter in network.parameters()), None

@@ -43,7 +43,7 @@ class KernelMagnitude(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is such a network."""
         if self.every_n_epochs and stage == "fit":
-            self.subject.of(pl_module)
+            self.subject.check_name(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log on rank zero, after the first epoch too."""

@@ -81,7 +81,7 @@ class LateFuse(Callback):
         network = self.subject.of(pl_module)
         if self._done or (self._tried and not due) or not any(True for _ in blocks_of(network)):
             return
-        inputs = self.subject.inputs_of(pl_module, batch)
+        inputs = self.subject.first_inputs_of(pl_module, batch)
         if not due:
             self._tried = True
             output_moments(network, few(inputs))

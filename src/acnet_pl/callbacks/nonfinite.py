@@ -63,7 +63,7 @@ class NonFiniteCheck(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is such a network."""
         if self.enabled and stage == "fit":
-            self.subject.of(pl_module)
+            self.subject.check_name(pl_module)
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of skipped batches."""

@@ -92,12 +92,17 @@ def describe_images(data: object) -> dict[str, Any]:
     """Return shape, normalisation and class names of a data module's images, if known."""
     if not isinstance(data, DescribesImages):
         return {}
-    info: dict[str, Any] = {
-        "image_shape": list(data.image_shape),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "class_names": list(data.class_names),
-    }
+    try:
+        info: dict[str, Any] = {
+            "image_shape": [int(size) for size in data.image_shape],
+            "mean": [float(value) for value in data.mean],
+            "std": [float(value) for value in data.std],
+            "class_names": [str(name) for name in data.class_names],
+        }
+    except (TypeError, ValueError, RuntimeError):  # others' data modules may mean something else by these names
+        return {}
+    if len(info["image_shape"]) != 3:
+        return {}
     for name in ("resize", "exif"):
         if isinstance(value := getattr(data, name, None), int):
             info[name] = value

@@ -74,7 +74,7 @@ class RotationRobustness(Callback):
         """Try the test on two samples, before anything is trained."""
         if self.enabled and not self._tried:
             self._tried = True
-            inputs = few(self.subject.inputs_of(pl_module, batch))
+            inputs = few(self.subject.first_inputs_of(pl_module, batch))
             if samples := sample_count(inputs):
                 with torch.compiler.set_stance("force_eager"):
                     outputs = self._outputs(self.subject.fused(pl_module, inputs), inputs)

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from acnet_pl.analysis.evaluation import evaluating, placed
-from acnet_pl.analysis.inputs import Inputs, describe_batch, network_inputs, sample_count
+from acnet_pl.analysis.inputs import Inputs, describe_batch, images_apart, network_inputs, sample_count
 from acnet_pl.nn import FusibleConv, fuse_model
+from acnet_pl.nn.surgery.copying import deep_copy
+from acnet_pl.nn.surgery.running import call
 
 __all__ = ["Subject", "few", "require_whole_parameters"]
 
@@ -72,22 +75,53 @@ class Subject:
             ValueError: There is no such submodule, or no one network and no ``forward``, or processes share parameters.
         """
         require_whole_parameters(trainer, callback)
-        if not self.has_forward(pl_module):
-            names = list(_children_with_parameters(pl_module))
-            raise ValueError(
-                f"{type(callback).__name__} calls the network, but {type(pl_module).__name__} has no forward and not "
-                f"one network ({', '.join(names) or 'no submodules with parameters'}); name it: "
-                f"{type(callback).__name__}(network={names[0] if names else 'model'!r})"
-            )
+        if _is_complete(pl_module):
+            self._require_forward(pl_module, type(callback).__name__)
+
+    def check_name(self, pl_module: LightningModule) -> None:
+        """Raise ValueError in `setup` if there is no submodule of this name.
+
+        A LightningModule that makes its layers in its own ``setup`` or in ``configure_model``, which come later, is
+        passed: it is looked at again with the first batch.
+        """
+        if _is_complete(pl_module):
+            self.of(pl_module)
 
     def inputs_of(self, pl_module: LightningModule, batch: Any) -> Any:
         """Return the network's input from a batch, on its device and in its precision.
 
         Raises:
-            ValueError: It cannot be told, or the batch has no such part.
+            ValueError: There is no network to call, its input cannot be told, or the batch has no such part.
         """
+        self._require_forward(pl_module)
         network = self.of(pl_module)
         return placed(network, network_inputs(network, batch, self.inputs))
+
+    def first_inputs_of(self, pl_module: LightningModule, batch: Any) -> Any:
+        """Return the network's input from the first batch, as `inputs_of` does, after trying it on the network.
+
+        Raises:
+            ValueError: As `inputs_of`, or the network does not take the input.
+        """
+        inputs = self.inputs_of(pl_module, batch)
+        if sample_count(inputs):
+            network = deep_copy(self.of(pl_module))  # which may keep something of its first call
+            devices = list({parameter.device for parameter in network.parameters() if parameter.is_cuda})
+            with evaluating(network), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+                try:
+                    call(network, few(inputs))
+                except Exception as error:  # whatever a network's code raises
+                    raise _not_taken(inputs, f"{type(error).__name__}: {error}") from error
+        return inputs
+
+    def _require_forward(self, pl_module: LightningModule, callback: str = "Callback") -> None:
+        if not self.has_forward(pl_module):
+            names = list(_children_with_parameters(pl_module))
+            raise ValueError(
+                f"{callback} calls the network, but {type(pl_module).__name__} has no forward and not "
+                f"one network ({', '.join(names) or 'no submodules with parameters'}); name it: "
+                f"{callback}(network={names[0] if names else 'model'!r})"
+            )
 
     def fused(self, pl_module: LightningModule, inputs: Any) -> nn.Module:
         """Return a fused copy of the network, in eval mode.
@@ -109,10 +143,7 @@ class Subject:
             except ValueError as error:
                 if "example_input" not in str(error):
                     raise
-                raise ValueError(
-                    f"the network cannot be evaluated on what was taken out of a batch, {describe_batch(inputs)} "
-                    f"({error.__cause__}); say what it takes with `inputs`, by name or by a function"
-                ) from error
+                raise _not_taken(inputs, str(error.__cause__)) from error
 
 
 def require_whole_parameters(trainer: Trainer, callback: object) -> None:
@@ -127,12 +158,27 @@ def require_whole_parameters(trainer: Trainer, callback: object) -> None:
 
 def few(inputs: Any, samples: int = 2) -> Any:
     """Return the first samples of a network's input."""
+    if (images := images_apart(inputs)) is not None:
+        return (images[:samples], *inputs[1:])
     count = sample_count(inputs)
 
     def head(tensor: Tensor) -> Tensor:
         return tensor[:samples] if tensor.dim() and len(tensor) == count else tensor
 
     return apply_to_collection(inputs, Tensor, head)
+
+
+def _not_taken(inputs: Any, reason: str) -> ValueError:
+    return ValueError(
+        f"the network cannot be evaluated on what was taken out of a batch, {describe_batch(inputs)} ({reason}); say "
+        "what it takes with `inputs`, by name or by a function"
+    )
+
+
+def _is_complete(pl_module: LightningModule) -> bool:
+    """Return False if the module has no parameters yet and a method that may make them."""
+    late = any(is_overridden(method, pl_module) for method in ("setup", "configure_model"))
+    return not late or bool(_children_with_parameters(pl_module))
 
 
 def _children_with_parameters(pl_module: LightningModule) -> dict[str, nn.Module]:

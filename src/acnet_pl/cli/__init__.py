@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from acnet_pl.cli.streams import outlive_readers
 from acnet_pl.config.discovery import installed, modules
 
 __all__ = ["command_modules", "main", "run_on_data"]
@@ -51,6 +52,7 @@ def command_modules() -> dict[str, str]:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failed run, 2 for a mistake on the command line."""
     args = list(sys.argv[1:] if args is None else args)
+    outlive_readers()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if not args or args[0] in ("-h", "--help"):

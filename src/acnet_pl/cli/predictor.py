@@ -53,14 +53,16 @@ def load_predictor(file: Path, device: str) -> Predictor:
         device: A torch device; "auto" is the GPU where there is one. ONNX runs on the CPU.
 
     Raises:
-        ValueError: The file does not say what its classes are and how images are prepared, or cannot be read.
+        ValueError: There is no such device, or the file does not say what its classes are and how images are
+            prepared, or cannot be read.
         ModuleNotFoundError: An ONNX file needs onnxruntime.
     """
+    where = _device(device)
     if file.suffix == ".onnx":
         run, info = _onnx(file)
     else:
         network, info, _ = load_for_export(file, "safetensors")
-        run = _torch(network, info, file, device)
+        run = _torch(network, info, file, where)
     about = info.get("preprocessing") or {}
     shape, mean, std = (about.get(name) for name in ("image_shape", "mean", "std"))
     if not (isinstance(shape, list) and len(shape) == 3 and mean and std):
@@ -73,8 +75,18 @@ def load_predictor(file: Path, device: str) -> Predictor:
     return Predictor(list(about.get("class_names") or []), cut, mean, std, run)
 
 
-def _torch(network: nn.Module, info: dict[str, Any], file: Path, device: str) -> Callable[[Tensor], Tensor]:
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+def _device(name: str) -> torch.device:
+    """Return a device of this machine."""
+    try:
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise ValueError(f"--device {name}: this machine has {', '.join(there)}") from error
+    return where
+
+
+def _torch(network: nn.Module, info: dict[str, Any], file: Path, where: torch.device) -> Callable[[Tensor], Tensor]:
     shape = (info.get("preprocessing") or {}).get("image_shape")
     if file.suffix != ".safetensors" and shape:
         network = fuse_model(network, torch.zeros(2, *shape))

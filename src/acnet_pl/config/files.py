@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import deepcopy
 from functools import lru_cache
@@ -14,6 +15,7 @@ from acnet_pl.config.names import did_you_mean, nearest
 __all__ = [
     "CONFIG",
     "EXPERIMENTS",
+    "check_output",
     "check_there",
     "content_of",
     "is_missing",
@@ -102,6 +104,25 @@ def check_there(path: Path, what: str) -> None:
     """Raise a UsageError if a file or folder is missing, with the nearest name."""
     if is_missing(str(path)):
         raise UsageError(f"{path}: there is no such {what}{nearby(path)}")
+
+
+def check_output(output: Path, *read: Path) -> None:
+    """Raise a UsageError for an output that is a folder, cannot be made, or would take the place of what is read.
+
+    Args:
+        output: File to be written.
+        read: Files that the command reads.
+    """
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; give the name of a file")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UsageError(f"--output {output}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"--output {output}: files cannot be made in {parent}; give another place")
+    for file in read if output.exists() else ():
+        if file.exists() and output.samefile(file):
+            raise UsageError(f"--output {output} would take the place of the file that is read; give another name")
 
 
 def is_missing(path: str) -> bool:

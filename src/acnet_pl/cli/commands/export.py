@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from acnet_pl.cli.functions import run_function
-from acnet_pl.config.files import check_there
+from acnet_pl.config.files import check_output, check_there
 
 __all__ = ["export", "run"]
 
@@ -58,6 +58,8 @@ def export(
     if batch_size < 1:
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
     check_there(checkpoint, "checkpoint")
+    if output is not None:
+        check_output(output, checkpoint)
     import torch
     from rich.console import Console
 

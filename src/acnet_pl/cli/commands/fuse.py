@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acnet_pl.cli.functions import run_function
-from acnet_pl.config.files import check_there
+from acnet_pl.config.files import check_output, check_there
 
 __all__ = ["fuse", "run"]
 
@@ -27,6 +27,8 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
         tolerance: Largest relative difference allowed between the trained and the fused network.
     """
     check_there(checkpoint, "checkpoint")
+    if output is not None:
+        check_output(output, checkpoint)
     import torch
     from rich.console import Console
 

@@ -15,7 +15,7 @@ from acnet_pl.cli import run_on_data
 from acnet_pl.cli.functions import run_function
 from acnet_pl.cli.photo_arguments import check_photos, find_photos, true_class
 from acnet_pl.config.errors import UsageError
-from acnet_pl.config.files import check_there
+from acnet_pl.config.files import check_output, check_there
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,7 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
     file = _network_file(network)
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; give the name of a file")
+    check_output(output, file, *map(Path, photos))
     from rich.console import Console
 
     from acnet_pl.atomic import atomic_path
@@ -68,6 +67,7 @@ def predict(
     found = find_photos(photos)
     names = predictor.class_names
     paths = list(found.roots)
+    check_output(output, *paths)
     truths = [true_class(path, root, names) for path, root in found.roots.items()]
     right = judged = 0
     unreadable: list[str] = []
