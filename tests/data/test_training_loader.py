@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+from collections.abc import Sequence
 from itertools import islice
 
 import pytest
@@ -18,7 +19,7 @@ N = 48
 class Deadly(InMemoryImages):
     """Its worker process is killed, as a machine short of memory does it."""
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
