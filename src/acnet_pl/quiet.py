@@ -29,6 +29,8 @@ def keep_advice_quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", message=".*add_instantiator.*")
+    # A few batches an epoch are logged once an epoch all the same.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
     warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
 

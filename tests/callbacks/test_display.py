@@ -19,6 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 class Jupyter:
     is_jupyter = True
+    is_terminal = False
+
+
+class Terminal:
+    is_jupyter = False
+    is_terminal = True
 
 
 @pytest.mark.parametrize("widgets", [True, False])
@@ -35,6 +41,21 @@ def test_a_notebook_without_ipywidgets_gets_lines(
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
         assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
         assert all("val_loss " in line for line in lines)
+
+
+def test_a_file_gets_lines_and_a_terminal_a_bar(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("acnet_pl.callbacks.display.get_console", Terminal)
+        assert ProgressBar().is_enabled
+    monkeypatch.setattr("acnet_pl.callbacks.display._LINE_SECONDS", 0.0)  # every batch is a minute old
+    run = trainer(tmp_path, ProgressBar(), enable_progress_bar=True, max_epochs=1)
+    run.fit(Shown(), loader(Own), loader(Own))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    batches = len(loader(Own))
+    assert [line.split("  ")[1:2] for line in lines[:-1]] == [[f"batch {n}/{batches}"] for n in range(1, batches + 1)]
+    assert lines[-1].split("  ")[0] == "epoch 1/1"
 
 
 class Shown(Own):

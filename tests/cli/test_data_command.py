@@ -72,9 +72,9 @@ def test_deep_grey_images_are_named(images, capsys):
         Image.fromarray(np.tile(np.linspace(0, most, 8), (8, 1)).astype(np.uint16)).save(folder / f"{name}.png")
     assert main(["data", "check", str(images / "train")]) == 0
     text = capsys.readouterr().out
-    assert "cat/whole.png: grey values 0 to 65535 of 65,535\n" in text
-    assert "cat/dark.png: grey values 0 to 4095 of 65,535, so that it comes out dark" in text
-    assert "val: 14 images of 2 classes" in text
+    assert "cat/whole.png: grey values 0 to 65,535 of 65,535\n" in text
+    assert "cat/dark.png: grey values 0 to 4,095 of 65,535, so that it comes out dark" in text
+    assert "train: 14 images of 2 classes" in text  # the folder's name
     assert "2 grey images of more than 8 bits" in text
 
 

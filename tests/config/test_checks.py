@@ -9,7 +9,7 @@ import pytest
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.checks import check_run
 from acnet_pl.config.errors import UsageError
-from acnet_pl.config.files import EXPERIMENTS
+from acnet_pl.config.files import EXPERIMENTS, with_recipes
 
 FILES = {
     "quickstart.yaml": "data: {class_path: acnet_pl.data.DigitsDataModule, init_args: {batch_size: 128}}\n",
@@ -37,6 +37,7 @@ WRONG = [
     ("--trainer.precision bf16-mixd", ["--trainer.precision: expected one of 64, ", "did you mean bf16-mixed?"]),
     ("--model.conv.position centre", ["--model.conv.position: expected one of skeleton, border, got 'centre'"]),
     ("--model.backbone ResNetCifa", ["known are AlexNet", "did you mean ResNetCifar?"]),
+    ("--data CIFAR10", ["there is no such data module", "did you mean CIFARDataModule?"]),
     ("--model.backbone ReLU", ["there is no such backbone", "ResNetCifar"]),
     ("--model.backbone acnet_pl.backbones.VGG17", ["did you mean VGG16?"]),
     ("--model.backbone ResNetCifar --model.backbone.dept 8", ["ResNetCifar has no", "--model.backbone.depth?"]),
@@ -114,10 +115,32 @@ def test_recipes_pass(recipe: Path) -> None:
         check_run(["fit", *under, "--config", str(recipe), *root])
 
 
+def test_recipes_of_the_package_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/quickstart.yaml").write_text("{}")  # a file of the folder is preferred
+    words = "fit --config experiments/conv/acb.yaml --config=experiments/conv/plain.yaml --config experiments/no.yaml"
+    found = with_recipes(
+        [*words.split(), "--config", "experiments/quickstart.yaml", "--name", "experiments/conv/acb.yaml"]
+    )
+    assert found[2] == str(EXPERIMENTS / "conv/acb.yaml")
+    assert found[3] == f"--config={EXPERIMENTS / 'conv/plain.yaml'}"
+    assert found[4:] == [
+        *words.split()[4:],
+        "--config",
+        "experiments/quickstart.yaml",
+        "--name",
+        "experiments/conv/acb.yaml",
+    ]
+    assert Path(found[2]).is_file()
+
+
 def test_evaluation_needs_a_checkpoint() -> None:
     for command in ("validate", "test", "predict"):
         with pytest.raises(UsageError, match="--ckpt_path"):
             check_run([command])
+        with pytest.raises(UsageError, match=r"for a checkpoint write --ckpt_path runs/last\.ckpt"):
+            check_run([command, "runs/last.ckpt"])
 
 
 def test_arguments_are_read_as_they_were_typed() -> None:

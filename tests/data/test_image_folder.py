@@ -108,7 +108,7 @@ def test_a_class_called_train_is_no_split(root: Path) -> None:
 def test_other_files_are_counted_in_a_warning(root: Path) -> None:
     for name in ("a.heic", "b.heic", "c.gif", ".DS_Store", "Thumbs.db"):
         (root / "cat" / name).write_bytes(b"x")
-    with pytest.warns(UserWarning, match=r"3 other files \(2 .heic, 1 .gif\) are passed over"):
+    with pytest.warns(UserWarning, match=r"3 other files \(2 .heic, 1 .gif\) are ignored"):
         module(root)
 
 

@@ -306,9 +306,9 @@ def test_blocks_that_are_half_finished_stand_side_by_side(
         (
             (0.80, 0.81, 0.80),
             (0.79, 0.79, 0.80),
-            "this may be chance, and a gain of this size needs about 7 pairs more.",
+            "this may be chance, and a gain of this size needs about 7 more pairs.",
         ),
-        ((0.80,), (0.81,), "for one seed; a gain needs at least 2."),
+        ((0.80,), (0.81,), ", from one pair of runs; an interval needs at least two pairs."),
     ],
 )
 def test_the_headline_says_what_came_out_and_what_it_would_take(

@@ -76,7 +76,7 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
         (["table1", "--seeds", "1", "1"], 2, "must differ"),
         (["table1", "--epochs", "0"], 2, "at least 1"),
         (["table1", "--gain", "0"], 2, "must not be 0"),
-        (["table1", "--models", "resnet57", "--list"], 1, "cifar_quick, vgg16"),
+        (["table1", "--models", "resnet57", "--list"], 2, "densenet40; did you mean resnet56?"),
         (["table1", "--recipe", "linear", "--list"], 1, "article, cosine"),
         (["table3", "--select", "best", "--list"], 1, "--select last"),
         (["table1", "--trainer.max_epok", "3", "--list"], 2, "max_epok"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,20 @@ def test_a_run_that_fails_does_not_end_the_others(runs: list[PlannedRun], attemp
     assert "failed (3)" in screen
     assert "[rank0]: so it goes in [/a/file]" in screen
     assert "[rank0]: so it goes in [/a/file]" in runner.log_file(runs[1]).read_text()
+
+
+def test_a_long_run_is_reported_in_lines_where_no_bar_is_drawn(
+    runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(run: PlannedRun, advance: Callable[[int], None]) -> int:
+        advance(1)
+        return 1
+
+    monkeypatch.setattr(runner, "_run", run)
+    monkeypatch.setattr(runner, "_end", lambda run: "")
+    assert "plain-seed0: 1 of 2 epochs" not in run_all(runs[:1])[1]  # a minute has not passed
+    monkeypatch.setattr(runner, "_LINE_SECONDS", 0)
+    assert "1/1 cifar_quick_staircase-plain-seed0: 1 of 2 epochs" in run_all(runs[:1])[1]
 
 
 def test_what_failed_is_run_again_and_alone(runs: list[PlannedRun], attempts: list[str]) -> None:

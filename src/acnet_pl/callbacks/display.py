@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from importlib.util import find_spec
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
@@ -17,22 +20,47 @@ from acnet_pl.nn import FusibleConv
 
 __all__ = ["ConvSummary", "ProgressBar", "conv_table"]
 
+_LINE_SECONDS = 60.0
+
 
 class ProgressBar(RichProgressBar):
-    """Rich progress bar with loss and accuracies; one line per epoch in notebooks without ipywidgets."""
+    """Rich progress bar with loss and accuracies on a terminal; lines of text where a bar cannot be drawn.
+
+    Files, pipes and notebooks without ipywidgets get one line per epoch, and one a minute within long epochs.
+    """
 
     def __init__(self) -> None:
-        # There rich would show an empty output.
-        self._lines = get_console().is_jupyter and find_spec("ipywidgets") is None
-        super().__init__(refresh_rate=0 if self._lines else 100, theme=RichProgressBarTheme(metrics_format=".3f"))
+        console = get_console()
+        drawn = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+        self._lines = not drawn
+        self._last_line = 0.0
+        super().__init__(refresh_rate=100 if drawn else 0, theme=RichProgressBarTheme(metrics_format=".3f"))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the minute after which the first line within the epoch is due."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._last_line = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Print a line if the last one is a minute old."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._lines and time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self._print_line(trainer, pl_module, f"  batch {batch_idx + 1}/{self.total_train_batches}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the figures of the epoch in notebooks."""
+        """Print the figures of the epoch where there is no bar."""
         super().on_train_epoch_end(trainer, pl_module)
-        if self._lines and trainer.is_global_zero:
+        if self._lines:
+            self._print_line(trainer, pl_module)
+
+    def _print_line(self, trainer: Trainer, pl_module: LightningModule, batch: str = "") -> None:
+        self._last_line = time.monotonic()
+        if trainer.is_global_zero:
             figures = self.get_metrics(trainer, pl_module)
             numbers = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, (int, float)))
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *numbers, sep="  ")
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{batch}", *numbers, sep="  ", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time, above whatever is printed next."""

@@ -98,7 +98,9 @@ def run_on_data(args: Sequence[str]) -> None:
     from acnet_pl.cli.help import run_help, topic_of
     from acnet_pl.config.arguments import Arguments
     from acnet_pl.config.checks import check_run
+    from acnet_pl.config.files import with_recipes
 
+    args = with_recipes(args)
     if (topic := topic_of(Arguments(args))) is not None:
         print(run_help(args, topic))
         return

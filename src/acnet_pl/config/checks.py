@@ -35,7 +35,10 @@ def check_run(words: Sequence[str]) -> None:
     """
     arguments = Arguments(words)
     for _, word in arguments.positional:
-        raise UsageError(f"{word!r} is not part of an option; options begin with --, a file is given with --config")
+        way_out = "options begin with --, a file is given with --config"
+        if arguments.command != "fit" and not word.endswith((".yaml", ".yml")):
+            way_out = f"for a checkpoint write --ckpt_path {word}"
+        raise UsageError(f"{word!r} is not part of an option; {way_out}")
     catalogue = Catalogue(arguments.command)
     final: dict[str, Setting] = {}
     resumed = arguments.last("resume")
@@ -90,7 +93,7 @@ def _check_class(setting: Setting) -> None:
         raise UsageError(
             f"{setting}: expected the name of a {SLOTS[slot]}, got {value!r}; known are {', '.join(known)}"
         )
-    near = nearest(value.rpartition(".")[2], known)
+    near = nearest(value.rpartition(".")[2], known, beginning=4)
     raise UsageError(
         f"{setting} {value}: there is no such {SLOTS[slot]}; known are {', '.join(known)}{did_you_mean(near)}"
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest
 
@@ -23,6 +25,7 @@ __all__ = [
     "read_config",
     "run_config",
     "run_order",
+    "with_recipes",
 ]
 
 CONFIG = "config.yaml"
@@ -98,6 +101,24 @@ def read_config(given: str) -> dict[str, Any]:
             f"{name}: expected options and their values, as in `trainer: {{max_epochs: 3}}`, got {_short(content)}"
         )
     return content
+
+
+def with_recipes(words: Sequence[str]) -> list[str]:
+    """Return a command line in which ``experiments/...`` is a file of the package where the folder has none.
+
+    Args:
+        words: The command and its arguments.
+    """
+    found = list(words)
+    for option in Arguments(words).options:
+        path = Path(option.value or "")
+        if option.name != "config" or path.parts[:1] != ("experiments",) or path.exists():
+            continue
+        recipe = EXPERIMENTS.joinpath(*path.parts[1:])
+        if recipe.is_file():
+            inline = words[option.position] != option.typed  # --config=FILE
+            found[option.position + (not inline)] = f"{option.typed}={recipe}" if inline else str(recipe)
+    return found
 
 
 def check_there(path: Path, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 __all__ = ["did_you_mean", "nearest", "nearest_option"]
 
@@ -24,10 +25,25 @@ _SYNONYMS = {
 }
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name most similar to another, or None if none is similar."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6, beginning: int | None = None) -> str | None:
+    """Return the known name most similar to another, or None if none is similar.
+
+    Args:
+        name: Name that does not exist.
+        known: Names that exist.
+        cutoff: Least likeness, from 0 to 1.
+        beginning: If none is alike, return the one that shares the most first letters, at least so many:
+            with 4, ``CIFAR10`` is ``CIFARDataModule``.
+    """
     by_lower = {other.lower(): other for other in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    lower = name.lower()
+    found = difflib.get_close_matches(lower, by_lower, n=1, cutoff=cutoff)
+    if not found and beginning is not None:
+        shared = {
+            other: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lower, other, strict=False)))
+            for other in by_lower
+        }
+        found = sorted((other for other in shared if shared[other] >= beginning), key=lambda other: -shared[other])
     return by_lower[found[0]] if found else None
 
 

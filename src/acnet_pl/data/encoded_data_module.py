@@ -20,7 +20,7 @@ from acnet_pl.data.encoded_images import Cut, EncodedBatch, EncodedImages, Image
 from acnet_pl.data.images import Batch
 from acnet_pl.data.random_words import random_words, uniform_integers
 from acnet_pl.data.training_loader import EpochSampler, Progress, TrainingLoader
-from acnet_pl.data.workers import leave_process_group, worker_context
+from acnet_pl.data.workers import leave_process_group, worker_context, worker_count
 
 __all__ = ["Decoder", "EncodedDataModule", "SplitName"]
 
@@ -47,7 +47,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         color: Largest relative shift of brightness, contrast and saturation, 0 to 1. 0 is none.
         flip: Flip half of the training images left-right.
         exif: Turn images as their EXIF orientation says.
-        num_workers: Processes that read and decode, for each device.
+        num_workers: Processes that read and decode, for each device; at most one per core.
         pin_memory: Copy batches through pinned memory where there is a CUDA device.
         decode: "cpu" or "gpu".
         skip_unreadable: Number of unreadable files put up with in each split.
@@ -279,7 +279,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
     def _workers(self) -> dict[str, Any]:
         world_size, _ = self._processes()
         return {
-            "num_workers": self.num_workers,
+            "num_workers": worker_count(self.num_workers),
             "multiprocessing_context": worker_context(world_size, self.num_workers),
             "worker_init_fn": leave_process_group,
             "pin_memory": self.pin_memory and torch.cuda.is_available(),

@@ -35,7 +35,7 @@ class ImageFolderDataModule(EncodedDataModule):
         color: Largest relative shift of brightness, contrast and saturation, 0 to 1. 0 is none.
         flip: Flip half of the training photos left-right; false for what has a right way round, such as text.
         exif: Turn photos upright as the camera noted.
-        num_workers: Processes that read and decode, for each device.
+        num_workers: Processes that read and decode, for each device; at most one per core.
         pin_memory: Copy batches through pinned memory where there is a CUDA device.
         decode: "cpu" decodes in the worker processes, "gpu" on the training device (nvJPEG).
         skip_unreadable: Number of unreadable files put up with in each split, with a warning for each.

@@ -39,7 +39,7 @@ class ImageNetDataModule(EncodedDataModule):
         min_scale: Smallest share of the image's area that a random box has.
         color: Largest relative shift of brightness, contrast and saturation, 0 to 1. 0 is none.
         exif: Turn images as their EXIF orientation says; results on ImageNet are those of images as they are stored.
-        num_workers: Processes that read and decode, for each device.
+        num_workers: Processes that read and decode, for each device; at most one per core.
         pin_memory: Copy batches through pinned memory where there is a CUDA device.
         decode: "cpu" decodes in the worker processes. "gpu" has them read only, and decodes (nvJPEG) and cuts on the
             training device: for machines with few cores for each GPU. Batches of the loaders are then still encoded.

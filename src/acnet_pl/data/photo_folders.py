@@ -132,7 +132,7 @@ class PhotoFolders:
         if not self._warned and others:
             self._warned = True
             rank_zero_warn(
-                f"{folder}: {_counted(others)} {'is' if others.total() == 1 else 'are'} passed over; photos end in "
+                f"{folder}: {_counted(others)} {'is' if others.total() == 1 else 'are'} ignored; photos end in "
                 f"{', '.join(SUFFIXES)}"
             )
         if not names:
@@ -167,7 +167,7 @@ class PhotoFolders:
         if not nested:
             loose = sum(entry.is_file() and entry.suffix.lower() in SUFFIXES for entry in self.root.iterdir())
             if loose:
-                rank_zero_warn(f"{self.root}: {loose} photos lie in no class folder and are passed over")
+                rank_zero_warn(f"{self.root}: {loose} photos lie in no class folder and are ignored")
             return {"train": self.root}
         parts: dict[str, Path] = {}
         for name in sorted(nested):

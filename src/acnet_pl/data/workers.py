@@ -10,7 +10,17 @@ from multiprocessing.context import BaseContext, ForkServerContext, ForkServerPr
 from types import ModuleType
 from typing import Any
 
-__all__ = ["leave_process_group", "worker_context"]
+__all__ = ["leave_process_group", "worker_context", "worker_count"]
+
+
+def worker_count(asked: int) -> int:
+    """Return the number of worker processes to start: as asked, but at most one for each core of this process.
+
+    Args:
+        asked: Workers asked for, 0 for none.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, cores)
 
 
 def worker_context(world_size: int, num_workers: int) -> BaseContext | None:

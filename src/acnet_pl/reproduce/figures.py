@@ -44,10 +44,10 @@ def figures(result: GridResult) -> Iterator[Figure]:
     charts = list(_training(result))
     if charts:
         yield Figure(
-            "The course of training: mean over seeds, band of ± one standard deviation, and each seed behind it. "
-            "Training figures are of augmented images in training mode. Validation accuracy is in the precision of the "
-            "training; where no training images are held out it is of the test images, and nothing is selected by it. "
-            "These are the curves that the dashboards of the runs show, from their metrics.csv.",
+            "Training curves: mean over seeds, a band of ± one standard deviation, and a pale line for each seed. "
+            "Training figures are measured on augmented images in training mode. Validation runs in the precision of "
+            "the training. If no training images are held out, the validation images are the test images, and no "
+            "epoch is selected by them. The numbers are those of metrics.csv in each run's folder.",
             charts,
         )
 

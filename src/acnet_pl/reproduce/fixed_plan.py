@@ -103,8 +103,9 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
             said.append(f"{title}: the number of seeds and epochs was not recorded before the first run.")
             continue
         first, seeds = own[0], {*asked.seeds}
+        length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
         when = "before any run had finished" if not first.finished else f"when {first.finished} runs had finished"
-        said.append(f"{title}: {_numbers(first.seeds)}, {first.epochs} epochs, fixed on {first.recorded} {when}.")
+        said.append(f"{title}: {_numbers(first.seeds)}, {length}, fixed on {first.recorded} {when}.")
         for later in own[1:]:
             added = sorted({*later.seeds} - {*first.seeds})
             if added and seeds & {*added}:

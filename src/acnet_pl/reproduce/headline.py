@@ -31,12 +31,12 @@ def headlines(result: GridResult) -> Iterator[str]:
         said = f"{model.title}: {other.title} {own:.2f} % against plain {plain:.2f} %"
         interval = gain.interval()
         if interval is None or gain.std is None:
-            yield f"{said} for one seed; a gain needs at least 2."
+            yield f"{said}, from one pair of runs; an interval needs at least two pairs."
             continue
         mean, low, high = (f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in (gain.mean, *interval))
         said += f", {mean} points ({CONFIDENCE:.0%} interval {low} to {high}, {gain.n} pairs)"
         if interval[0] <= 0 <= interval[1]:
-            said += "; this may be chance"
+            said += "; the interval includes zero, so this may be chance"
             more = pairs_needed(gain.mean, gain.std) - gain.n if gain.mean else 0
-            said += f", and a gain of this size needs about {more} pairs more" if 0 < more <= 100 else ""
+            said += f", and a gain of this size needs about {more} more pairs" if 0 < more <= 100 else ""
         yield f"{said}."

@@ -15,7 +15,9 @@ import torch
 
 from acnet_pl.analysis import TrainingCost, training_cost
 from acnet_pl.callbacks import LateFuse
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import run_order
+from acnet_pl.config.names import did_you_mean, nearest
 from acnet_pl.data.errors import DataError
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.nn import PlainConv
@@ -245,7 +247,8 @@ def _check_names(kind: str, asked: Sequence[str], known: Sequence[str], grids: S
     wrong = set(asked) - set(known)
     if wrong:
         having = f"{', '.join(grids)} {'have' if len(grids) > 1 else 'has'}"
-        raise ValueError(f"`--{kind}` ({', '.join(sorted(wrong))}): {having} {', '.join(dict.fromkeys(known))}")
+        near = did_you_mean(nearest(min(wrong), known))
+        raise UsageError(f"--{kind} {' '.join(sorted(wrong))}: {having} {', '.join(dict.fromkeys(known))}{near}")
 
 
 def _chosen(grid: Grid, options: Options) -> Grid:

@@ -38,7 +38,7 @@ def write_report(output: Path, results: Mapping[str, GridResult], command: Seque
     output = output.absolute()
     sections = [Section(result.grid.title, name, list(_blocks(result, output))) for name, result in results.items()]
     sections.append(Section("How this was made", "made", list(_made(results, command))))
-    title = "ACNet reproduced: " + ", ".join(
+    title = "Reproduction of ACNet: " + ", ".join(
         name.replace("table", "Table ").replace("fig", "Fig. ") for name in results
     )
     finished = sum(result.finished for result in results.values())
@@ -116,8 +116,9 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
 def _reading(result: GridResult) -> Iterator[str]:
     yield "Each network has one accuracy: that of the fused network, evaluated in float32."
     yield (
-        "Intervals and p are those of Student's t over pairs of one seed: the spread of trainings. Where a table has "
-        "several gains, p is adjusted for all of them by Holm's method; the intervals are not."
+        "Intervals and p come from Student's t over pairs of runs with the same seed: they cover the spread between "
+        "trainings. If a table has several gains, p is adjusted for all of them by Holm's method; the intervals are "
+        "not adjusted."
     )
     yield from correlations(result)
     if result.grid.costs:
@@ -129,9 +130,9 @@ def _reading(result: GridResult) -> Iterator[str]:
     if share is not None and result.test_images:
         error = 100 * (share * (1 - share) / result.test_images) ** 0.5
         yield (
-            f"All runs are tested on the same {result.test_images:,} images. Other images would move an accuracy of "
-            f"{share:.0%} by ± {error:.1f} points (one standard error). The networks of a pair share most of that, "
-            "and no interval here includes it."
+            f"All runs are tested on the same {result.test_images:,} images. On other images an accuracy of "
+            f"{share:.0%} would differ by ± {error:.1f} points (one standard error). Most of that is common to both "
+            "networks of a pair. The intervals do not include it."
         )
     yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
 

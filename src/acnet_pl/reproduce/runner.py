@@ -26,6 +26,7 @@ __all__ = ["command_line", "log_file", "run_all"]
 
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 120
+_LINE_SECONDS = 60
 
 
 def command_line(run: PlannedRun, python: str = "python") -> list[str]:
@@ -67,6 +68,7 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
+    spoken = time.monotonic()
     with Progress(*columns, console=console) as progress:
         # Time goes by epochs, weighted by what an epoch of each network costs.
         weights = [_cost(run) for run in runs]
@@ -77,10 +79,20 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
             task = progress.add_task(f"{number}/{len(runs)} {run.run.name} (epochs)", total=run.epochs)
 
             def advance(
-                epochs: int, task: TaskID = task, run: PlannedRun = run, weight: float = weight, done: float = done
+                epochs: int,
+                number: int = number,
+                task: TaskID = task,
+                run: PlannedRun = run,
+                weight: float = weight,
+                done: float = done,
             ) -> None:
+                nonlocal spoken
                 progress.update(task, completed=epochs)
                 progress.update(total, completed=scale * (done + weight * epochs / max(run.epochs, 1)))
+                if not console.is_terminal and time.monotonic() - spoken >= _LINE_SECONDS:  # no bar is drawn there
+                    spoken = time.monotonic()
+                    said = f"{number}/{len(runs)} {run.run.name}: {epochs} of {run.epochs} epochs"
+                    console.print(said, highlight=False)
 
             code = _run(run, advance)
             done += weight

@@ -17,7 +17,7 @@ _EXAMPLES = ("data check images/", "data optimize images/ shards/")
 
 
 def optimize(source: Path, destination: Path, shard_mb: float = 64.0, workers: int = 8, check: bool = True) -> None:
-    """Write a data set as LitData shards, which can be streamed from object storage: image files byte for byte.
+    """Write a data set as LitData shards, which can be streamed from object storage; image files are kept as they are.
 
     Args:
         source: A folder that holds train/<class>/* and val/<class>/*, or class folders of which a fifth is to validate,
@@ -101,7 +101,7 @@ def _fault(split: Any, index: int) -> tuple[str | None, str | None]:
     low, high = values
     scale = 1 if high <= 1 else 65_535
     dark = ", so that it comes out dark" if high < scale / 4 else ""
-    return None, f"{split.describe(index)}: grey values {low:g} to {high:g} of {scale:,}{dark}"
+    return None, f"{split.describe(index)}: grey values {low:,g} to {high:,g} of {scale:,}{dark}"
 
 
 def _positive(**options: float) -> None:
@@ -129,7 +129,9 @@ def _splits(source: Path, val_size: float = 0.2) -> tuple[dict[str, Any], list[s
     shards = ShardedImages(str(source))
     if not shards.are_there() and not all((source / name).is_dir() for name in ("train", "val")):
         photos = PhotoFolders(source, val_size)
-        parts = [*photos.parts] if len(photos.parts) > 1 else ["val"] if val_size == 1 else ["train", "val"]
+        if val_size == 1 and len(photos.parts) == 1:  # all are looked at, in one part, which has no name
+            return {source.name or str(source): photos.split("val")}, photos.class_names
+        parts = [*photos.parts] if len(photos.parts) > 1 else ["train", "val"]
         return {name: photos.split(name) for name in parts}, photos.class_names
     images = shards if shards.are_there() else ClassFolders(source)
     return {name: images.split(name) for name in ("train", "val")}, images.class_names

@@ -22,11 +22,11 @@ _NEXT = """What to try next:
 
 
 def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
-    """Train Cifar-quick plain and as ACNet on scikit-learn's handwritten digits; fuse, check, rotate and report both.
+    """Train Cifar-quick and its ACNet on scikit-learn's handwritten digits, fuse and test both, and write a report.
 
     Args:
-        epochs: Epochs of each training.
-        seed: Seed of both.
+        epochs: Epochs of each of the two trainings.
+        seed: Random seed of both trainings.
         runs_dir: Where runs/NAME/TIME and the report are written.
     """
     from rich.console import Console
@@ -54,7 +54,8 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
     console.rule("plain and ACNet side by side")
     console.print(comparison(summaries))
     console.print(
-        "300 test digits: one more or less right is 0.33 %. The fused networks are alike in structure and cost.\n"
+        "The test set has 300 digits, so one digit is 0.33 points: one run cannot tell which network is better.\n"
+        "The fused networks have the same structure and cost.\n"
         "Written:",
         *(f"\n  {summary['folder']}" for summary in summaries.values()),
         f"\n  {report} (open it in a browser)",

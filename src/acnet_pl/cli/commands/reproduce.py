@@ -74,8 +74,12 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     )
     parser.add_argument("--models", nargs="+", default=(), help="only these, by the names of their recipes")
     parser.add_argument("--variants", nargs="+", default=(), help="only these, by the names in experiments/conv")
-    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="one run each; default 0 1 2")
-    parser.add_argument("--epochs", type=int, help="train for fewer, schedules in proportion; the report says so")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=(0, 1, 2), help="train every network once per seed; default 0 1 2"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="train for so many epochs; schedules shrink in proportion, and the report says so"
+    )
     parser.add_argument("--recipe", help="article (default): the article's schedule; cosine: the authors' later one")
     parser.add_argument(
         "--select",
@@ -91,7 +95,12 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         metavar="NAME",
         help=f"analyse the trained networks too, beyond what WHAT does: {', '.join(ANALYSES)}",
     )
-    parser.add_argument("--pruning_seeds", type=int, default=5, help="draws for each curve of Fig. 5; default 5")
+    parser.add_argument(
+        "--pruning_seeds",
+        type=int,
+        default=5,
+        help="random draws of kernels for each pruning curve of Fig. 5; default 5",
+    )
     parser.add_argument(
         "--engine",
         choices=("fit", "graphs"),

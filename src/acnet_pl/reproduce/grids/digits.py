@@ -15,6 +15,6 @@ GRID = Grid(
     recipes={"digits": Recipe("15 epochs, cosine", "digits/{model}.yaml")},
     measures=ROTATIONS,
     layout="variants",
-    claims=("The article has no such experiment; 300 test digits make one more or less right 0.33 points.",),
+    claims=("The article has no such experiment; there are 300 test digits, so one digit is 0.33 points.",),
     analyses=("pruning", "magnitude"),
 )

@@ -6,7 +6,7 @@ from acnet_pl.reproduce.protocols import ACNET, IMAGENET, IMAGENET_RECIPES, PLAI
 __all__ = ["GRID", "ROTATIONS", "VARIANTS"]
 
 ROTATIONS = (
-    Measure("rotation/original/top1", "Original"),
+    Measure("rotation/original/top1", "Original images"),
     Measure("rotation/rotate_90/top1", "Rotated 90°"),
     Measure("rotation/rotate_180/top1", "Rotated 180°"),
     Measure("rotation/flip_up_down/top1", "Flipped up-down"),
