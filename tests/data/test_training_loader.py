@@ -12,6 +12,7 @@ import torch
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import Batch, InMemoryImages
 from acnet_pl.data.training_loader import TrainingLoader, TrainingSampler
+from acnet_pl.data.workers import worker_count
 
 N = 48
 
@@ -28,6 +29,11 @@ def test_a_killed_worker_is_an_error_that_says_so() -> None:
     data = Deadly(torch.zeros(4, 1, 1, 1, dtype=torch.uint8), torch.arange(4))
     with pytest.raises(DataError, match=r"was ended from outside .*--data\.num_workers"):
         next(iter(TrainingLoader(data, batch_size=2, num_workers=1)))
+
+
+def test_there_are_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5}, raising=False)
+    assert [worker_count(asked) for asked in (0, 1, 2, 8)] == [0, 1, 2, 2]
 
 
 def sampler(world_size: int = 1, rank: int = 0, epoch: int = 2) -> TrainingSampler:
