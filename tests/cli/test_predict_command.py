@@ -58,7 +58,7 @@ def test_a_folder_of_photos_becomes_a_csv(network, finished, photos, tmp_path, c
         assert [row[f"label{place}"] for place in places] == [str(label) for label in labels]
     right = sum(row["label"] == row["true"] for row in rows)
     text = capsys.readouterr().out
-    assert f"{right} of 12 photos in folders called as a class are of that class" in text
+    assert f"{right} of 12 photos in folders named after a class were given that class" in text
     assert f"Wrote {output}: 12 photos, " in text
 
 
@@ -112,7 +112,7 @@ def test_an_unreadable_photo_stops_or_is_left_out_and_named(finished, damaged, t
     assert main(["predict", str(finished), str(damaged), "--skip-unreadable", "--output", str(output)]) == 0
     text = capsys.readouterr().out
     assert f"Left out {damaged}/0/broken.png: " in text
-    assert "Passed over other files: 1 .txt" in text
+    assert "Ignored other files: 1 .txt" in text
     assert len(rows_of(output)) == 12
 
 

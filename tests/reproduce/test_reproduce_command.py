@@ -70,7 +70,7 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["table9"], 2, "is none of fig5"),
+        (["table9"], 2, "is none of ablations"),
         (["table1", "--seed_everything", "1"], 2, "decided by the grid"),
         (["table1", "--trainer.max_epochs=3"], 2, "decided by the grid"),
         (["table1", "--seeds", "1", "1"], 2, "must differ"),

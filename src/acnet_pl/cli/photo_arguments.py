@@ -70,7 +70,7 @@ def find_photos(named: Sequence[str]) -> NamedPhotos:
 
 
 def true_class(path: Path, root: Path, class_names: Sequence[str]) -> str | None:
-    """Return the name of the innermost folder of a photo that is called as a class, or None.
+    """Return the name of the innermost folder of a photo that is named after a class, or None.
 
     Args:
         path: The photo.

@@ -98,6 +98,7 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str
         if any(value is not None for value in values):
             table.add_row(label, *("-" if value is None else format(value, form) for value in values))
 
+    add("test images", ",", "rotation", "samples")
     add("test accuracy, trained", ".2%", "metrics", "test/top1")
     add("test accuracy, fused", ".2%", "rotation", "original/top1")
     for transform in list(TRANSFORMS)[1:]:

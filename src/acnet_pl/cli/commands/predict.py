@@ -100,10 +100,10 @@ def predict(
         console.print(f"Left out {line}")
     if found.passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common(5))
-        console.print(f"Passed over other files: {kinds}")
+        console.print(f"Ignored other files: {kinds}")
     if judged:
         console.print(
-            f"{right:,} of {judged:,} photos in folders called as a class are of that class ({right / judged:.1%})"
+            f"{right:,} of {judged:,} photos in folders named after a class were given that class ({right / judged:.1%})"
         )
     count = len(paths) - len(unreadable)
     console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
