@@ -58,7 +58,7 @@ def test_a_folder_of_photos_becomes_a_csv(network, finished, photos, tmp_path, c
         assert [row[f"label{place}"] for place in places] == [str(label) for label in labels]
     right = sum(row["label"] == row["true"] for row in rows)
     text = capsys.readouterr().out
-    assert f"{right} of 12 photos in folders named after a class were given that class" in text
+    assert f"{right} of 12 photos in folders named after a class got that class" in text
     assert f"Wrote {output}: 12 photos, " in text
 
 

@@ -103,7 +103,7 @@ def predict(
         console.print(f"Ignored other files: {kinds}")
     if judged:
         console.print(
-            f"{right:,} of {judged:,} photos in folders named after a class were given that class ({right / judged:.1%})"
+            f"{right:,} of {judged:,} photos in folders named after a class got that class ({right / judged:.1%})"
         )
     count = len(paths) - len(unreadable)
     console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
