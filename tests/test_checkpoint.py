@@ -521,3 +521,11 @@ def stored_zip(name: str, data: bytes) -> bytes:
         archive.writestr(name, data)
     assert struct.pack("<I", zlib.crc32(data)) in buffer.getvalue()
     return buffer.getvalue()
+
+
+def test_what_is_no_checkpoint_but_lies_beside_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a folder; of a run's folder give checkpoints/last\.ckpt"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "fused.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"holds weights alone; give the run's checkpoints/last\.ckpt"):
+        read_checkpoint(tmp_path / "fused.safetensors")

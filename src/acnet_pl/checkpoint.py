@@ -41,6 +41,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: The file is missing, truncated, corrupt, not a checkpoint, or asks for code to be run.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; of a run's folder give checkpoints/last.ckpt")
+    if path.suffix == ".safetensors" and path.exists():
+        raise CheckpointError(f"{path} holds weights alone; give the run's checkpoints/last.ckpt")
     try:
         _verify(path)
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from acnet_pl.atomic import atomic_path
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.modules.budget import built_within
 from acnet_pl.nn import fuse_model
+from acnet_pl.nn.surgery.copying import deep_copy
 
 __all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
 
@@ -141,7 +141,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
             network = build_network(info["backbone"], info["conv"], info["num_classes"])
         network = fuse_model(network.eval())
     else:
-        network = copy.deepcopy(into).cpu().eval()
+        network = deep_copy(into).cpu().eval()
         network = fuse_model(network, example_inputs(info.get("inputs"), _precision(network)))
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:

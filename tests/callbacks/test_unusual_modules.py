@@ -12,8 +12,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tests import people
 from tests.people import Own, block, loader, trainer
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from acnet_pl import fuse_model, load_fused
+from acnet_pl.analysis import compare
 from acnet_pl.analysis.inputs import sample_count
 from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, KernelMagnitude, LateFuse, NonFiniteCheck
 from acnet_pl.callbacks.preprocessing import describe_images
@@ -142,3 +144,51 @@ def test_counting_that_fails_costs_no_file(tmp_path: Path, monkeypatch: pytest.M
     assert fuse.result is not None
     assert fuse.result.macs_fused is None
     assert_file_is(fuse, model.model, people.Classifier())
+
+
+class Masked(people.Classifier):
+    """A class that is switched off, and noise in eval mode as well, as variational networks have it."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = super().forward(image)
+        return (logits + torch.randn_like(logits)).masked_fill(torch.arange(people.CLASSES) == 1, -torch.inf)
+
+
+class Aliased(Own):
+    """A part of the network under a second name, as BackboneFinetuning wants it."""
+
+    network = Masked
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = self.model.body
+
+    def loss(self, batch: Any) -> Tensor:
+        loss: Tensor = self.model(batch[0])[:, 0].square().mean()
+        return loss
+
+
+def test_noise_and_masks_in_eval_mode_are_no_difference(tmp_path: Path) -> None:
+    check = EquivalenceCheck()
+    trainer(tmp_path, check, max_epochs=1).fit(Aliased(), loader(Own), loader(Own))
+    assert check.result is not None
+    assert 0 < check.result.max_abs_difference < 1e-5
+    assert check.result.top1_agreement == 1
+
+
+def test_a_mask_that_only_one_of_the_two_has_is_found(tmp_path: Path) -> None:
+    trained = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    other = nn.Sequential(*trained, nn.Threshold(0.0, -torch.inf))
+    assert not compare(trained, other, [(torch.ones(2, 1, 2, 2), torch.tensor([0, 1]))]).within(1e-4)
+    assert not compare(other, trained, [(torch.ones(2, 1, 2, 2), torch.tensor([0, 1]))]).within(1e-4)
+
+
+def test_a_pruned_layer_costs_no_file(tmp_path: Path) -> None:
+    def pruned() -> Own:
+        model = Own()
+        prune.l1_unstructured(model.model.stem, "weight", 0.5)  # type: ignore[no-untyped-call]
+        return model
+
+    model, fuse = pruned(), FuseOnFitEnd()
+    trainer(tmp_path, fuse, LateFuse(1)).fit(model, loader(Own), loader(Own))
+    assert_file_is(fuse, model.model, pruned().model)

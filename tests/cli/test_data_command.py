@@ -109,3 +109,9 @@ def test_a_missing_litdata_is_told_with_the_command_that_installs_it(images, tmp
     assert main(["data", "optimize", str(images), str(tmp_path / "shards")]) == 1
     assert "pip install 'acnet-pl[streaming]'" in capsys.readouterr().err
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_class_without_photos_is_named(images, capsys):
+    (images / "train" / "empty").mkdir()
+    assert main(["data", "check", str(images / "train")]) == 0
+    assert "no image of 'empty'" in capsys.readouterr().out

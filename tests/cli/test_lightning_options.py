@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 
 from acnet_pl.cli import main
+from acnet_pl.cli.before_training import check_accelerator
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -41,3 +43,11 @@ def test_a_device_that_is_not_there(small: list[str], tmp_path: Path, capsys: py
     assert "--trainer.accelerator gpu: this machine has none that PyTorch" in said
     assert "--trainer.accelerator cpu" in said
     assert not [*tmp_path.iterdir()]
+
+
+def test_many_more_processes_than_cores_are_refused() -> None:
+    cores = os.cpu_count() or 1
+    check_accelerator("cpu", max(8, cores))
+    check_accelerator("cpu", "auto")
+    with pytest.raises(ValueError, match=rf"--trainer.devices {cores + 8} .* has {cores} cores here"):
+        check_accelerator("cpu", cores + 8)

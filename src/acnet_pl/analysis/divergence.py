@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.analysis.evaluation import device_of, evaluating, full_precision, placed
+from acnet_pl.analysis.evaluation import device_of, evaluating, full_precision, own_draws, placed
 from acnet_pl.nn import explicit_branches
 from acnet_pl.nn.surgery.running import call
 
@@ -86,9 +86,9 @@ def first_divergence(trained: nn.Module, fused: nn.Module, inputs: Any, toleranc
             differences[call] = _relative_difference(expected.pop(call), output)
 
     with evaluating(trained, fused), explicit_branches(trained), full_precision(device_of(trained)):
-        with _hooked(_layers(trained), remember):
+        with _hooked(_layers(trained), remember), own_draws(trained):
             call(trained, placed(trained, inputs))
-        with _hooked(counterparts, measure):
+        with _hooked(counterparts, measure), own_draws(fused):
             call(fused, placed(fused, inputs))
     if not differences:
         raise ValueError("the two models have no module in common; give a model and its fused copy")
@@ -124,5 +124,7 @@ def _hooked(layers: Mapping[str, nn.Module], action: Callable[..., None]) -> Ite
 def _relative_difference(expected: Tensor, actual: Tensor) -> float:
     if expected.shape != actual.shape:
         return float("inf")
-    difference = (expected - actual.to(expected)).abs().max()
-    return float(torch.where(difference == 0, difference, difference / expected.abs().max()))
+    actual = actual.to(expected)
+    difference = (expected - actual).abs().where(expected != actual, 0).max()
+    scale = expected.abs().where(~expected.isinf(), 0).max()
+    return float(torch.where(difference == 0, difference, difference / scale))

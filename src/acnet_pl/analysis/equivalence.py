@@ -17,6 +17,7 @@ from acnet_pl.analysis.evaluation import (
     device_of,
     evaluating,
     full_precision,
+    own_draws,
     placed,
     require_samples,
     unpack,
@@ -185,7 +186,10 @@ def evaluate_pair(trained: nn.Module, fused: nn.Module, inputs: Any) -> tuple[An
         inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
     """
     with evaluating(trained, fused), explicit_branches(trained), full_precision(device_of(trained)):
-        return call(trained, placed(trained, inputs)), call(fused, placed(fused, inputs))
+        with own_draws(trained):  # of networks that draw in eval mode too, both draw the same
+            expected = call(trained, placed(trained, inputs))
+        with own_draws(fused):
+            return expected, call(fused, placed(fused, inputs))
 
 
 def compare(trained: nn.Module, fused: nn.Module, batches: Iterable[Any], inputs: Inputs = None) -> Equivalence:
@@ -220,7 +224,10 @@ def _distance(one: Tensor, other: Tensor | None = None) -> Tensor:
     """Return the largest absolute value of a tensor, or of its difference from another one."""
     if not (one.is_floating_point() or one.is_complex()):
         one, other = one.double(), None if other is None else other.double()
-    return one.abs().max() if other is None else (one - other.to(one)).abs().max()
+    if other is None:
+        return one.abs().where(~one.isinf(), 0).max()  # a mask of -inf is no scale to judge by
+    other = other.to(one)
+    return (one - other).abs().where(one != other, 0).max()
 
 
 def _largest(values: list[float]) -> float:

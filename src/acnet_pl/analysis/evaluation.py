@@ -44,6 +44,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def own_draws(model: nn.Module) -> Iterator[None]:
+    """Undo, when the context ends, what random numbers are drawn in it: two evaluations begin with the same ones."""
+    devices = list({tensor.device for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices):
+        yield
+
+
 def unpack(batch: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Return the images ``(N, C, H, W)`` of a batch, as the model takes them, and its labels ``(N,)``, if any.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from acnet_pl.deploy import describe_inputs, example_inputs, load_fused, save_fu
 from acnet_pl.loggers import log_file, log_scalars
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
+from acnet_pl.nn.surgery.copying import deep_copy
 
 __all__ = ["FuseOnFitEnd", "FusedNetwork"]
 
@@ -177,7 +177,7 @@ class FuseOnFitEnd(Callback):
 
     def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None]:
         """Return a copy of the network in eval mode on the CPU, the kind of its weights, and their checkpoint."""
-        network = copy.deepcopy(self.subject.of(pl_module)).cpu().eval()
+        network = deep_copy(self.subject.of(pl_module)).cpu().eval()
         best = getattr(_monitoring(trainer), "best_model_path", "")
         if not best:
             saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]

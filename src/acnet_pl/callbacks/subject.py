@@ -50,10 +50,11 @@ class Subject:
                     f"`network` is {self.network!r}, which {type(pl_module).__name__} has not; its submodules: "
                     f"{', '.join(name for name, _ in pl_module.named_children()) or 'none'}"
                 ) from error
-        children = _children_with_parameters(pl_module)
-        own = any(True for _ in pl_module.parameters(recurse=False))
-        if len(children) == 1 and not own:
-            (only,) = children.values()
+        everything = {*pl_module.parameters()}
+        children = _children_with_parameters(pl_module).values()
+        whole = [child for child in children if everything == {*child.parameters()}]  # others may be parts of it
+        if len(whole) == 1:
+            (only,) = whole
             if not isinstance(only, (FusibleConv, nn.Conv2d, nn.Linear, nn.ModuleList, nn.ModuleDict)):
                 orig: nn.Module = getattr(only, "_orig_mod", only)  # of what torch.compile returned
                 return orig

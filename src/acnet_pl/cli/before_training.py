@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,12 +14,21 @@ from acnet_pl.data import CIFARDataModule, ImageFolderDataModule, InMemoryDataMo
 
 __all__ = ["check_accelerator", "check_data", "images_per_step", "warn_of_selection"]
 
+_FEW = 8  # processes that any CPU may be given, for trying
 
-def check_accelerator(accelerator: Any) -> None:
-    """Raise a ValueError for an accelerator that this machine does not have."""
+
+def check_accelerator(accelerator: Any, devices: Any = "auto") -> None:
+    """Raise a ValueError for an accelerator that this machine does not have, or many more processes than CPU cores."""
     mps = torch.backends.mps.is_available()
     there = {"gpu": torch.cuda.is_available() or mps, "cuda": torch.cuda.is_available(), "mps": mps}
     if there.get(accelerator, True):
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not there["gpu"])
+        count = int(devices) if str(devices).isdecimal() else 1
+        if on_cpu and count > max(_FEW, os.cpu_count() or 1):
+            raise ValueError(
+                f"--trainer.devices {devices} are as many processes on a CPU, which has {os.cpu_count()} cores here; "
+                "give 1, or as many as there are cores"
+            )
         return
     raise ValueError(
         f"--trainer.accelerator {accelerator}: this machine has none that PyTorch {torch.__version__} can use; leave "

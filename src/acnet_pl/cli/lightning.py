@@ -83,7 +83,8 @@ class CLI(RunOptions):
             )
         check_classes(self.config[self.subcommand])
         require_packages(self.config[self.subcommand].trainer.get("logger"))
-        check_accelerator(self.config[self.subcommand].trainer.accelerator)
+        trainer = self.config[self.subcommand].trainer
+        check_accelerator(trainer.accelerator, trainer.devices)
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's options from the checkpoint; refuse to where the user asked for another network.

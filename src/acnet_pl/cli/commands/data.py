@@ -54,6 +54,7 @@ def check(source: Path, workers: int = 8) -> None:
     from rich.markup import escape
     from rich.progress import track
 
+    from acnet_pl.data.class_folders import FileSplit
     from acnet_pl.data.errors import DataError
     from acnet_pl.data.shard_writer import in_order
 
@@ -71,6 +72,9 @@ def check(source: Path, workers: int = 8) -> None:
                 if found := fault or note:
                     console.print(found)
             console.print(f"{name}: {len(split):,} images of {len(class_names):,} classes")
+            if isinstance(split, FileSplit) and (empty := {*range(len(class_names))} - {*split.labels.tolist()}):
+                without = ", ".join(repr(class_names[label]) for label in sorted(empty))
+                console.print(f"{name}: no image of {without}; a class without images to train on is refused")
     if deep:
         console.print(f"{deep:,} grey images of more than 8 bits: their values are scaled to 0 to 255 for training")
     if damaged:
