@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from acnet_pl.analysis.evaluation import evaluating, placed
 from acnet_pl.analysis.inputs import Inputs, describe_batch, images_apart, network_inputs, sample_count
+from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusibleConv, fuse_model
 from acnet_pl.nn.surgery.copying import deep_copy
 from acnet_pl.nn.surgery.running import call
@@ -105,7 +106,7 @@ class Subject:
             ValueError: As `inputs_of`, or the network does not take the input.
         """
         inputs = self.inputs_of(pl_module, batch)
-        if sample_count(inputs):
+        if sample_count(inputs) and not isinstance(pl_module, ImageClassifier):  # whose batches are known
             network = deep_copy(self.of(pl_module))  # which may keep something of its first call
             devices = list({parameter.device for parameter in network.parameters() if parameter.is_cuda})
             with evaluating(network), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
