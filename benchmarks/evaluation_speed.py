@@ -1,87 +1,133 @@
-"""What evaluating an ACNet costs against the plain network: as it was trained, fused, and with gradients on.
+"""What a batch in eval mode costs an ACNet, relative to the plain network: fused for each batch, kept, or by branches.
 
-    python benchmarks/evaluation_speed.py --device cuda --out evaluation.json
+    python benchmarks/evaluation_speed.py --out benchmarks/results/evaluation_speed.json
+    python benchmarks/evaluation_speed.py --device cuda --models resnet18 resnet56
 
-In eval mode a block computes one convolution with the kernel that it has folded before; with gradients on (for saliency
-maps, say) it folds in every call. Every round times each contender once; ratios are medians over rounds of the ratio to
-the plain network within a round. float32 as `fit` has it (TF32 on a GPU), channels-last. For CPUs and onnxruntime see
-inference.py.
+Contenders: the ACNet as it is, which makes its kernels for every batch ("each batch"), the same within `keep_fused`
+("kept"), evaluated branch by branch ("branches"), and both networks fused. Each without gradients, with those of the
+images (saliency maps) and with those of the weights (fine-tuning with frozen batch norms).
+
+Every round times each contender, one after the other; ratios are medians over rounds of the ratio within a round. On a
+CPU time is that of the process, so that others on the machine matter less. Operations are calls of PyTorch's operators,
+the backward pass included. float32 as `fit` has it (TF32 on a GPU), channels-last. A row is printed, and the JSON file
+written, as soon as it is known. For CPUs and onnxruntime see inference.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from acnet_pl.nn import ACBConv, PlainConv, fuse_model
+from acnet_pl.nn import ACBConv, ConvBuilder, PlainConv, explicit_branches, fuse_model, keep_fused
 from record import write_record
-from step_contender import IMAGENET, NETWORKS
+from step_contender import CLOCKS, IMAGENET, NETWORKS
+
+GRADIENTS = ("none", "images", "weights")
 
 
-def contenders(model: str, images: Tensor) -> dict[str, Callable[[], object]]:
-    def made(conv: Any) -> nn.Module:
+class Operations(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@dataclass
+class Contender:
+    """A network in eval mode, and the context in which it is evaluated."""
+
+    name: str
+    network: nn.Module
+    context: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext
+
+    def evaluate(self, images: Tensor, gradients: str) -> None:
+        if gradients == "none":
+            with torch.no_grad():
+                self.network(images)
+            return
+        self.network.requires_grad_(gradients == "weights")
+        images = images.detach().requires_grad_(gradients == "images")
+        torch.autograd.backward(self.network(images).square().sum())
+        self.network.zero_grad()
+
+
+def contenders(model: str, device: str) -> list[Contender]:
+    def made(conv: ConvBuilder) -> nn.Module:
         torch.manual_seed(0)
-        return NETWORKS[model](conv).to(images.device).to(memory_format=torch.channels_last).eval()
+        return NETWORKS[model](conv).to(device).to(memory_format=torch.channels_last).eval()
 
-    def without_gradients(network: nn.Module) -> Callable[[], object]:
-        def run() -> object:
-            with torch.inference_mode():
-                return network(images)
-
-        return run
-
-    plain, acnet, again = made(PlainConv()), made(ACBConv(gamma_init=1 / 3)), made(ACBConv(gamma_init=1 / 3))
-    return {
-        "plain": without_gradients(plain),
-        "acnet": without_gradients(acnet),
-        "plain fused": without_gradients(fuse_model(plain)),
-        "acnet fused": without_gradients(fuse_model(acnet)),
-        "plain, gradients on": lambda: plain(images),
-        "acnet, gradients on": lambda: again(images),  # each such call forgets what was folded
-    }
+    plain, acnet = made(PlainConv()), made(ACBConv())
+    return [
+        Contender("plain", plain),
+        Contender("each batch", acnet),
+        Contender("kept", acnet, keep_fused),
+        Contender("branches", acnet, explicit_branches),
+        Contender("plain fused", fuse_model(plain)),
+        Contender("acnet fused", fuse_model(acnet)),
+    ]
 
 
-def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(model: str, batch: int, gradients: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each contender."""
     size = options.image_size if model in IMAGENET else 32
-    images = torch.randn(options.batch_size, 3, size, size, device=options.device)
-    calls = contenders(model, images.to(memory_format=torch.channels_last))
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(options.rounds + 2):
-        for name, call in calls.items():
-            _wait(options.device)
-            start = time.perf_counter()
-            call()
-            _wait(options.device)
-            if number >= 2:  # the first rounds warm up
-                seconds[name].append(time.perf_counter() - start)
-    rows = []
+    images = torch.randn(batch, 3, size, size, device=options.device).to(memory_format=torch.channels_last)
+    found = contenders(model, options.device)
+    seconds: dict[str, list[float]] = {one.name: [] for one in found}
+    counts: dict[str, tuple[int, int]] = {}
+    for _ in range(options.rounds):
+        for one in found:
+            with one.context(one.network):
+                one.evaluate(images, gradients)  # warms up, and makes what is kept
+                times = [_seconds(one, images, gradients, options.device) for _ in range(options.repeats)]
+                seconds[one.name].append(min(times))
+                if one.name not in counts:
+                    with Operations() as operations:
+                        one.evaluate(images, gradients)
+                    with FlopCounterMode(display=False) as multiplications:
+                        one.evaluate(images, gradients)
+                    counts[one.name] = operations.count, multiplications.get_total_flops()
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds["plain"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        row = {"model": model, "contender": name, "ms": 1e3 * statistics.median(own), "ratio": middle}
-        rows.append({**row, "ratio_quartiles": [low, high]})
-        print(f"{model}, {name}: {row['ms']:.2f} ms, {middle:.2f} ({low:.2f}-{high:.2f}) of plain", flush=True)
-    return rows
+        yield {
+            **{"model": model, "batch": batch, "gradients": gradients, "contender": name},
+            **{"ms": 1e3 * statistics.median(own), "ratio": middle, "ratio_quartiles": [low, high]},
+            **{"operations": counts[name][0], "macs_ratio": counts[name][1] / counts["plain"][1]},
+        }
 
 
-def _wait(device: str) -> None:
+def _seconds(contender: Contender, images: Tensor, gradients: str, device: str) -> float:
+    clock = CLOCKS["wall" if device == "cuda" else "cpu"]
     if device == "cuda":
         torch.cuda.synchronize()
+    start = clock()
+    contender.evaluate(images, gradients)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=tuple(NETWORKS), default=["resnet18", "resnet56"])
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--models", nargs="+", choices=tuple(NETWORKS), default=["resnet20"])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--gradients", nargs="+", choices=GRADIENTS, default=GRADIENTS)
     parser.add_argument("--image-size", type=int, default=224, help="for resnet18 and resnet50")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=3, help="in a round, of which the fastest counts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -90,14 +136,19 @@ def main() -> None:
         parser.error(f"--rounds (={options.rounds}) must be at least 3, to have quartiles")
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")  # as `fit` does
+    figures = {name: getattr(options, name) for name in ("device", "threads", "rounds", "repeats", "image_size")}
     rows: list[dict[str, Any]] = []
     for model in options.models:
-        rows += measure(model, options)
-        if options.out:
-            figures = {
-                name: getattr(options, name) for name in ("device", "threads", "rounds", "batch_size", "image_size")
-            }
-            write_record(options.out, {**figures, "rows": rows})
+        for gradients in options.gradients:
+            for batch in options.batch_sizes:
+                for row in measure(model, batch, gradients, options):
+                    rows.append(row)
+                    low, high = row["ratio_quartiles"]
+                    said = f"{model}, batch {batch}, gradients {gradients}, {row['contender']}: {row['ms']:.2f} ms, "
+                    said += f"{row['ratio']:.2f} ({low:.2f}-{high:.2f}) of plain, {row['operations']} operations"
+                    print(said, flush=True)
+                    if options.out:
+                        write_record(options.out, {**figures, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
         words = [python, "-m", "pytest", "-v", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
         return [*words, *(["-n", "8"] if cuda else []), *sorted(str(path.relative_to(ROOT)) for path in files)]
 
-    def small(script: str, name: str, *cpu: str) -> Callable[[float], list[str]]:
+    def small(script: str, name: str, *more: str) -> Callable[[float], list[str]]:
         words = [
             python,
             f"benchmarks/{script}",
@@ -183,8 +183,9 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
             *threads,
             "--out",
             str(out / f"{name}.json"),
+            *more,
         ]
-        return lambda seconds: words if cuda else [*words, *cpu]
+        return lambda seconds: words
 
     def pipeline(seconds: float) -> list[str] | None:
         if options.root is None:
@@ -196,15 +197,21 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
 
     contenders = ("plain", "acnet", "share 1/8", "scaled")
     if cuda:
+        short = ("--models", "resnet18", "resnet56", "--batch-sizes", "1", "64", "--rounds", "7", "--gradients", "none")
         stages = [
             Stage("tests", 110, tests, end=signal.SIGINT),
             speed("speed", 100, "cifar_quick resnet20 resnet56 resnet18 resnet50", "graph-bf16", *contenders),
             speed("speed_eager", 60, "resnet18 resnet56", "eager-bf16", "plain", "acnet"),
-            Stage("evaluation", 30, small("evaluation_speed.py", "evaluation"), "evaluation.json"),
+            Stage(
+                "evaluation",
+                30,
+                small("evaluation_speed.py", "evaluation", *short),
+                "evaluation.json",
+            ),
             Stage("decoding", 45, small("decode_speed.py", "decoding"), "decoding.json"),
         ]
     else:
-        tiny = ("--models", "cifar_quick", "--batch-size", "2", "--rounds", "3")
+        tiny = ("--models", "cifar_quick", "--batch-sizes", "2", "--rounds", "3")
         stages = [
             Stage("tests", 90, tests, end=signal.SIGINT),
             speed("speed", 90, "cifar_quick", "eager-fp32", "plain", "acnet"),

@@ -41,7 +41,11 @@ def test_published_figures_say_their_command_and_versions(path):
     assert not any(Path(word).is_absolute() for word in found["command"].split())
 
 
-@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("results/training_speed_*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(BENCHMARKS.glob("results/training_speed_*.json")), BENCHMARKS / "results" / "evaluation_speed.json"],
+    ids=lambda path: path.name,
+)
 def test_the_page_on_training_speed_has_the_figures_that_were_measured(path):
     page = (BENCHMARKS.parent / "docs" / "training_speed.md").read_text(encoding="utf-8")
     for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:

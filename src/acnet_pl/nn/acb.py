@@ -19,7 +19,7 @@ from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.keep import kept_or
-from acnet_pl.nn.kernel_sum import frozen_scale_and_shift
+from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
 from acnet_pl.nn.one_conv import Layer, fuse_frozen, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.share import images_in_share, normalise_by_share, share_fraction, work_alike
@@ -207,7 +207,7 @@ class ACBlock(FusibleConv):
         if is_frozen(self.norm) and all(map(is_frozen, norms)):
             return self._shape.convolve(x, *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
-            kernel = sum_scaled(layers, [frozen_scale_and_shift(scale)[0] for scale in norms])
+            kernel = sum_scaled(layers, frozen_scales_and_shift(norms)[0])
             return self._call(self.norm, self._shape.convolve(x, kernel))
         at_once = self.at_once and self.groups == 1
         if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:

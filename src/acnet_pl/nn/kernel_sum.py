@@ -12,23 +12,39 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["frozen_scale_and_shift", "sum_kernels"]
+__all__ = ["frozen_scales_and_shift", "sum_kernels"]
 
 
-def frozen_scale_and_shift(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return the factors and summands ``(C,)``, float32 at least, of a norm that is frozen; None for 1 and for 0."""
-    if isinstance(norm, ChannelScale):
-        return norm.weight, None
-    if not isinstance(norm, _BatchNorm):
-        return None, None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    dtype = torch.promote_types(norm.running_var.dtype, torch.float32)
-    scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    if norm.affine:
-        scale = norm.weight * scale
-    shift = -norm.running_mean * scale
-    return scale, norm.bias + shift if norm.affine else shift
+def frozen_scales_and_shift(norms: Sequence[nn.Module | None]) -> tuple[list[Tensor | None], Tensor | None]:
+    """Return what frozen norms do to the sum of their outputs, float32 at least.
+
+    Batch norms of one kind are computed together: for a single image the number of operations is what counts.
+
+    Args:
+        norms: Batch norms in eval mode, scales or None, each of C channels.
+
+    Returns:
+        Factors ``(C, 1, 1, 1)`` for each norm, None for 1; and the sum of all summands ``(C,)``, None for 0.
+    """
+    first, *others = norms
+    if others and not all(_are_alike(first, norm) for norm in others):
+        parts = [frozen_scales_and_shift([norm]) for norm in norms]
+        summands = [shift for _, shift in parts if shift is not None]
+        return [scale for scales, _ in parts for scale in scales], sum(summands[1:], summands[0]) if summands else None
+    if not isinstance(first, _BatchNorm):
+        return [norm.weight.view(-1, 1, 1, 1) if isinstance(norm, ChannelScale) else None for norm in norms], None
+    names = ["running_var", "running_mean", "weight", "bias"] if first.affine else ["running_var", "running_mean"]
+    values = torch.cat([getattr(norm, name) for name in names for norm in norms])
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    var, mean, *affine = values.view(len(names), len(norms), -1, 1, 1, 1).unbind()
+    scale = torch.rsqrt(var + first.eps)
+    if affine:
+        scale = affine[0] * scale
+        shifts = torch.addcmul(affine[1], mean, scale, value=-1)
+    else:
+        shifts = -mean * scale
+    return list(scale.unbind()), shifts.sum((0, 2, 3, 4))
 
 
 def sum_kernels(
@@ -38,7 +54,7 @@ def sum_kernels(
 
     Args:
         kernels: ``(O, I/groups, h, w)``; the first one fills the window.
-        scales: ``(O,)`` for each kernel; None is 1.
+        scales: ``(O, 1, 1, 1)`` for each kernel; None is 1.
         geometries: Where the kernels lie.
 
     Returns:
@@ -52,29 +68,47 @@ def sum_kernels(
         assert total is not None
         return total
     places = [geometry.place() for geometry in geometries]
-    result: Tensor = _SumKernels.apply(places, *kernels, *scales)
-    return result
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (*kernels, *scales)):
+        result: Tensor = _SumKernels.apply(places, *kernels, *scales)
+        return result
+    return _add_in_places(places, kernels, scales)
+
+
+def _are_alike(first: nn.Module | None, norm: nn.Module | None) -> bool:
+    if not isinstance(first, _BatchNorm):
+        return not isinstance(norm, _BatchNorm)
+    return isinstance(norm, _BatchNorm) and norm.eps == first.eps and norm.affine == first.affine
 
 
 def _scaled(kernel: Tensor, scale: Tensor | None) -> Tensor:
-    return kernel if scale is None else kernel * scale.view(-1, 1, 1, 1)
+    return kernel if scale is None else kernel * scale
+
+
+def _add_in_places(
+    places: Sequence[tuple[slice, slice]], kernels: Sequence[Tensor], scales: Sequence[Tensor | None]
+) -> Tensor:
+    total = kernels[0].clone() if scales[0] is None else _scaled(kernels[0], scales[0])
+    for place, kernel, scale in zip(places[1:], kernels[1:], scales[1:], strict=True):
+        _part(total, place).add_(_scaled(kernel, scale))
+    return total
+
+
+def _part(window: Tensor, place: tuple[slice, slice]) -> Tensor:
+    """Return a view of rows and columns, by no more operations than it takes."""
+    for dim, span in zip((2, 3), place, strict=True):
+        if (length := span.stop - span.start) < window.shape[dim]:
+            window = window.narrow(dim, span.start, length)
+    return window
 
 
 class _SumKernels(torch.autograd.Function):
     """Adds into the window in place; kernels of a row or column are neither padded nor are their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, places: list[tuple[slice, slice]], *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, places: list[tuple[slice, slice]], *tensors: Any) -> Tensor:
         ctx.places = places
         ctx.save_for_backward(*tensors)
-        first, *kernels = tensors[: len(places)]
-        scale, *scales = tensors[len(places) :]
-        assert first is not None
-        total = first.clone() if scale is None else _scaled(first, scale)
-        for (rows, columns), kernel, scale in zip(places[1:], kernels, scales, strict=True):
-            assert kernel is not None
-            total[:, :, rows, columns] += _scaled(kernel, scale)
-        return total
+        return _add_in_places(places, tensors[: len(places)], tensors[len(places) :])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -82,11 +116,11 @@ class _SumKernels(torch.autograd.Function):
         kernels, scales = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         to_kernels: list[Tensor | None] = [None] * count
         to_scales: list[Tensor | None] = [None] * count
-        for index, (rows, columns) in enumerate(ctx.places):
-            part = gradients[0][:, :, rows, columns]
+        for index, place in enumerate(ctx.places):
+            part = _part(gradients[0], place)
             if ctx.needs_input_grad[1 + index]:
                 own = part.clone() if index and scales[index] is None else part  # no two gradients share their memory
                 to_kernels[index] = _scaled(own, scales[index]).to(kernels[index].dtype)
             if ctx.needs_input_grad[1 + count + index]:
-                to_scales[index] = (part * kernels[index]).sum((1, 2, 3)).to(scales[index].dtype)
+                to_scales[index] = (part * kernels[index]).sum((1, 2, 3), keepdim=True).to(scales[index].dtype)
         return None, *to_kernels, *to_scales

@@ -14,7 +14,7 @@ from acnet_pl.nn.at_once import normalise_and_add, side_by_side
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Fused
 from acnet_pl.nn.geometry import BranchGeometry
-from acnet_pl.nn.kernel_sum import frozen_scale_and_shift, sum_kernels
+from acnet_pl.nn.kernel_sum import frozen_scales_and_shift, sum_kernels
 from acnet_pl.nn.share import scale_and_shift, take_images
 
 __all__ = ["Layer", "fuse_frozen", "sum_scaled", "train_at_once", "train_by_share"]
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
 
 def sum_scaled(layers: Sequence[Layer], scales: Sequence[Tensor | None]) -> Tensor:
-    """Return the sum ``(O, I/groups, k, k)`` of the kernels, each times a factor ``(O,)``, None being 1."""
+    """Return the sum ``(O, I/groups, k, k)`` of the kernels, each times a factor ``(O, 1, 1, 1)``, None being 1."""
     kernels = [layer.conv.weight for layer in layers]
     return sum_kernels(kernels, scales, [layer.geometry for layer in layers]).to(kernels[0].dtype)
 
@@ -42,17 +42,13 @@ def fuse_frozen(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
         layers: The branches.
         norm: The batch norm after their sum, in eval mode too.
     """
-    outer, total = frozen_scale_and_shift(norm)
-    scales = []
-    for layer in layers:
-        scale, shift = frozen_scale_and_shift(layer.norm)
-        if outer is not None:
-            scale = outer if scale is None else outer * scale
-        elif shift is not None:
-            total = shift if total is None else total + shift
-        scales.append(scale)
+    scales, shift = frozen_scales_and_shift([layer.norm for layer in layers])
+    if norm is not None:
+        (outer,), shift = frozen_scales_and_shift([norm])
+        assert outer is not None
+        scales = [outer if scale is None else outer * scale for scale in scales]
     kernel = sum_scaled(layers, scales)
-    return kernel, kernel.new_zeros(kernel.shape[0]) if total is None else total.to(kernel.dtype)
+    return kernel, kernel.new_zeros(kernel.shape[0]) if shift is None else shift.to(kernel.dtype)
 
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
@@ -63,7 +59,7 @@ def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: 
     else:
         outputs = [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers]
     scales, shifts = scale_and_shift(_batch_norms(layers), outputs)
-    kernel = sum_scaled(layers, scales.unbind())
+    kernel = sum_scaled(layers, scales.view(*scales.shape, 1, 1, 1).unbind())
     bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
     return shape.convolve(x, kernel, bias.to(kernel.dtype))
 
