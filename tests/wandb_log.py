@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-def records(folder: Path) -> list[Any]:
-    """The records of a folder offline-run-*, in order."""
+def records(folder: Path, seconds: float = 60) -> list[Any]:
+    """The records of a folder offline-run-*, in order, once the last is there: another process writes them."""
+    (path,) = folder.glob("run-*.wandb")
+    deadline = time.monotonic() + seconds
+    while True:
+        found = _read(path)
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{path} has no end after {seconds} s"
+        time.sleep(0.05)
+
+
+def _read(path: Path) -> list[Any]:
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("run-*.wandb")
     return [vars(wandb_internal_pb2)["Record"].FromString(data) for data in _scan(path.read_bytes())]
 
 
@@ -25,7 +36,7 @@ def history(sent: list[Any]) -> list[dict[str, Any]]:
 
 def _scan(log: bytes) -> Iterator[bytes]:
     """A LevelDB log after W&B's header: blocks of 32 KiB; each piece has a CRC, a length and a kind."""
-    assert log[:4] == b":W&B"
+    assert log[:4] in (b":W&B", b"")
     position, parts = 7, b""
     while position + 7 <= len(log):
         left = 32768 - position % 32768
@@ -33,8 +44,10 @@ def _scan(log: bytes) -> Iterator[bytes]:
             position += left
             continue
         length, kind = struct.unpack("<HB", log[position + 4 : position + 7])
-        parts += log[position + 7 : position + 7 + length]
         position += 7 + length
+        if position > len(log):
+            return  # not yet written to its end
+        parts += log[position - length : position]
         if kind in (1, 4):  # whole, or the last of several
             yield parts
             parts = b""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from acnet_pl.cli.gains import log_gains
 from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
 from acnet_pl.reproduce.graphs import run_side_by_side
@@ -72,6 +73,8 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
     results = _results(plan, options, failed, read_plans(output))
     report = write_report(output, results, ["python", "-m", "acnet_pl", *args])
     console.print(f"Written: {report}", soft_wrap=True)
+    for name, result in results.items():
+        log_gains(name, result, output)
     if interrupted:
         console.print("Interrupted; the same command goes on where this one stopped.")
     if interrupted or failed:

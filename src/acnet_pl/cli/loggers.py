@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ __all__ = [
     "make_loggers",
     "require_packages",
     "run_name",
+    "wandb_group",
+    "wandb_logger",
     "wandb_mode",
     "wandb_run_ends",
 ]
@@ -49,24 +51,49 @@ def make_loggers(
     loggers: list[Logger] = [MetricsCSV(folder)]
     if mode == "disabled":
         return loggers
+    kind = "plain" if _class_name(model["conv"]) == "PlainConv" else "acnet"
+    group = options.group or wandb_group(
+        getattr(data, "dataset", type(data).__name__.removesuffix("DataModule")), model
+    )
+    tags = [kind, backbone_name(model)]
+    logger = wandb_logger(folder, f"{name}/{folder.name}", options, mode, group, kind, tags)
+    return [*loggers, logger]
+
+
+def wandb_logger(
+    folder: Path, name: str, options: WandbOptions, mode: str, group: str, kind: str, tags: Sequence[str]
+) -> RunWandbLogger:
+    """Return the Weights & Biases logger of a folder; what was logged there before is continued.
+
+    Args:
+        folder: In which everything is kept.
+        name: Name of the run.
+        options: Project and tags.
+        mode: "offline" or "online".
+        group: Of runs to be compared.
+        kind: W&B's job type.
+        tags: Beside those of the options.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    kind = "plain" if _class_name(model["conv"]) == "PlainConv" else "acnet"
-    dataset = getattr(data, "dataset", type(data).__name__.removesuffix("DataModule"))
-    logger = RunWandbLogger(
-        name=f"{name}/{folder.name}",
+    return RunWandbLogger(
+        name=name,
         id=wandb_id(folder),
         save_dir=str(folder),
         project=options.project,
         offline=mode in ("offline", "dryrun"),
-        group=options.group or f"{dataset}-{backbone_name(model)}",
+        group=group,
         job_type=kind,
-        tags=[*options.tags, kind, backbone_name(model)],
+        tags=[*options.tags, *tags],
         # Quiet, and hands off the terminal that the progress bar draws on.
         settings=wandb.Settings(silent=True, console="off"),
     )
-    return [*loggers, logger]
+
+
+def wandb_group(dataset: str, model: Mapping[str, Any]) -> str:
+    """Return the default group of a run: data set and backbone, so that a plain net and its ACNet pair up."""
+    return f"{dataset}-{backbone_name(model)}"
 
 
 def wandb_mode(options: WandbOptions, command: str | None) -> str:
@@ -163,14 +190,14 @@ def wandb_run_ends() -> Iterator[None]:
             wandb.finish(exit_code=exit_code)
 
 
-def run_name(model: dict[str, Any]) -> str:
+def run_name(model: Mapping[str, Any]) -> str:
     """Return the default name of a run: backbone and conv builder of its hyper-parameters."""
     return f"{backbone_name(model)}-{_class_name(model['conv'])}"
 
 
-def backbone_name(model: dict[str, Any]) -> str:
+def backbone_name(model: Mapping[str, Any]) -> str:
     """Return class and options of the backbone, like ``ResNetCifar-56-projection``."""
-    options = model["backbone"]["init_args"].values()
+    options = (model["backbone"].get("init_args") or {}).values()
     return "-".join(
         [_class_name(model["backbone"]), *(str(value) for value in options if isinstance(value, (int, str)))]
     )
