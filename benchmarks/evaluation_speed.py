@@ -35,7 +35,7 @@ from step_contender import CLOCKS, IMAGENET, NETWORKS
 GRADIENTS = ("none", "images", "weights")
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that are called."""
 
     count = 0
@@ -51,7 +51,7 @@ class Contender:
 
     name: str
     network: nn.Module
-    context: Callable[[nn.Module], AbstractContextManager[None]] = nullcontext
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
 
     def evaluate(self, images: Tensor, gradients: str) -> None:
         if gradients == "none":
@@ -94,7 +94,7 @@ def measure(model: str, batch: int, gradients: str, options: argparse.Namespace)
                 times = [_seconds(one, images, gradients, options.device) for _ in range(options.repeats)]
                 seconds[one.name].append(min(times))
                 if one.name not in counts:
-                    with Operations() as operations:
+                    with Operations() as operations:  # type: ignore[no-untyped-call]
                         one.evaluate(images, gradients)
                     with FlopCounterMode(display=False) as multiplications:
                         one.evaluate(images, gradients)
