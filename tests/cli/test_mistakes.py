@@ -16,6 +16,7 @@ KNOWN_AT_ONCE = [
     (["fuse"], ["checkpoint"]),
     (["fuse", "no/such.ckpt"], ["no/such.ckpt: there is no such checkpoint"]),
     (["export", "x.ckpt", "--formt", "onnx"], ["--formt", "did you mean --format?"]),
+    (["fuse", "a.ckpt", "b.ckpt"], ["b.ckpt: the command takes no further file"]),
     (["data", "optimise"], ["'optimise' is none of", "did you mean optimize?"]),
     (["data", "check", "no/where"], ["no/where: there is no such folder"]),
     (["demo", "--epoch", "3"], ["did you mean --epochs?"]),

@@ -73,6 +73,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_was(finished, tmp_path, command, c
         rows = list(csv.DictReader(file))
     key = {"validate": "val/top1", "test": "test/top1"}[command]
     assert float(rows[-1][key]) == pytest.approx(summary["metrics"][key])
+    assert f"Files in {folder}" in capsys.readouterr().out
 
 
 def test_predictions_are_those_of_the_network(finished, tmp_path):

@@ -190,13 +190,12 @@ class CLI(RunOptions):
             Console(markup=False, emoji=False).print(images, highlight=False)
 
     def after_validate(self) -> None:
-        """Show the figures."""
+        """Show the figures and where the files are."""
         if self.trainer.is_global_zero:
-            Console(markup=False, emoji=False).print(metrics_table(self.trainer.callback_metrics))
+            figures, where = metrics_table(self.trainer.callback_metrics), f"Files in {self.run_folder}"
+            Console(markup=False, emoji=False).print(figures, where, sep="\n", soft_wrap=True, highlight=False)
 
-    def after_test(self) -> None:
-        """Show the figures."""
-        self.after_validate()
+    after_test = after_validate
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

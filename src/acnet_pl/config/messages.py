@@ -53,7 +53,9 @@ def readable(message: str, known: Sequence[str] = ()) -> str:
     text = re.sub(r"(?:Parser key|argument) \"?([\w.]+?)\"?:", r"--\1:", message).strip()
     if found := re.fullmatch(r"unrecognized arguments?: (.*)", text, re.DOTALL):
         arguments = Arguments(["", *found[1].split()])
-        typed = arguments.options[0].typed if arguments.options else found[1]
+        if not arguments.options:
+            return f"{found[1]}: the command takes no further file or word; options begin with --"
+        typed = arguments.options[0].typed
         return f"{typed}: there is no such option{did_you_mean(nearest(typed, known))}"
     if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text, re.DOTALL):
         choices = found[2].replace("'", "").split(", ")
