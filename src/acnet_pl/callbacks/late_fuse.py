@@ -19,8 +19,8 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs
 from acnet_pl.callbacks.subject import Subject, few
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.late import blocks_of, fuse_block, fused_velocity, output_moments
+from acnet_pl.nn.surgery.replacing import replace_modules
 
 __all__ = ["LateFold", "LateFuse"]
 

@@ -11,7 +11,7 @@ from acnet_pl.nn.conv import ConvNorm
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
-from acnet_pl.nn.surgery.fuse import replace_modules
+from acnet_pl.nn.surgery.replacing import replace_modules
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, reports_in
 
 __all__ = ["stock_weights"]

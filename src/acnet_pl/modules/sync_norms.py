@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.surgery.copying import inherit_hooks
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.plain import carries_activation
+from acnet_pl.nn.surgery.replacing import replace_modules
 
 __all__ = ["NormSync", "refuse_lossy_sync"]
 

@@ -11,11 +11,14 @@
 | fuse_report.py, tables.py | what is said about that, and how it is shown |
 | units.py | timm's modules that re-parameterise themselves |
 | stock.py, absorb.py | `stock_state_dict`, and where biases go that the stock model has no place for |
+| checking.py | whether a network's code does the same with other layers in it |
 | late.py | fusing while training goes on: `fuse_block` and what goes with it |
 | ties.py | tensors that several modules share |
 | copying.py | copies to keep and copies to evaluate at will |
+| replacing.py, hooks.py | modules in the places of others; what hooks look at |
 | dataflow.py, neighbours.py | which layers a batch norm has to itself, from the traces of |
 | decisions.py | what other courses the code of a network may take |
+| touching.py | layers that are read or set, not called |
 | tracing.py, reading.py, running.py, trace.py | torch.fx and an example input |
 """
 

@@ -126,12 +126,13 @@ class _Absorber:
         if isinstance(module, nn.Linear):
             return self.linear(module, inputs[0])
         if self.matches(node, module, _ADDITION) and not node.kwargs:
-            return self.addition(inputs)
-        if self.matches(node, module, CONCATENATIONS) and isinstance(node.args[0], (list, tuple)):
+            operands = [value for value in node.args if isinstance(value, fx.Node)]  # one may be added to itself
+            return self.addition([self.values[value] for value in operands])
+        if self.matches(node, module, CONCATENATIONS) and node.args and isinstance(node.args[0], (list, tuple)):
             return self.concatenation(node)
         if self.passes(node, module):
             return inputs[0]
-        if self.matches(node, module, _FLATTENING) or self.averages(node):
+        if self.flattens(node, module) or self.averages(node):
             return _Value(None, inputs[0].shift, inputs[0].sources)
         if not asks_metadata(node):
             for value in inputs:
@@ -155,6 +156,13 @@ class _Absorber:
         if node.target is F.dropout:
             return node.kwargs.get("training") is False
         return self.matches(node, module, _PASSING)
+
+    def flattens(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """Whether it leaves one dimension beside that of the batch."""
+        if isinstance(module, nn.Flatten):
+            return (module.start_dim, module.end_dim) in ((1, -1), (1, 3))
+        dims = {**dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)), **node.kwargs}
+        return self.matches(node, module, _FLATTENING) and dims in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1})
 
     def averages(self, node: fx.Node) -> bool:
         """Whether it is the mean over height and width."""
@@ -207,6 +215,9 @@ class _Absorber:
         channels = {value.channels for value in inputs if value.channels is not None}
         if shifts and len({shift.numel() for shift in shifts} | channels) != 1:
             raise _refusal(sources, "an addition stretches its channels")
+        flat = {value.channels is None for value in inputs if value.shift is not None}
+        if len(flat) > 1 or (shifts and len(shifts) < len(inputs) and (True in flat or shifts[0].numel() == 1)):
+            raise _refusal(sources, "an addition may stretch it")
         known = {value.channels for value in inputs}
         total = sum(shifts[1:], shifts[0]) if shifts else None
         return _Value(known.pop() if len(known) == 1 else max(channels, default=None), total, sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from acnet_pl.nn.fusible import exact
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.hooks import reads_parameters
 from acnet_pl.nn.surgery.trace import channels_of
 
 __all__ = ["fuse_after", "fuse_before", "rank_of", "why_not_after", "why_not_before"]
@@ -43,7 +44,7 @@ def why_not_after(layer: nn.Module) -> str:
         return "it is not initialised yet (a lazy module: evaluate the model once)"
     if not weight.is_floating_point():
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
-    if any(_names_in(hook) & {"weight", "bias", "parameters", "_parameters"} for hook in _hooks(layer)):
+    if reads_parameters(layer):
         return "a hook reads or changes its parameters"
     return ""
 
@@ -125,17 +126,6 @@ def _put(layer: _ConvNd | nn.Linear, weight: Tensor, bias: Tensor, norm: _BatchN
     trainable = any(p.requires_grad for p in [*layer.parameters(), *norm.parameters()])
     layer.weight = nn.Parameter(weight, requires_grad=trainable)
     layer.bias = nn.Parameter(bias, requires_grad=trainable)
-
-
-def _hooks(layer: nn.Module) -> Iterator[Any]:
-    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
-        yield from hooks.values()
-
-
-def _names_in(hook: Any) -> set[str]:
-    """The names of attributes in a hook's code."""
-    code = getattr(hook, "__code__", None) or getattr(vars(type(hook)).get("__call__"), "__code__", None)
-    return set(code.co_names) if code is not None else set()
 
 
 def _pads_as_tensorflow(layer: nn.Module) -> bool:

@@ -12,12 +12,13 @@ from typing_extensions import deprecated
 from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.surgery.checking import other_course
 from acnet_pl.nn.surgery.copying import deep_copy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.inherit import inherit_layer
 from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
+from acnet_pl.nn.surgery.replacing import replace_modules
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, attach_report, reports_in
 from acnet_pl.nn.surgery.ties import refuse_shared_memory, ties
 from acnet_pl.nn.surgery.trace import Layer, layers, listed
@@ -103,7 +104,7 @@ def convert(
         ):
             norm, without = None, f"batch norm `{norm_name}`: {why}"
         assert norm is None or isinstance(norm, _BatchNorm)
-        reason = eligibility.obstacle(name, layer, flow) or next(iter(tied.get(layer, {}).values()), "")
+        reason = next(iter(tied.get(layer, {}).values()), "") or eligibility.obstacle(name, layer, flow)
         if not reason and isinstance(layer, nn.Conv2d):
             try:
                 block = _build(conv, layer, norm is not None)
@@ -118,7 +119,7 @@ def convert(
                     block.begin_as(layer, norm)
                 replacements[layer] = block
                 if norm is not None:
-                    replacements[norm] = activation_of(norm)
+                    replacements[norm] = activation_of(norm, None if isinstance(norm, nn.BatchNorm2d) else 4)
         entries.append(_entry(name, layer, reason, without, norm_name, norm))
     if unknown:
         raise ValueError(
@@ -131,6 +132,12 @@ def convert(
         what = f"of its {len(report.layers)} convolutions none is eligible ({reasons})" if reasons else "no convolution"
         raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
     acnet = replace_modules(acnet, replacements)
+    replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
+    if replaced and (difference := other_course(model, acnet, replaced, example_input if init == "preserve" else None)):
+        raise ValueError(
+            f"with blocks in it the code of the network does something else ({difference}): it asks what its layers "
+            "are, by their class, an attribute, or their number; ask for what blocks have too, or exclude them"
+        )
     attach_report(acnet, report)
     keep_units(acnet, {entry.name: entry for entry in report.converted}, found)
     return acnet

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
-__all__ = ["deep_copy", "inherit_hooks", "kept_values", "light_copy", "state_kept", "uncompiled"]
+__all__ = [
+    "deep_copy",
+    "inherit_hooks",
+    "kept_values",
+    "leaves_inside",
+    "light_copy",
+    "memory_of",
+    "own_forward",
+    "state_kept",
+    "uncompiled",
+]
 
 
 _HOOKS = (
@@ -26,19 +36,42 @@ _HOOKS = (
 )
 
 
+_REGISTERED = {"_parameters", "_buffers", "_modules"}
+
+
 def deep_copy(model: nn.Module) -> nn.Module:
     """A copy of its own.
 
     Tensors that modules compute and keep (the weight of a pruned layer) are copied without their history, for which
     ``copy.deepcopy`` would refuse them.
     """
-    return _like(copy.deepcopy(model, _computed(model)), model)
+    return _like(_deepcopy(model, _computed(model)), model)
 
 
 def light_copy(model: nn.Module) -> nn.Module:
     """A copy to evaluate without gradient at will: of its own but for the parameters, which it shares."""
-    shared = {id(parameter): parameter for parameter in model.parameters()}
-    return _like(copy.deepcopy(model, {**_computed(model), **shared}), model)
+    shared: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
+    memory = {memory_of(parameter) for parameter in shared.values()}
+    others = [*model.buffers(), *(value for value in kept_values(model) if isinstance(value, Tensor))]
+    shared |= {id(tensor): tensor for tensor in others if memory_of(tensor) in memory}
+    return _like(_deepcopy(model, {**_computed(model), **shared}), model)
+
+
+def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception as error:
+        for name, module in model.named_modules():
+            for attribute, value in vars(module).items():
+                try:
+                    if attribute not in _REGISTERED:
+                        copy.deepcopy(value, {**memo, id(module): module})
+                except Exception:
+                    raise ValueError(
+                        f"the network cannot be copied, for `{f'{name}.{attribute}'.lstrip('.')}`: {error}; take it "
+                        "away for this, or give its class a __deepcopy__"
+                    ) from error
+        raise
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -102,8 +135,56 @@ def kept_values(model: nn.Module) -> Iterator[Any]:
     """What modules other than PyTorch's own hold in their attributes, and in lists and dicts there."""
     for module in _not_torchs(model):
         for name, value in vars(module).items():
-            if name not in {"_parameters", "_buffers", "_modules"}:
-                yield from tree_leaves(value) if type(value) in (dict, list, tuple) else (value,)
+            if name not in _REGISTERED:
+                yield from leaves_inside(value)
+
+
+def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """What is inside of containers and of objects that are neither modules nor PyTorch's own."""
+    seen = set() if seen is None else seen
+    if isinstance(value, (nn.Module, Tensor, type, str, fx.Proxy)) or callable(value):
+        yield value
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    parts = [*value.values()] if isinstance(value, Mapping) else []
+    parts += [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
+    if not type(value).__module__.startswith("torch."):
+        parts += [*getattr(value, "__dict__", {}).values()]
+    if not parts:
+        yield value
+    for part in parts:
+        yield from leaves_inside(part, seen)
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Return a number that a tensor has in common with its views."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except Exception:  # a tensor without storage of its own, such as one that is not initialised yet
+        return id(tensor)
+
+
+@contextmanager
+def own_forward(module: nn.Module) -> Iterator[None]:
+    """Let the class have the forward that a module has in an attribute, where torch.fx looks for it.
+
+    Raises:
+        TypeError: It is no method of the module, so that a copy of the module would evaluate another one.
+    """
+    forward = vars(module).get("forward")
+    if forward is None:
+        yield
+        return
+    if getattr(forward, "__self__", None) is not module:
+        raise TypeError("its forward was replaced by a function that is no method of it")
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward.__func__})
+    try:
+        yield
+    finally:
+        module.__class__ = kind
 
 
 def _not_torchs(model: nn.Module) -> Iterator[nn.Module]:
@@ -115,5 +196,6 @@ def _shallow(value: Any) -> Any:
 
 
 def _computed(model: nn.Module) -> dict[int, Tensor]:
-    values = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    held = (value for module in model.modules() for name, value in vars(module).items() if name not in _REGISTERED)
+    values = (leaf for value in held for leaf in leaves_inside(value) if isinstance(leaf, Tensor))
     return {id(value): value.detach().clone() for value in values if not value.is_leaf}

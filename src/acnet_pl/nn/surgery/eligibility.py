@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.surgery.dataflow import Dataflow
+from acnet_pl.nn.surgery.hooks import reads_parameters
 from acnet_pl.nn.surgery.plain import why_not_plain
 from acnet_pl.nn.surgery.trace import Layer
 
@@ -73,6 +74,8 @@ class Eligibility:
             return f"kernel size {height} not among kernel_sizes"
         if name in flow.read:
             return "its weight is read other than by calling it"
+        if reads_parameters(layer):
+            return "a hook reads or changes its parameters"
         if name not in flow.called and not flow.obstacle:
             return "is never called"
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +14,17 @@ from torch.nn.modules.conv import _ConvNd
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.affine import fuse_after, fuse_before
-from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, uncompiled
+from acnet_pl.nn.surgery.checking import other_course
+from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, light_copy, uncompiled
 from acnet_pl.nn.surgery.dataflow import Dataflow, follow
 from acnet_pl.nn.surgery.fuse_report import FuseReport, report_on
 from acnet_pl.nn.surgery.plain import activation_of
 from acnet_pl.nn.surgery.plan import plan_fusing, why_layer_stays, why_norm_stays
+from acnet_pl.nn.surgery.replacing import replace_modules
 from acnet_pl.nn.surgery.trace import layers, listed
 from acnet_pl.nn.surgery.units import fuse_units
 
-__all__ = ["fuse_model", "fuse_report", "fuse_with_report", "replace_modules"]
+__all__ = ["fuse_model", "fuse_report", "fuse_with_report"]
 
 
 def _warn_of_traced_blocks(model: nn.Module) -> None:
@@ -127,15 +129,20 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
             except FusionError as error:
                 raise FusionError(f"`{name}`: {error}" if name else str(error)) from error
             inherit_hooks(convs[module], module)
+    before = light_copy(fused) if convs else fused
     fused = replace_modules(fused, convs)
 
     found = dict(layers(fused))
     norms = {name: layer for name, layer in found.items() if isinstance(layer, _BatchNorm)}
     if all(why_norm_stays(norm) for norm in norms.values()):
+        if convs:
+            _refuse_other_course(before, fused, (), example_input)
         return fused, report_on(model, fused, {}, {name: why_norm_stays(norm) for name, norm in norms.items()})
     flow = follow(fused, example_input)
     _warn_of_doubts(flow, found)
     plan = plan_fusing(found, flow)
+    if plan.ranks and not convs:
+        before = light_copy(fused)
     for norm_name, names in {**plan.after, **plan.before}.items():
         norm = norms[norm_name]
         neighbours = [layer for name in names if isinstance(layer := found[name], (_ConvNd, nn.Linear))]
@@ -150,7 +157,18 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
             raise FusionError(f"{listed(names)}: its weights fused with batch norm `{norm_name}` {error}") from error
     stand_ins: dict[nn.Module, nn.Module] = {norms[n]: activation_of(norms[n], rank) for n, rank in plan.ranks.items()}
     into = {**plan.after, **plan.before}
-    return replace_modules(fused, stand_ins), report_on(model, fused, into, plan.left)
+    fused = replace_modules(fused, stand_ins)
+    if convs or into:
+        _refuse_other_course(before, fused, plan.ranks, example_input)
+    return fused, report_on(model, fused, into, plan.left)
+
+
+def _refuse_other_course(before: nn.Module, fused: nn.Module, replaced: Collection[str], example_input: Any) -> None:
+    if difference := other_course(before, fused, replaced, example_input):
+        raise FusionError(
+            f"once fused the code of the network does something else ({difference}): it asks what its layers are, by "
+            "their class, an attribute, or their number; ask for something that fusing leaves as it is"
+        )
 
 
 def _warn_of_doubts(flow: Dataflow, found: Mapping[str, nn.Module]) -> None:
@@ -169,12 +187,3 @@ def _warn_of_doubts(flow: Dataflow, found: Mapping[str, nn.Module]) -> None:
                 warnings.warn(f"`{name}` is left as it is: {flow.not_before[name]}", stacklevel=5)
         elif not why_layer_stays(layer):
             warnings.warn(f"`{name}` and its batch norm are left as they are: {flow.norm_missing[name]}", stacklevel=5)
-
-
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put modules in others' places, under all their names; return the model, or what replaces the model itself."""
-    for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child is not None and child in replacements:
-                module._modules[name] = replacements[child]
-    return replacements.get(model, model)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn.surgery.hooks import hooked_between
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed
 
 __all__ = ["Neighbours"]
@@ -88,7 +88,7 @@ class Neighbours:
             return "normalises something else too"
         if not all(self._is_layer(part) for part in parts):
             return f"normalises it together with what comes {_words(parts, 'from')}"
-        if _hooked_between(self.found[name], self.found[norm]):
+        if hooked_between(self.found[name], self.found[norm]):
             return "is parted from the convolution by a hook on the value between them"
         if channels_of(self.found[norm]) != sum(channels_of(self.found[part]) for part in parts):
             return "has another number of channels"
@@ -102,7 +102,7 @@ class Neighbours:
         for name in readers:
             if trace.producers[name].keys() - {norm} or trace.consumers[norm][name] != trace.calls[name]:
                 return f"is not all that `{name}` takes"
-            if _hooked_between(self.found[norm], self.found[name]):
+            if hooked_between(self.found[norm], self.found[name]):
                 return f"is parted from `{name}` by a hook on the value between them"
         return ""
 
@@ -122,13 +122,6 @@ class Neighbours:
 
     def _is_layer(self, name: str) -> bool:
         return name in self.found and not self._is_norm(name)
-
-
-def _hooked_between(first: nn.Module, second: nn.Module) -> bool:
-    """Whether a hook may see or change the value that one module gives and the other takes."""
-    return bool(
-        first._forward_hooks or first._backward_hooks or second._forward_pre_hooks or second._backward_pre_hooks
-    )
 
 
 def _words(names: list[str] | tuple[str, ...], word: str = "to") -> str:

@@ -14,6 +14,9 @@ from typing_extensions import TypeIs
 from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.surgery.copying import inherit_hooks
 
+_TENSORS = {"affine": ("weight", "bias"), "track_running_stats": ("running_mean", "running_var", "num_batches_tracked")}
+"""The tensors of a batch norm that its options say it has."""
+
 __all__ = [
     "OfRank",
     "activation_of",
@@ -39,7 +42,9 @@ def why_not_plain(conv: nn.Conv2d) -> str:
         getattr(kind, name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
     ):
         return f"{kind.__name__} has a forward of its own"
-    if conv._parameters.get("weight") is None:
+    if kind.__call__ is not nn.Module.__call__:
+        return f"{kind.__name__} has a __call__ of its own"
+    if conv._parameters.get("weight") is None or hasattr(kind, "weight"):
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if isinstance(conv.weight, UninitializedParameter):
         return "its weight is not initialised yet (a lazy module: evaluate the model once)"
@@ -60,13 +65,20 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
     """
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
         return f"{type(norm).__name__} does not normalise the outputs of a 2-D convolution"
-    return why_not_batch_norm(norm)
+    if why := why_not_batch_norm(norm):
+        return why
+    for option, tensors in _TENSORS.items():
+        if any((getattr(norm, name) is not None) != getattr(norm, option) for name in tensors):
+            return f"{option} is {getattr(norm, option)}, and does not say which of {', '.join(tensors)} it has"
+    return ""
 
 
 def why_not_batch_norm(norm: _BatchNorm) -> str:
     """Why a module does not compute batch norm from parameters of its own, "" where it does."""
     if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
         return f"{type(norm).__name__} has a forward of its own"
+    if type(norm).__call__ is not nn.Module.__call__:
+        return f"{type(norm).__name__} has a __call__ of its own"
     if norm.affine and norm._parameters.get("weight") is None:
         return "its weight is computed (parametrisation, pruning)"
     if any(is_lazy(tensor) for tensor in [*norm.parameters(), *norm.buffers()]):

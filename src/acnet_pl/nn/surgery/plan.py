@@ -63,7 +63,7 @@ def why_norm_stays(norm: _BatchNorm) -> str:
     """Why a batch norm is no scale and shift that another layer might take over, "" where it is."""
     if why := why_not_batch_norm(norm):
         return why
-    if norm.running_mean is None:
+    if norm.running_mean is None or norm.running_var is None:
         return "it keeps no running statistics, and normalises by those of each batch also in eval mode"
     return ""
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Trace, is_layer, operation
 
 __all__ = ["CONCATENATIONS", "asks_metadata", "averages", "read_graph"]
@@ -43,7 +44,12 @@ def averages(module: nn.Module) -> bool:
 
 
 def read_graph(
-    graph: fx.Graph, root: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], trace: Trace
+    graph: fx.Graph,
+    root: nn.Module,
+    names: dict[nn.Module, str],
+    opaque: set[nn.Module],
+    trace: Trace,
+    owners: Owners,
 ) -> None:
     """Add what a graph of the module ``root`` shows to a trace; ``opaque`` modules were taken as they are."""
     maker: dict[fx.Node, tuple[str, ...]] = {}
@@ -54,9 +60,8 @@ def read_graph(
         inputs = node.all_input_nodes
         consumer, module = _name(node), None
         if node.op == "get_attr":
-            owner = root.get_submodule(str(node.target).rpartition(".")[0])
-            if is_layer(owner):
-                trace.read.add(names[owner])
+            home, _, attribute = str(node.target).rpartition(".")
+            owners.use(getattr(root.get_submodule(home), attribute, None))
         elif node.op in ("placeholder", "output"):
             consumer = OUTSIDE
         elif node.op == "call_module":

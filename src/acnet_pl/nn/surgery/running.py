@@ -13,9 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from acnet_pl.nn.surgery.copying import kept_values, state_kept
+from acnet_pl.nn.surgery.copying import kept_values, leaves_inside, state_kept
 from acnet_pl.nn.surgery.decisions import other_values, strings_in, variations
-from acnet_pl.nn.surgery.trace import OUTSIDE, Trace, layers, operation
+from acnet_pl.nn.surgery.touching import Owners
+from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
 
 __all__ = ["call", "run_otherwise", "trace_by_running"]
 
@@ -83,9 +84,7 @@ class _Recorder(TorchDispatchMode):
         self.changes = 0  # operations in place, so far
         self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # holds the tensors, lest their ids be used again
         self.normed: dict[int, int] = {}  # changes before the output of a batch norm was made
-        self.owner = {
-            id(tensor): name for name, layer in layers(model) for tensor in [*layer.parameters(), *layer.buffers()]
-        }
+        self.owners = Owners(model)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -111,11 +110,11 @@ class _Recorder(TorchDispatchMode):
                 self.trace.edge(self.made_by(value), consumer, norm=norm)
                 if self.normed.get(id(value), self.changes) != self.changes:
                     self.trace.changed.update(self.made_by(value))
-                if id(value) in self.owner:
-                    self.trace.read.add(self.owner[id(value)])
+                self.owners.use(value)
 
-    def enter(self, name: str, values: Any, norm: bool) -> None:
+    def enter(self, name: str, layer: Layer, values: Any, norm: bool) -> None:
         if self.depth == 0:
+            self.owners.call(layer)
             self.take(values, name, norm)
             self.trace.calls[name] += 1
         self.depth += 1
@@ -136,8 +135,8 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
     for name, layer in layers(model):
         norm = isinstance(layer, _BatchNorm)
 
-        def before(_: nn.Module, args: Any, kwargs: Any, name: str = name, norm: bool = norm) -> None:
-            recorder.enter(name, (args, kwargs), norm)
+        def before(module: Any, args: Any, kwargs: Any, name: str = name, norm: bool = norm) -> None:
+            recorder.enter(name, module, (args, kwargs), norm)
 
         def after(_: nn.Module, args: Any, output: Any, name: str = name, norm: bool = norm) -> None:
             recorder.leave(name, output, norm)
@@ -146,9 +145,11 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
     try:
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, state_kept(model):
-            output = call(model, example_input)
+            with recorder.owners.watching_attributes():
+                output = call(model, example_input)
             kept = [value for value in kept_values(model) if isinstance(value, Tensor)]
-        recorder.take((output, kept), OUTSIDE)
+        recorder.take((list(leaves_inside(output)), kept), OUTSIDE)
+        recorder.trace.read |= recorder.owners.touched
     finally:
         for handle in handles:
             handle.remove()

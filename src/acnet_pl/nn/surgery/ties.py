@@ -5,6 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from acnet_pl.nn.surgery.copying import kept_values, memory_of
+from acnet_pl.nn.surgery.trace import layers
+
 __all__ = ["refuse_shared_memory", "ties"]
 
 
@@ -35,7 +38,7 @@ def ties(model: nn.Module) -> dict[nn.Module, dict[str, str]]:
 
 
 def refuse_shared_memory(model: nn.Module) -> None:
-    """Raise an error for two parameters in the same memory, which a copy would part.
+    """Raise an error for two parameters, or a layer's and another tensor, in the same memory: a copy would part them.
 
     Raises:
         ValueError: The message names both.
@@ -48,4 +51,12 @@ def refuse_shared_memory(model: nn.Module) -> None:
             raise ValueError(
                 f"`{other}` and `{name}` are two parameters in the same memory, which a copy of the network would "
                 "part; tie them by using one parameter for both, as in b.weight = a.weight"
+            )
+    others = [*model.named_buffers(), *(("an attribute", value) for value in kept_values(model))]
+    owners = {memory_of(p): f"{name}.{own}" for name, layer in layers(model) for own, p in layer.named_parameters()}
+    for name, tensor in others:
+        if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter) and memory_of(tensor) in owners:
+            raise ValueError(
+                f"`{owners[memory_of(tensor)].lstrip('.')}` has its memory in common with {name}, which a copy of the "
+                "network would part; compute the other from it in the forward, or give it memory of its own"
             )

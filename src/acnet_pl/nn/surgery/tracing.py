@@ -13,12 +13,13 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from acnet_pl.nn.surgery.copying import kept_values, state_kept
+from acnet_pl.nn.surgery.copying import kept_values, own_forward, state_kept
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, strings_in, variations
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
+from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import Trace, is_layer
 
-__all__ = ["SymbolicTraces", "other_graphs", "trace_graph"]
+__all__ = ["SymbolicTraces", "graphs_of", "other_graphs", "trace_graph"]
 
 _SYMBOL: Any = object()  # in place of an argument: anything
 
@@ -30,9 +31,12 @@ class _LayerTracer(fx.Tracer):
     layers before or after it may reach into or out of, or that are told what to do by an argument.
     """
 
-    def __init__(self, opaque: set[nn.Module], variation: Variation | None = None) -> None:
+    def __init__(
+        self, opaque: set[nn.Module], variation: Variation | None = None, owners: Owners | None = None
+    ) -> None:
         super().__init__()
         self.opaque = opaque
+        self.owners = owners
         self.proxy_buffer_attributes = True
         self.variation = variation
         self.open: set[nn.Module] = set()
@@ -49,6 +53,8 @@ class _LayerTracer(fx.Tracer):
         inputs = self._nodes((args, kwargs))
         if self.is_leaf_module(m, ""):
             out = super().call_module(m, forward, args, kwargs)
+            if self.owners is not None and is_layer(m):
+                self.owners.call(m)
             if type(m) is nn.Identity or averages(m):
                 self._origins |= dict.fromkeys(self._nodes(out), inputs)
             elif is_layer(m):
@@ -120,17 +126,30 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
     course = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
-    with warnings.catch_warnings(), state_kept(module), course:
+    watching = nullcontext() if tracer.owners is None else tracer.owners.watching()
+    with warnings.catch_warnings(), state_kept(module), own_forward(module), course, watching:
         warnings.simplefilter("ignore")
         graph = tracer.trace(module, concrete_args=concrete)
         for value in kept_values(module):
             if isinstance(value, fx.Proxy):
                 graph.call_function(_keep, (value.node,))
+        for node in graph.nodes:
+            if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+                node.meta["constant"] = getattr(module, str(node.target), None)  # which the module does not keep
     return graph
 
 
 def _keep(value: Any) -> None:
     """Stand in a graph for a module that holds on to a value in an attribute."""
+
+
+def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Graph], str]:
+    """Graphs by name of a model, or of its largest parts that trace, with some modules as they are; the obstacle."""
+    names = {module: name for name, module in model.named_modules()}
+    if model in whole:
+        return {}, ""
+    parts, obstacle = _cover(model, names, whole, Owners(model))
+    return {names[part]: graph for part, (graph, _) in parts.items()}, obstacle
 
 
 def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
@@ -153,19 +172,22 @@ class SymbolicTraces:
         self._names = {module: name for name, module in model.named_modules()}
         self._opaque: set[nn.Module] = set()
         self._parts: dict[nn.Module, _Traced] = {}
+        self._owners = Owners(model)
         if is_layer(model):
             self.trace.calls[""] += 1
             return
-        self._parts, self.obstacle = _cover(model, self._names, self._opaque)
+        self._parts, self.obstacle = _cover(model, self._names, self._opaque, self._owners)
         for part, (graph, _) in self._parts.items():
-            read_graph(graph, part, self._names, self._opaque, self.trace)
+            read_graph(graph, part, self._names, self._opaque, self.trace, self._owners)
+        self.trace.read |= self._owners.touched
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Traces of what the code of these classes may decide otherwise at another call, where that can be traced."""
         for part, (_, tracer) in self._parts.items():
             for course, graph, closed in _courses(part, self._opaque, tracer, kinds):
                 trace = Trace(course)
-                read_graph(graph, part, self._names, self._opaque | closed, trace)
+                read_graph(graph, part, self._names, self._opaque | closed, trace, self._owners)
+                trace.read |= self._owners.touched
                 yield trace
 
 
@@ -177,7 +199,7 @@ def _courses(
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
                 try:
-                    graph = _trace(part, _LayerTracer(opaque), **{parameter.name: value})
+                    graph = _trace(part, _LayerTracer(opaque, owners=base.owners), **{parameter.name: value})
                 except Exception:  # a course that it cannot take
                     continue
                 yield f"it depends on the argument `{parameter.name}`", graph, set()
@@ -187,13 +209,13 @@ def _courses(
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
         for variation in variations(example, part):
             try:
-                yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation)), closed
+                yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation, base.owners)), closed
             except Exception:  # a course that it cannot take
                 continue
 
 
 def _cover(
-    module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module]
+    module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], owners: Owners
 ) -> tuple[dict[nn.Module, _Traced], str]:
     """Trace as many submodules as possible; append the rest to ``opaque``."""
 
@@ -201,7 +223,7 @@ def _cover(
         if type(module).forward is nn.Module.forward:
             return "no forward"  # a ModuleList or the like: what holds it calls its children
         try:
-            tracer = _LayerTracer(opaque)
+            tracer = _LayerTracer(opaque, owners=owners)
             parts[module] = _trace(module, tracer), tracer
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -217,7 +239,7 @@ def _cover(
     for child in module.children():
         if child in opaque or is_layer(child):
             continue
-        graphs, reason = _cover(child, names, opaque)
+        graphs, reason = _cover(child, names, opaque, owners)
         if reason:
             obstacles.append(reason)
             parts.update(graphs)

@@ -1,0 +1,137 @@
+"""Does the code of a network do the same when layers in it have been replaced by others?
+
+It may ask what its layers are (``isinstance``, an attribute of a batch norm, the number of parameters), which a trace
+of the original does not show. So the network is traced before and after, and both have to take the same course.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from acnet_pl.nn.surgery.copying import light_copy
+from acnet_pl.nn.surgery.running import call
+from acnet_pl.nn.surgery.trace import layers
+from acnet_pl.nn.surgery.tracing import graphs_of
+
+__all__ = ["other_course"]
+
+_Step = tuple[Any, ...]
+
+
+def other_course(before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None) -> str:
+    """Where a network in eval mode takes another course than before some modules were replaced, "" where it does not.
+
+    Args:
+        before: The network as it was.
+        after: As it is.
+        replaced: Names of modules that may differ, in both.
+        example_input: Shows the course where torch.fx does not.
+    """
+    networks = light_copy(before).eval(), light_copy(after).eval()
+    whole = {*replaced, *dict(layers(before)), *dict(layers(after))}
+    (old, trouble), (new, obstacle) = (_outlines(network, whole) for network in networks)
+    if obstacle and not trouble:
+        return obstacle
+    found = next((text for part in old.keys() & new.keys() if (text := _first_difference(old[part], new[part]))), "")
+    if found or not obstacle or example_input is None:
+        return found
+    return _first_difference(*(_Evaluation(one, whole).steps_on(example_input) for one in networks))
+
+
+def _outlines(model: nn.Module, whole: Collection[str]) -> tuple[dict[str, list[_Step]], str]:
+    graphs, obstacle = graphs_of(model, {model.get_submodule(name) for name in whole if _has(model, name)})
+    return {name: list(_steps(graph)) for name, graph in graphs.items()}, obstacle
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        return model.get_submodule(name) is not None
+    except AttributeError:
+        return False
+
+
+def _steps(graph: fx.Graph) -> Iterator[_Step]:
+    """The nodes of a graph, with others by their positions, and constants that the code made by their values."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        target: Any = node.target
+        target = node.meta.get("constant", target)
+        arguments = fx.node.map_arg((node.args, node.kwargs), position.__getitem__)
+        yield node.op, target, arguments
+
+
+class _Evaluation(TorchDispatchMode):
+    """Notes the operations of an evaluation, and the modules that are not looked into by their names."""
+
+    def __init__(self, model: nn.Module, whole: Collection[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.model = model
+        self.whole = whole
+        self.depth = 0
+        self.steps: list[_Step] = []
+
+    def steps_on(self, example_input: Any) -> list[_Step]:
+        for name in self.whole:
+            if _has(self.model, name):
+                module = self.model.get_submodule(name)
+                module.register_forward_pre_hook(partial(self.enter, name))
+                module.register_forward_hook(self.leave)
+        devices = list({parameter.device for parameter in self.model.parameters() if parameter.is_cuda})
+        with torch.random.fork_rng(devices), torch.no_grad(), self:
+            call(self.model, example_input)
+        return self.steps
+
+    def enter(self, name: str, *_: Any) -> None:
+        if self.depth == 0:
+            self.steps.append((name,))
+        self.depth += 1
+
+    def leave(self, *_: Any) -> None:
+        self.depth -= 1
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.depth == 0 and isinstance(func, torch._ops.OpOverload):
+            self.steps.append((func.overloadpacket.__name__,))
+        return func(*args, **(kwargs or {}))
+
+
+def _first_difference(before: list[_Step], after: list[_Step]) -> str:
+    for old, new in zip_longest(before, after):
+        if not _same(old, new):
+            words = ("nothing" if one is None else _word(one) for one in (old, new))
+            return "{} became {}".format(*words)
+    return ""
+
+
+def _word(step: _Step) -> str:
+    target = step[1] if len(step) > 1 else step[0]
+    name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
+    return f"`{name}`" + (f" of {step[2][0][1:]}" if len(step) > 2 and len(step[2][0]) > 1 else "")
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return old.shape == new.shape and (old.is_meta or torch.allclose(old.double(), new.double(), 1e-3, 1e-5))
+    if isinstance(old, (tuple, list)) and isinstance(new, (tuple, list)):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_same(value, new[key]) for key, value in old.items())
+    if isinstance(old, float) and isinstance(new, float):
+        return old == new or math.isclose(old, new, rel_tol=1e-3, abs_tol=1e-5)
+    if type(old) is type(new) and isinstance(old, (str, int, bool, type(None), torch.dtype, torch.device)):
+        return bool(old == new)
+    return type(old) is type(new) and (not callable(old) or _name(old) == _name(new))
+
+
+def _name(thing: Any) -> str:
+    return getattr(thing, "__qualname__", type(thing).__qualname__)

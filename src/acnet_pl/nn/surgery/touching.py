@@ -1,0 +1,83 @@
+"""What a forward does with layers other than calling them: it reads their tensors, sets their attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from acnet_pl.nn.surgery.copying import memory_of
+from acnet_pl.nn.surgery.trace import Layer, layers
+
+__all__ = ["Owners"]
+
+
+class Owners:
+    """The layers of a network by their tensors: those that share memory with one, views too, are the layer's.
+
+    Attributes:
+        touched: Names of the layers of which something was read or set so far.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.touched: set[str] = set()
+        self._names = {layer: name for name, layer in layers(model)}
+        self._inside = {inner: name for layer, name in self._names.items() for inner in layer.modules()}
+        self._own: dict[nn.Module, dict[int, Tensor]] = {}
+        self._owners: dict[int, set[str]] = {}
+        for layer, name in self._names.items():
+            tensors = [*layer.parameters(), *layer.buffers()]
+            self._own[layer] = {id(tensor): tensor for tensor in tensors}
+            for tensor in tensors:
+                self._owners.setdefault(memory_of(tensor), set()).add(name)
+
+    def of(self, tensor: Tensor) -> set[str]:
+        """Names of the layers that a tensor belongs to."""
+        return self._owners.get(memory_of(tensor), set())
+
+    def use(self, values: Any) -> None:
+        """Note that tensors among the values are read."""
+        for value in tree_leaves(values):
+            if isinstance(value, Tensor):
+                self.touched |= self.of(value)
+
+    def call(self, layer: Layer) -> None:
+        """Note a layer that is called with other tensors than its own, as ``torch.func.functional_call`` does."""
+        if any(id(tensor) not in self._own[layer] for tensor in [*layer.parameters(), *layer.buffers()]):
+            self.touched.add(self._names[layer])
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note what is set and, where no tensors flow but symbols, every operation on the layers' own tensors."""
+        with self.watching_attributes(), _Reads(self):
+            yield
+
+    @contextmanager
+    def watching_attributes(self) -> Iterator[None]:
+        """Note the layers that get another value in an attribute (``self.conv.dilation = (2, 2)``)."""
+        plain = nn.Module.__setattr__
+
+        def noting(module: nn.Module, name: str, value: Any) -> None:
+            if name != "training" and module in self._inside:
+                self.touched.add(self._inside[module])
+            plain(module, name, value)
+
+        with patch.object(nn.Module, "__setattr__", noting):
+            yield
+
+
+class _Reads(TorchDispatchMode):
+    def __init__(self, owners: Owners) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.owners = owners
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.owners.use((args, kwargs))
+        return func(*args, **(kwargs or {}))
