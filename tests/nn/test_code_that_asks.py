@@ -178,6 +178,30 @@ def test_code_that_asks_what_its_layers_are_is_refused(flow: Any, example: Any, 
         convert_to_acnet(model, example)
 
 
+@pytest.mark.parametrize(
+    "flow",
+    [
+        lambda net, x: (net.norm, net.norm2)[x.shape[-1] % 2 == 0](net.conv(x)),
+        lambda net, x: {9: net.norm, 8: net.norm2}[x.shape[-1]](net.conv(x)),
+        lambda net, x: getattr(net, "norm" + net.which)(net.conv(x)),
+    ],
+)
+def test_norm_that_no_condition_chooses(flow: Any, randomise: Randomise) -> None:
+    def change(net: Any) -> None:
+        net.norm2, net.which = nn.BatchNorm2d(4), ""
+
+    model: Any = randomise(Net(flow, change).double()).eval()
+    with pytest.warns(UserWarning, match=r"`norm` is one of several: `norm2` is not called now"):
+        fused: Any = fuse_model(model, X)
+    acnet: Any = convert_to_acnet(model, X, init="preserve")
+    for network in (model, fused, acnet):
+        network.which = "2"
+    for x in (X, X[..., :8]):
+        expected = model(x)
+        for network in (fused, acnet):
+            torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-10)
+
+
 def test_norm_without_shift_stays_beside_a_block(randomise: Randomise) -> None:
     model: Any = randomise(Net(pair).double()).eval()
     model.norm.register_parameter("bias", None)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
-from acnet_pl.nn.surgery.decisions import deciding_kinds
+from acnet_pl.nn.surgery.decisions import deciding_kinds, names_in
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, idle_siblings, layers
@@ -94,14 +94,39 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
         kinds = set()
     if example_input is not None:
         traces += run_otherwise(probe, example_input, kinds)
-    return _read(model, found, traces, flow.obstacle)
+    ever = {name for trace in traces for name in trace.calls}
+    return _read(model, found, traces, flow.obstacle, _idle_attributes(model, found, ever))
 
 
-def _read(model: nn.Module, found: Mapping[str, Layer], traces: list[Trace], obstacle: str) -> Dataflow:
+def _idle_attributes(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
+    """From layers to another of the kind that no course calls, which their module's code names or asks for by a name.
+
+    A call may choose it in their place by other means than a condition, as in ``(self.a, self.b)[x.shape[-1] % 2](x)``.
+    """
+    siblings: dict[str, str] = {}
+    for idle in found.keys() - called:
+        parent, _, own = idle.rpartition(".")
+        if not {own, "getattr"} & names_in(model.get_submodule(parent)):
+            continue
+        for name in called:
+            kinds = isinstance(found[name], _BatchNorm), isinstance(found[idle], _BatchNorm)
+            same = kinds[0] is kinds[1] and channels_of(found[name]) == channels_of(found[idle])
+            if same and name.rpartition(".")[0] == parent:
+                siblings[name] = idle
+    return siblings
+
+
+def _read(
+    model: nn.Module,
+    found: Mapping[str, Layer],
+    traces: list[Trace],
+    obstacle: str,
+    siblings: Mapping[str, str] | None = None,
+) -> Dataflow:
     """What some traces say; pairs are of the traces of the network as it is, but for those that others part."""
     certain = [trace for trace in traces if not trace.course]
     called = frozenset(name for trace in certain for name in trace.calls)
-    seen = Neighbours(found, traces, idle_siblings(model, found, called))
+    seen = Neighbours(found, traces, {**idle_siblings(model, found, called), **(siblings or {})})
     norm_of: dict[str, str] = {}
     norm_missing: dict[str, str] = {}
     for name, layer in found.items():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from acnet_pl.nn.surgery.trace import is_layer
 
-__all__ = ["Variation", "deciding_kinds", "other_values", "strings_in", "variations"]
+__all__ = ["Variation", "deciding_kinds", "names_in", "other_values", "strings_in", "variations"]
 
 Key = tuple[int, str]
 """Of a function: how many classes up it was found, -1 for a global function, and its name."""
@@ -102,8 +102,7 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
         code = _nested(functions[key].__code__, path)
         line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
-    names = {name for function in functions.values() for code in _codes(function.__code__) for name in code.co_names}
-    for name in sorted(names & vars(module).keys()):
+    for name in sorted(names_in(module) & vars(module).keys()):
         for turn in range(len(other_values(vars(module)[name], _strings(functions.values())))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
 
@@ -134,6 +133,11 @@ def _changed(value: Any, name: str, other: Any) -> Any:
     changed = copy.copy(value)
     vars(changed)[name] = other
     return changed
+
+
+def names_in(module: nn.Module) -> set[str]:
+    """The names of attributes and global things in the code of a module's forward and of what it may call."""
+    return {name for f in _reachable(module).values() for code in _codes(f.__code__) for name in code.co_names}
 
 
 def strings_in(module: nn.Module) -> list[str]:
@@ -172,10 +176,8 @@ def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None =
     words = {name: [part for part in name.split(".") if not part.isdigit()] for pair in pairs for name in pair}
     called = {parts[-1] for parts in words.values() if parts}
     for module in modules.values():
-        if _is_users(type(module)) and type(module) not in kinds:
-            names = {name for f in _reachable(module).values() for code in _codes(f.__code__) for name in code.co_names}
-            if names & called:
-                kinds.add(type(module))
+        if _is_users(type(module)) and type(module) not in kinds and names_in(module) & called:
+            kinds.add(type(module))
     return kinds
 
 
