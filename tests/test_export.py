@@ -27,8 +27,8 @@ from acnet_pl.backbones import ResNet as ImageNetResNet
 from acnet_pl.export import ExportError, export_model, stock_weights
 from acnet_pl.export.verification import tensors_in, verify
 from acnet_pl.nn import ACBConv, ConvBuilder, FusionError, PlainConv, convert_to_acnet, explicit_branches, fuse_model
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.late import fuse_block, output_moments
+from acnet_pl.nn.surgery.replacing import replace_modules
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:

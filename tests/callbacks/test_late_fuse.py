@@ -22,8 +22,8 @@ from acnet_pl.checkpoint import AtomicCheckpointIO, load_network
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import ACBConv, ACBlock, ConvNorm, FusionError, PlainConv
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.late import fuse_block, fused_velocity, output_moments
+from acnet_pl.nn.surgery.replacing import replace_modules
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*smaller than the logging interval",

@@ -28,8 +28,8 @@ from acnet_pl.nn import (
     fuse_model,
 )
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.surgery.fuse import replace_modules
 from acnet_pl.nn.surgery.late import fuse_block, fused_velocity, output_moments
+from acnet_pl.nn.surgery.replacing import replace_modules
 
 SOURCES = Path(acnet_pl.__file__).parent
 

@@ -46,9 +46,9 @@ def _looks_beyond_output(hook: Any) -> bool:
     if code is None:
         return True
     names = code.co_varnames[: code.co_argcount][function is not hook :]
-    if code.co_flags & inspect.CO_VARARGS:
-        return True
     others = set(names[:-1])
+    if code.co_flags & inspect.CO_VARARGS:
+        others = {*names, code.co_varnames[code.co_argcount + code.co_kwonlyargcount]}
     used = {*code.co_cellvars}
     for instruction in dis.get_instructions(code):
         if instruction.opname.startswith("LOAD_FAST"):
