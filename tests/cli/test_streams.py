@@ -28,3 +28,14 @@ def test_help_for_a_pager_that_ends_early_says_nothing():
     done = subprocess.run([sys.executable, "-m", "acnet_pl", "--help"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_is_unbuffered_stays_so():
+    """As standard error is: a process that is killed has said what it said."""
+    read, write = os.pipe()
+    like = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    stream = stream_to(write, like)
+    stream.write("said")
+    assert os.read(read, 9) == b"said"
+    for descriptor in (read, write):
+        os.close(descriptor)

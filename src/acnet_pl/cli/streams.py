@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["outlive_readers", "stream_to"]
 
@@ -22,6 +26,15 @@ class _Pipe(io.FileIO):
             return super().write(content)  # type: ignore[arg-type]
 
 
+class _Unbuffered(io.BufferedWriter):
+    """Writes at once, as standard error does: what a process says before it is killed is not lost."""
+
+    def write(self, content: Buffer) -> int:
+        written = super().write(content)
+        self.flush()
+        return written
+
+
 def stream_to(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
     """Open a text stream to a file descriptor that goes on without an error when its reader has gone.
 
@@ -29,8 +42,9 @@ def stream_to(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
         descriptor: Of a pipe or a file; it stays open when the stream is closed.
         like: The stream whose encoding and buffering it takes over.
     """
+    buffered = _Unbuffered if like.write_through else io.BufferedWriter
     return io.TextIOWrapper(
-        io.BufferedWriter(_Pipe(descriptor, "w", closefd=False)),
+        buffered(_Pipe(descriptor, "w", closefd=False)),
         encoding=like.encoding,
         errors=like.errors,
         line_buffering=like.line_buffering,
