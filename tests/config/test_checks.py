@@ -12,11 +12,14 @@ from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import EXPERIMENTS, with_recipes
 
 FILES = {
+    "anchors.yaml": "wandb: &mine {group: a}\n<<: {wandb: *mine}\n",
     "quickstart.yaml": "data: {class_path: acnet_pl.data.DigitsDataModule, init_args: {batch_size: 128}}\n",
     "key.yaml": "modle:\n  backbone: VGG16\n",
     "deep.yaml": "model:\n  backbone: {class_path: acnet_pl.backbones.ResNetCifar, init_args: {dept: 8}}\n",
     "tab.yaml": "model:\n\tbackbone: VGG16\n",
     "bracket.yaml": "data:\n  init_args: {batch_size: 32\n",
+    "twice.yaml": "model:\n  backbone: VGG16\ntrainer: {max_epochs: 3}\nmodel: {conv: ACBConv}\n",
+    "below.yaml": "trainer:\n  callbacks:\n  - class_path: Timer\n    class_path: EarlyStopping\n",
     "list.yaml": "- 1\n",
     "value.yaml": "trainer:\n  max_epochs: many\n",
 }
@@ -52,6 +55,10 @@ WRONG = [
     ),
     ("--config tab.yaml", ["tab.yaml, line 2: the line is indented with a tab"]),
     ("--config bracket.yaml", ["bracket.yaml, line 3: "]),
+    ("--config twice.yaml", ["twice.yaml, line 4: model is given in line 1 already; keep one of the two"]),
+    ("--config below.yaml", ["below.yaml, line 4: trainer.callbacks.0.class_path is given in line 3 already"]),
+    ('--config={"trainer":{},"trainer":{}}', ["--config, line 1: trainer is given"]),
+    ('--model.conv={"class_path":1,"class_path":2}', ["--model.conv: class_path is given in line 1"]),
     ("--config list.yaml", ["list.yaml: expected options and their values", "got [1]"]),
     ("--config value.yaml", ["value.yaml: trainer.max_epochs: expected an int or null, got 'many'"]),
     ("--config .", ["--config . is a folder"]),
@@ -99,6 +106,7 @@ RIGHT = [
     "--ckpt_path last",
     "--config quickstart.yaml --wandb.tags+ a",
     '--config={"trainer":{"max_epochs":3}}',
+    "--config anchors.yaml",
 ]
 
 

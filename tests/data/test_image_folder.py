@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from acnet_pl.data import DataError, ImageFolderDataModule
+from acnet_pl.data.class_folders import FileSplit
+from acnet_pl.data.photo_folders import PhotoFolders
 
 
 @pytest.fixture
@@ -45,22 +47,62 @@ def counts(images: Any) -> list[int]:
 
 
 def paths(images: Any) -> list[str]:
-    split = images.split
-    return [split.path(n).relative_to(split.folder).as_posix() for n in range(len(split))]
+    return names(images.split)
+
+
+def names(found: FileSplit) -> list[str]:
+    return [found.path(n).relative_to(found.folder).as_posix() for n in range(len(found))]
 
 
 def test_the_split_takes_a_share_of_each_class_and_nothing_twice(root: Path) -> None:
     data = module(root)
     assert data.class_names == ["cat", "dog", "owl"]
-    assert counts(data.train_set) == [8, 4, 1]
-    assert counts(data.val_set) == [2, 1, 1]
+    assert [sum(each) for each in zip(counts(data.train_set), counts(data.val_set), strict=True)] == [10, 5, 2]
+    assert min(counts(data.train_set) + counts(data.val_set)) >= 1
     train, val = paths(data.train_set), paths(data.val_set)
     assert sorted(train + val) == sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     assert val == paths(module(root, seed=7).val_set), "the seed of a run chooses no other photos"
     assert any(val != paths(module(root, split_seed=n).val_set) for n in (1, 2))
-    write(root / "cat" / "new.png")
-    kept = paths(module(root).val_set)
-    assert {*val} <= {*kept, "cat/new.png"}, "a photo more does not shuffle the others"
+
+
+def test_photos_that_are_added_move_no_photo_that_was_trained_on_into_validation(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    trained: set[str] = set()
+    for n in range(40):  # names are all that a split needs
+        for name in ("cat", "dog"):
+            (tmp_path / name / f"{n}.png").touch()
+        if n >= 3:
+            folders = PhotoFolders(tmp_path, val_size=0.3)
+            trained |= {*names(folders.split("train"))}
+            val = folders.split("val")
+            assert val.labels.unique().tolist() == [0, 1]
+            assert not trained & {*names(val)}
+
+
+def test_the_share_that_validates_is_that_of_many_photos_by_any_seed(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for n in range(300):
+            (tmp_path / name / f"{n}.png").touch()
+    chosen = [names(PhotoFolders(tmp_path, 0.2, seed).split("val")) for seed in (0, 1)]
+    for each in chosen:
+        for name in ("cat", "dog"):  # 60 ± 7 of 300
+            assert 39 <= sum(file.startswith(name) for file in each) <= 81
+    assert {*chosen[0]} != {*chosen[1]}
+    cats, dogs = ({f[4:] for f in chosen[0] if f.startswith(name)} for name in ("cat", "dog"))
+    assert cats != dogs, "the same names in two classes are decided apart"
+
+
+def test_a_class_of_which_all_would_validate_trains_on_one_with_a_warning(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for n in range(2):
+            write(tmp_path / name / f"{n}.png")
+    with pytest.warns(UserWarning, match=r"class '(cat|dog)' has so few photos .* may validate once there are more"):
+        train = PhotoFolders(tmp_path, 0.999).split("train")
+    assert train.labels.tolist() == [0, 1]
+    assert len(PhotoFolders(tmp_path, 0.999).split("val")) == 2
+    assert len(PhotoFolders(tmp_path, 0.001).split("val")) == 2, "and at least one validates"
 
 
 def test_all_photos_can_be_evaluated(root: Path) -> None:
@@ -84,7 +126,7 @@ def test_without_a_folder_val_training_photos_validate_and_test_stays_apart(root
     write(root.parent / "parts" / "test" / "cat" / "t.png")
     os.rename(root, root.parent / "parts" / "train")  # noqa: PTH104
     data = module(root.parent / "parts", None)  # type: ignore[arg-type]
-    assert (len(data.train_set), len(data.val_set), paths(data.test_set)) == (13, 4, ["cat/t.png"])
+    assert (len(data.train_set) + len(data.val_set), paths(data.test_set)) == (17, ["cat/t.png"])
 
 
 def test_photos_lie_at_any_depth_also_behind_links(root: Path) -> None:
@@ -98,7 +140,8 @@ def test_photos_lie_at_any_depth_also_behind_links(root: Path) -> None:
 
 
 def test_a_class_called_train_is_no_split(root: Path) -> None:
-    write(root / "train" / "ice.png")
+    for weather in ("fog", "ice", "rain", "snow"):
+        write(root / "train" / f"{weather}.png")
     assert module(root).class_names == ["cat", "dog", "owl", "train"]
     write(root / "train" / "old" / "steam.png")
     with pytest.raises(DataError, match=r"'train' with folders in it, .* beside 'cat', 'dog', 'owl'"):
@@ -185,9 +228,9 @@ def test_classes_number_the_folders_by_name(root: Path) -> None:
 
 def test_a_batch_is_at_most_all_photos(root: Path) -> None:
     data = module(root, batch_size=500)
-    assert data.batch_size == 13
+    assert data.batch_size == len(data.train_set) < 17
     (batch,) = data.train_dataloader()
-    assert sorted(batch[2].tolist()) == list(range(13))
+    assert sorted(batch[2].tolist()) == list(range(data.batch_size))
 
 
 def test_evaluation_cuts_the_centre_at_256_of_224(root: Path, natural_image: Callable[..., Any]) -> None:

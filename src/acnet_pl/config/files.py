@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,9 @@ def content_of(file: str | Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    return deepcopy(_parsed_once(text))
+    from acnet_pl.config.yaml_text import parse
 
-
-@lru_cache(maxsize=256)
-def _parsed_once(text: str) -> Any:
-    """Parse YAML; a command reads the same recipes and runs many times over."""
-    import yaml
-
-    return yaml.safe_load(text)
+    return deepcopy(parse(text))  # a command reads the same recipes and runs many times over
 
 
 def run_config(folder: Path) -> dict[str, Any]:

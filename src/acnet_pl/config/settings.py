@@ -9,6 +9,7 @@ from typing import Any
 
 from acnet_pl.config.arguments import Arguments, Option
 from acnet_pl.config.choices import SLOTS
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import content_of, read_config
 from acnet_pl.config.own_options import CALLBACKS
 
@@ -49,7 +50,7 @@ def settings_of_arguments(arguments: Arguments) -> Iterator[Setting]:
     """Yield what a command line sets, its configurations included.
 
     Raises:
-        UsageError: A configuration cannot be read.
+        UsageError: A configuration cannot be read, or a value has a key twice.
     """
     for option in arguments.options:
         if option.name == "config" and option.value is not None:
@@ -77,14 +78,18 @@ def text_of(value: Any) -> str | None:
 
 def _setting_of_option(option: Option) -> Iterator[Setting]:
     name = option.name.removesuffix(".class_path")
-    if name in SLOTS and option.value is not None and option.value.lstrip().startswith("{"):
+    if option.value is not None and option.value.lstrip().startswith(("{", "[")):
         import yaml
 
+        from acnet_pl.config.yaml_text import DuplicateKeyError, parse
+
         try:
-            content = yaml.safe_load(option.value)
-        except yaml.YAMLError:
+            content = parse(option.value)
+        except DuplicateKeyError as error:
+            raise UsageError(f"{option.typed}: {error.problem}") from error
+        except (yaml.YAMLError, ValueError, RecursionError):
             content = None  # which the parser reports
-        if isinstance(content, dict):
+        if name in SLOTS and isinstance(content, dict):
             yield from _class(name, content, option.typed, None, option.position)
             return
     yield Setting(name, option.value, option.typed, None, option.position)

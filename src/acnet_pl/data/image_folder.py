@@ -22,7 +22,8 @@ class ImageFolderDataModule(EncodedDataModule):
 
     Args:
         root: The folder of the class folders, or of train/ and val/.
-        val_size: Share of each class's photos that validate, where there is no folder val. 1 evaluates on all.
+        val_size: Share of each class's photos that validate, where there is no folder val; about, as each photo's name
+            decides for it alone. 1 evaluates on all.
         split_seed: Other numbers choose other photos to validate on; the seed of the run does not.
         classes: Names of the class folders in the order of the labels, some of which may be missing; null is the
             folders that there are, sorted.

@@ -55,8 +55,12 @@ class PhotoFolders:
     """``root/<class>/**`` with a split made here, or ``root/{train,val,test}/<class>/**`` as they are.
 
     Classes are numbered in the order of their sorted names. Photos lie in a class folder at any depth. Where there is
-    no folder for validation, a share of each class's training photos is taken: those whose names have the lowest hash,
-    so that the same photos validate on every machine and for every seed of a run.
+    no folder for validation, a share of each class's training photos is taken: those whose names have a hash below
+    ``val_size``, a number from 0 to 1. So the same photos validate on every machine and for every seed of a run, and a
+    photo that was trained on does not validate because others were added. The share is that of many photos;
+    a class of ten may have one or four for a fifth. A class of two or more has at least one of each kind: without a
+    hash below, the lowest validates (and trains once another takes its place); with none above, the highest trains,
+    with a warning, because it may validate once there are more.
 
     Args:
         root: The folder.
@@ -143,12 +147,23 @@ class PhotoFolders:
         return FileSplit(folder, names, torch.tensor(labels))
 
     def _share(self, name: str, files: list[str], validates: bool) -> list[str]:
-        """The photos of a class that validate, or the others."""
-        count = round(self.val_size * len(files))
-        if 0 < self.val_size < 1 and len(files) > 1:
-            count = min(max(count, 1), len(files) - 1)
-        by_hash = sorted(files, key=lambda file: _hash(f"{self.split_seed}/{name}/{file}"))
-        return sorted(by_hash[:count] if validates else by_hash[count:])
+        """The photos of a class that validate, or the others: a photo's own hash says, whatever others there are."""
+        if not 0 < self.val_size < 1:
+            return files if validates == bool(self.val_size) else []
+        hashes = {file: _hash(f"{self.split_seed}/{name}/{file}") for file in files}
+        chosen = {file for file in files if hashes[file] < self.val_size}
+        if files and len(chosen) == len(files):  # one has to train
+            kept = max(files, key=hashes.__getitem__)
+            chosen.remove(kept)
+            if not validates:
+                rank_zero_warn(
+                    f"class {name!r} has so few photos that by their hashes all would validate; {kept!r} is trained on "
+                    "all the same, and may validate once there are more. Before you add photos, make folders train/ "
+                    "and val/ of your own, or take another --data.split_seed"
+                )
+        elif len(files) > 1 and not chosen:
+            chosen.add(min(files, key=hashes.__getitem__))
+        return [file for file in files if (file in chosen) == validates]
 
     def _find_parts(self) -> dict[str, Path]:
         """The folders of the splits by name; "train" alone is the root where it holds the classes."""
@@ -192,8 +207,10 @@ def _folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+def _hash(text: str) -> float:
+    """A number from 0 to below 1 that depends on the text alone."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
 
 
 def _counted(others: Counter[str]) -> str:
