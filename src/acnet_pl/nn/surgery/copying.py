@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 __all__ = [
     "deep_copy",
+    "holds_values",
     "inherit_hooks",
     "kept_values",
     "leaves_inside",
@@ -36,6 +38,8 @@ _HOOKS = (
 )
 
 
+_WHOLE = (nn.Module, Tensor, type, str, fx.Proxy)
+_MACHINERY = {"torch", "builtins", "pytorch_lightning", "lightning", "lightning_fabric", "weakref", "logging"}
 _REGISTERED = {"_parameters", "_buffers", "_modules"}
 
 
@@ -139,10 +143,16 @@ def kept_values(model: nn.Module) -> Iterator[Any]:
                 yield from leaves_inside(value)
 
 
+def holds_values(value: Any) -> bool:
+    """Whether it is an object of a class of the user's, and no machinery such as a trainer, nor a reference to one."""
+    home = type(value).__module__.partition(".")[0]
+    return home not in _MACHINERY and type(value) not in weakref.ProxyTypes and hasattr(value, "__dict__")
+
+
 def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """What is inside of containers and of objects that are neither modules nor PyTorch's own."""
     seen = set() if seen is None else seen
-    if isinstance(value, (nn.Module, Tensor, type, str, fx.Proxy)) or callable(value):
+    if type(value) in weakref.ProxyTypes or isinstance(value, _WHOLE) or callable(value):
         yield value
         return
     if id(value) in seen:
@@ -150,8 +160,8 @@ def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     seen.add(id(value))
     parts = [*value.values()] if isinstance(value, Mapping) else []
     parts += [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
-    if not type(value).__module__.startswith("torch."):
-        parts += [*getattr(value, "__dict__", {}).values()]
+    if holds_values(value):
+        parts += [*vars(value).values()]
     if not parts:
         yield value
     for part in parts:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
+
+from acnet_pl.nn.surgery.copying import holds_values
 
 __all__ = ["replace_modules"]
 
@@ -40,6 +43,8 @@ def _replace_inside(values: dict[Any, Any], replacements: Replacements, seen: se
 
 
 def _replaced(value: Any, replacements: Replacements, seen: set[int]) -> Any:
+    if type(value) in weakref.ProxyTypes:
+        return value
     if isinstance(value, nn.Module):
         return replacements.get(value, value)
     if isinstance(value, (str, int, float, Tensor, type, type(None))):
@@ -62,6 +67,6 @@ def _replaced(value: Any, replacements: Replacements, seen: set[int]) -> Any:
             value[index] = _replaced(one, replacements, seen)
     elif isinstance(value, dict):
         _replace_inside(value, replacements, seen)
-    elif not type(value).__module__.startswith(("torch.", "builtins")) and hasattr(value, "__dict__"):
+    elif holds_values(value):
         _replace_inside(vars(value), replacements, seen)
     return value
