@@ -1,4 +1,4 @@
-"""Blocks, their algebra, conv builders, and surgery on whole networks. Imports torch alone."""
+"""Blocks, the algebra that fuses them, conv builders, and surgery on whole networks. Imports only torch."""
 
 from acnet_pl.nn.acb import ACBlock
 from acnet_pl.nn.acb_plus import ACBPlusBlock, ACBPlusConv

@@ -35,15 +35,15 @@ Position = Literal["skeleton", "border"]
 class ACBlock(FusibleConv):
     r"""Asymmetric Convolution Block: k×k + 1×k + k×1 convolutions, each with its own batch norm, summed (Sect. 3.3).
 
-    It takes the place of a square convolution *together with the batch norm that follows it, if any*. After training
-    `fuse` fuses it exactly into one ``nn.Conv2d`` with bias.
+    The block replaces a square convolution *together with the batch norm that follows it, if any*. After training,
+    `fuse` returns one ``nn.Conv2d`` with bias that computes exactly the same.
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
-    In eval mode the block computes *one* convolution with the fused kernel, made anew for every batch; `keep_fused`
-    makes it once for many. Without batch norms in the branches it trains with one convolution too, on the sum of the
-    kernels. `explicit_branches` turns both shortcuts off, and so does a hook or parametrisation of a branch's layer
-    (pruning, spectral norm, feature extraction), which works on that layer's call.
+    In eval mode the block computes *one* convolution. It fuses its kernel for every batch, or only once within
+    `keep_fused`. A block without batch norms in its branches also trains with one convolution, on the sum of the
+    kernels. `explicit_branches` turns both shortcuts off. So does a hook or parametrisation of a branch's layer
+    (pruning, spectral norm, feature extraction), which takes effect only when that layer is called.
 
     Args:
         in_channels: C_in.
@@ -54,30 +54,30 @@ class ACBlock(FusibleConv):
         dilation: As nn.Conv2d's.
         groups: As nn.Conv2d's.
         padding_mode: As nn.Conv2d's: "zeros", "reflect", "replicate" or "circular".
-        horizontal: Have the 1×k branch (Table 4).
-        vertical: Have the k×1 branch (Table 4).
-        branch_norm: A batch norm in every branch; False is one after the sum (Table 4, "BN in branch"); "scale" is one
-            after the sum and in every branch a learned factor per channel, as OREPA has it, which keeps the branches
-            apart and trains at nearly the cost of a plain convolution.
-        asymmetric_size: Length of the 1-D kernels; None is ``kernel_size``. The article has 3 on 5×5 and 11×11.
+        horizontal: Whether the block has the 1×k branch (Table 4).
+        vertical: Whether the block has the k×1 branch (Table 4).
+        branch_norm: True is a batch norm in every branch (Table 4, "BN in branch"). False is one batch norm after the
+            sum. "scale" is one batch norm after the sum, and a learned factor per channel in every branch, as in OREPA:
+            the branches learn differently, at nearly the training cost of a plain convolution.
+        asymmetric_size: Length of the 1-D kernels; None is ``kernel_size``. The article uses 3 with 5×5 and 11×11.
         position: Where the 1-D kernels lie: on the "skeleton" (the central row and column) or on the "border" (the
             bottom row and right column, Fig. 6c).
-        gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. The output of a new block
-            with n branches and a norm in each has √n · γ times the scale of a plain layer's: 0.58 with all three at
+        gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. A new block with n
+            branches and a norm in each has outputs √n · γ times as large as a plain layer's: 0.58 with all three at
             γ = 1/3 (the authors' choice on CIFAR), 1 at 1/√3, 1.73 at 1.
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
-        paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet made from one
-            seed have the same square kernels.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
+            (Kaiming-normal).
+        paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet built with the
+            same seed have the same square kernels.
         statistics_share: Share of each training batch, its first images, whose statistics the branches' batch norms
-            use. 1 is the exact block. With less, the block trains as one convolution with the summed kernel and three
-            on the share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Batches must be
-            shuffled.
-        at_once: Train all branches by one convolution with as many times C_out outputs, in which shorter kernels are
-            padded with zeros, and one batch norm: fewer and larger operations. It is the same block; groups, frozen,
-            synchronised and unlike norms go branch by branch all the same.
+            use. 1 is the exact block. Below 1 the block trains with one convolution on the batch and three on the
+            share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
+        at_once: Train all branches with one convolution and one batch norm: the same block in fewer, larger operations.
+            The convolution has C_out outputs for each branch; shorter kernels are padded with zeros. Blocks with
+            groups, or with frozen, synchronised or differing norms, still evaluate branch by branch.
 
     Raises:
-        ValueError: An argument is out of its range; the message says what it must be.
+        ValueError: An argument is out of range; the message names it and says what it must be.
 
     Example:
         >>> import torch
@@ -224,7 +224,7 @@ class ACBlock(FusibleConv):
         return total if self.norm is None else self._call(self.norm, total)
 
     def fuse_branches(self) -> dict[str, Fused]:
-        """Return by branch its kernel in the k×k window and its bias, in float64 (Eq. 2 and 3)."""
+        """Return each branch's kernel, embedded in the k×k window, and bias, in float64 (Eq. 2 and 3)."""
         if self.fused is not None and self.fused.bias is not None:
             return {"fused": (exact(self.fused.weight), exact(self.fused.bias))}
         branches = {}
@@ -236,14 +236,14 @@ class ACBlock(FusibleConv):
         return branches
 
     def branches(self) -> list[Branch]:
-        """List the square, horizontal and vertical branch, as far as there are such; after in-place fusing, the one."""
+        """List the square, horizontal and vertical branches that exist; after in-place fusing, the fused one."""
         if self.fused is not None:
             return [Branch("fused", _title(self.fused), (self.fused.weight,), None)]
         return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm, _ in self._layers()]
 
     @deprecated("switch_to_deploy() goes in the next version; use fuse(), which changes nothing, or fuse_model()")
     def switch_to_deploy(self) -> None:
-        """Put the fused convolution in the place of the branches. Prefer `fuse`, which changes nothing.
+        """Replace the branches with the fused convolution, in place. Prefer `fuse`, which leaves the block unchanged.
 
         Raises:
             FusionError: As `fuse`.
@@ -254,14 +254,14 @@ class ACBlock(FusibleConv):
                 setattr(self, name, None)
 
     def extra_repr(self) -> str:
-        """The convolution's arguments and what differs from the article's block."""
+        """Return the convolution's arguments, and the options that differ from the article's block."""
         text = super().extra_repr()
         if self.asymmetric_size != self.kernel_size[0]:
             text += f", asymmetric_size={self.asymmetric_size}"
         return text + (", position='border'" if self.position == "border" else "")
 
     def _layers(self) -> list[Layer]:
-        """The branches, the square one first."""
+        """List the branches, the square one first."""
         layers: dict[str, Any] = self._modules  # read directly: an eval forward costs little more than this look-up
         return [
             Layer(name, layers[name], layers[f"{name}_norm"] or layers[f"{name}_scale"], self.geometry[name])

@@ -12,8 +12,8 @@ __all__ = ["ACBPlusBlock", "ACBPlusConv"]
 class ACBPlusBlock(BranchedConv):
     """k×k + 1×k + k×1 + 1×1 + identity, each with its batch norm, summed.
 
-    The skeleton is strengthened as in an `ACBlock` and its centre as in a `RepVGGBlock`. No article has this block. The
-    identity is there where input and output have as many channels and the stride is 1.
+    The block strengthens the kernel's skeleton as an `ACBlock` does, and its centre as a `RepVGGBlock` does. It comes
+    from no article. It has the identity branch if input and output have equally many channels and the stride is 1.
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
@@ -37,6 +37,6 @@ class ACBPlusBlock(BranchedConv):
 
 
 class ACBPlusConv(BranchedBuilder):
-    """An ACBPlusBlock for every odd kernel of 3×3 or more; others stay plain. Options: `BranchedBuilder`'s."""
+    """Builds an ACBPlusBlock for every odd kernel of 3×3 or more; others stay plain. Options: `BranchedBuilder`'s."""
 
     kind = ACBPlusBlock

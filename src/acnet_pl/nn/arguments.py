@@ -15,7 +15,7 @@ ConvArguments = tuple[int, int, int, IntPair, Padding, IntPair, int, PaddingMode
 
 
 def pair(value: IntPair, name: str) -> tuple[int, int]:
-    """Return an int or a pair of ints as a pair; raise ValueError naming the argument for anything else."""
+    """Return an int or a pair of ints as a pair; raise a ValueError that names the argument for anything else."""
     values = value if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) for v in values):
         raise ValueError(f"`{name}` (={value!r}) must be an int or a pair of ints")
@@ -23,7 +23,7 @@ def pair(value: IntPair, name: str) -> tuple[int, int]:
 
 
 def square_size(kernel_size: IntPair) -> int:
-    """The k of a k×k kernel; raises ValueError where it is rectangular, even or smaller than 3."""
+    """Return the k of a k×k kernel; raise ValueError if the kernel is rectangular, even or smaller than 3."""
     height, width = pair(kernel_size, "kernel_size")
     if height != width:
         raise ValueError(
@@ -39,26 +39,26 @@ def square_size(kernel_size: IntPair) -> int:
 
 
 def why_no_centre(kernel_size: int) -> str:
-    """Say why a k×k kernel has no central row and column of its own, "" where it has."""
+    """Return the reason why a k×k kernel has no central row and column, or "" if it has them."""
     if kernel_size == 1:
         return "1×1 kernel"
     return f"even kernel {kernel_size}×{kernel_size}" if kernel_size % 2 == 0 else ""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
-    """Raise ValueError naming the argument where it is none of those of a Literal type."""
+    """Raise a ValueError that names the argument if its value is not one of a Literal type's."""
     if value not in get_args(choices):
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, get_args(choices)))}")
 
 
 def check_range(name: str, value: int, least: int) -> None:
-    """Raise ValueError naming the argument where it is below ``least``."""
+    """Raise a ValueError that names the argument if its value is below ``least``."""
     if value < least:
         raise ValueError(f"`{name}` (={value}) must be at least {least}")
 
 
 def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    """Raise ValueError where the channels are not positive or do not divide by the groups."""
+    """Raise ValueError if a number of channels is not positive or not divisible by the groups."""
     check_range("in_channels", in_channels, 1)
     check_range("out_channels", out_channels, 1)
     check_range("groups", groups, 1)
@@ -70,7 +70,7 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
 def padding_size(
     padding: Padding, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
-    """Rows and columns of padding on each side; raises ValueError where ``padding`` says none."""
+    """Return the rows and columns of padding on each side; raise ValueError if ``padding`` is not a valid padding."""
     if padding == "valid":
         return 0, 0
     if padding == "same":

@@ -1,4 +1,4 @@
-"""A block's branches as one convolution with B·C_out outputs and one batch norm: fewer and larger operations."""
+"""Evaluate B branches as one convolution with B·C_out outputs and one batch norm: fewer and larger operations."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["normalise_and_add", "side_by_side", "track_alike"]
 
 
 def side_by_side(kernels: Sequence[Tensor], geometries: Sequence[BranchGeometry]) -> Tensor:
-    """Return ``(B·O, I, k, k)``: B kernels ``(O, I, h, w)`` in their places of the window, one after the other."""
+    """Embed B kernels ``(O, I, h, w)`` in the block's window and stack them to ``(B·O, I, k, k)``."""
     return torch.cat([geometry.embed(kernel) for kernel, geometry in zip(kernels, geometries, strict=True)])
 
 
 def track_alike(norms: Sequence[nn.Module | None]) -> bool:
-    """Return True if one batch norm over all channels does what these do, statistics of other processes aside."""
+    """Return True if one batch norm over all channels can stand for these, none of which is synchronised."""
     return work_alike(norms) and all(
         isinstance(norm, _BatchNorm)
         and not isinstance(norm, nn.SyncBatchNorm)
@@ -34,7 +34,9 @@ def track_alike(norms: Sequence[nn.Module | None]) -> bool:
 
 
 def normalise_and_add(norms: Sequence[_BatchNorm], y: Tensor) -> Tensor:
-    """Normalise ``(N, B·C, H, W)`` by B batch norms that `track_alike`, update their statistics, and add the B results.
+    """Normalise ``(N, B·C, H, W)`` with B batch norms that `track_alike`, and add the B results.
+
+    The running statistics of the batch norms are updated.
 
     Returns:
         ``(N, C, H, W)``.

@@ -1,4 +1,4 @@
-"""Branch: what others may know of one branch of a block, and how it begins in a network that is trained already."""
+"""Branch: the public view of one branch of a block, and its initial state in an already trained network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Branch:
     Attributes:
         name: Its name, the key of `FusibleConv.fuse_branches`.
         title: What it computes, for display: "3×3", "identity".
-        kernels: Its trainable kernels, in the order of their use.
-        norm: Its last layer, a batch norm or scale whose γ = 0 turns the branch off; None where it has neither.
+        kernels: Its trainable kernels, in order of use.
+        norm: Its last layer if that is a batch norm or scale, whose γ = 0 turns the branch off; otherwise None.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Branch:
 
     @torch.no_grad()
     def turn_off(self, like: Tensor, trainable: bool) -> None:
-        """Let the branch begin at zero: its γ, or its last kernel where it has none.
+        """Set the branch's γ to zero, or its last kernel if it has no γ.
 
         Args:
-            like: A kernel whose dtype and device a batch norm's new γ and β take, where it has had none.
-            trainable: Whether γ and β learn.
+            like: A kernel whose dtype and device are used if the batch norm has no γ and β and is given them here.
+            trainable: Whether γ and β are trainable.
         """
         if isinstance(self.norm, _BatchNorm) and not self.norm.affine:
             self.norm.affine = True
@@ -53,9 +53,9 @@ def branch_table(heading: str, branches: Sequence[Branch], after: nn.Module | No
     """Return the branches of a block as an HTML table, for notebooks.
 
     Args:
-        heading: What the block is.
-        branches: Of the block.
-        after: The batch norm after their sum.
+        heading: The block's class and arguments.
+        branches: The block's branches.
+        after: The batch norm after their sum, if any.
     """
     rows = [
         (branch.title, *_told(branch.kernels), type(branch.norm).__name__ if branch.norm is not None else "-")
@@ -69,19 +69,19 @@ def branch_table(heading: str, branches: Sequence[Branch], after: nn.Module | No
 
 
 def _told(kernels: Sequence[Tensor]) -> tuple[str, str]:
-    """The shapes of kernels and how many numbers they hold."""
+    """Return the shapes of kernels and their number of weights, as text."""
     shapes = ", ".join("×".join(map(str, kernel.shape)) for kernel in kernels)
     return shapes or "-", f"{sum(kernel.numel() for kernel in kernels):,}"
 
 
 @torch.no_grad()
 def take_over(target: _BatchNorm, conv: nn.Conv2d, norm: _BatchNorm | None) -> None:
-    """Give a block's batch norm the values of the one that it replaces, or make it the identity in eval mode.
+    """Copy the replaced batch norm's values to a block's, or make that the identity in eval mode.
 
     Args:
         target: The block's batch norm, changed in place.
         conv: The convolution that the block replaces; its bias goes into the running mean.
-        norm: The batch norm after that; None where there is none.
+        norm: The batch norm after the convolution; None if there is none.
     """
     if norm is not None:
         target.load_state_dict({key: value for key, value in norm.state_dict().items() if key in target.state_dict()})

@@ -1,4 +1,4 @@
-"""Branches to build blocks of: each computes part of a k×k convolution, and fuses to a kernel in its k×k window."""
+"""Branches to build blocks from: each computes part of a k×k convolution, and fuses to a kernel in the k×k window."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BranchNorm = Literal["batch", "scale"]
 
 
 class BranchLayer(nn.Module, ABC):
-    """One branch of a `BranchedConv`: what comes before its last layer, which is a batch norm or scale.
+    """One branch of a `BranchedConv`: linear layers, then a batch norm or scale as the last layer.
 
     Args:
-        shape: The block's.
+        shape: The arguments of the block's convolution.
         title: What it computes, for display.
-        norm: Its last layer: "batch" norm, or "scale", a learned factor per channel.
+        norm: The last layer: "batch" for a batch norm, "scale" for a learned factor per channel.
     """
 
     def __init__(self, shape: ConvShape, title: str, norm: BranchNorm) -> None:
@@ -40,7 +40,7 @@ class BranchLayer(nn.Module, ABC):
     norm: _BatchNorm | ChannelScale
 
     def add_norm(self) -> None:
-        """Register the last layer; after the others, so that parameters are in the order of their use."""
+        """Register the last layer. Call this after registering the others, to keep parameters in order of use."""
         channels = self.shape.out_channels
         self.norm = nn.BatchNorm2d(channels) if self.last == "batch" else ChannelScale(channels)
 
@@ -50,11 +50,11 @@ class BranchLayer(nn.Module, ABC):
 
     @abstractmethod
     def compose(self, cast: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return kernel ``(O, I/groups, k, k)`` and bias, if any, of `respond` in eval mode, made of cast tensors."""
+        """Return the kernel ``(O, I/groups, k, k)`` and bias, if any, of `respond` in eval mode, from cast tensors."""
 
     @abstractmethod
     def kernels(self) -> tuple[Tensor, ...]:
-        """List the trainable kernels in the order of their use."""
+        """List the trainable kernels in order of use."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
@@ -70,11 +70,11 @@ class BranchLayer(nn.Module, ABC):
         return fused
 
     def like(self) -> Tensor:
-        """Return a tensor of the branch's dtype and device; an empty one if it has no tensors."""
+        """Return a tensor of the branch's dtype and device, or an empty one if the branch has no tensors."""
         return next((tensor for tensor in [*self.parameters(), *self.buffers()]), torch.empty(0))
 
     def draw(self, draw: KernelDraw, paired_with: Tensor | None, name: str) -> None:
-        """Draw the kernels anew and reset the norms; see `branch_generator` for ``paired_with``."""
+        """Draw new kernels and reset the norms; see `branch_generator` for ``paired_with``."""
         generator = None if paired_with is None else branch_generator(paired_with, name)
         for kernel in self.kernels():
             draw_kernel(kernel, draw, generator)
@@ -84,12 +84,12 @@ class BranchLayer(nn.Module, ABC):
 
 
 class ConvBranch(BranchLayer):
-    """A convolution at the centre of the block's window and its batch norm or scale.
+    """A convolution at the centre of the block's window, followed by its batch norm or scale.
 
     Args:
-        shape: The block's.
-        size: Height and width of the kernel, odd; None is the block's.
-        norm: Its last layer.
+        shape: The arguments of the block's convolution.
+        size: Height and width of the kernel, both odd; None is the block's size.
+        norm: The last layer, "batch" or "scale".
     """
 
     def __init__(self, shape: ConvShape, size: tuple[int, int] | None = None, norm: BranchNorm = "batch") -> None:
@@ -112,7 +112,7 @@ class ConvBranch(BranchLayer):
 
 
 class IdentityBranch(BranchLayer):
-    """A batch norm of the block's input, for as many output as input channels and stride 1."""
+    """A batch norm of the block's input. It needs equally many input and output channels, and stride 1."""
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__(shape, "identity", "batch")
@@ -124,7 +124,7 @@ class IdentityBranch(BranchLayer):
 
     @classmethod
     def where_fitting(cls, shape: ConvShape) -> dict[str, BranchLayer]:
-        """Return one as "identity" where output and input have one shape but for padding, else nothing."""
+        """Return ``{"identity": ...}`` if channels and stride allow the branch, otherwise an empty dict."""
         fits = shape.in_channels == shape.out_channels and shape.stride == (1, 1)
         return {"identity": cls(shape)} if fits else {}
 

@@ -1,4 +1,4 @@
-"""BranchedConv and its builder: most blocks are a list of branch layers, and are this otherwise."""
+"""BranchedConv and BranchedBuilder: bases for blocks that are a sum of branch layers, as most are."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ __all__ = ["BranchedBuilder", "BranchedConv"]
 
 
 class BranchedConv(FusibleConv):
-    """The sum of branches, which have their own batch norms or, with scales instead, one batch norm after the sum.
+    """A sum of branches, each with its own batch norm, or each with a scale and one batch norm after the sum.
 
-    A subclass says with `branch_layers` what its branches are; nothing else is needed.
+    A subclass defines its branches in `branch_layers` and needs nothing else.
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, as ``nn.Conv2d`` with the same arguments.
 
-    In eval mode it computes one convolution with the fused kernel, made anew for every batch; `keep_fused` makes it
-    once for many. Without batch norms in the branches it trains with one convolution too, on the sum of the kernels
-    (online, as OREPA). `explicit_branches`, hooks and parametrisations of inner layers turn both shortcuts off.
+    In eval mode the block computes one convolution. It fuses its kernel for every batch, or only once within
+    `keep_fused`. A block without batch norms in its branches also trains with one convolution, on the sum of the
+    kernels (online, as OREPA). `explicit_branches`, hooks and parametrisations of inner layers turn both shortcuts off.
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
-        kernel_size: k, odd and at least 3, or 1 where the block has that.
+        kernel_size: k, odd and at least 3, or 1 if the block allows it.
         stride: As nn.Conv2d's.
         padding: As nn.Conv2d's.
         dilation: As nn.Conv2d's.
         groups: As nn.Conv2d's.
         padding_mode: As nn.Conv2d's.
-        gamma_init: Initial γ or scale of each branch's last layer; None is that of the block's article.
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
-        paired: Draw the other branches' kernels from generators of their own, so that a network of blocks has the main
-            kernels of the plain network made from the same seed.
-        options: Those of the block's `branch_layers`.
+        gamma_init: Initial γ or scale of each branch's last layer; None is the value of the block's article.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
+        paired: Draw the other branches' kernels from generators of their own, so that a network of blocks has the same
+            main kernels as the plain network built with the same seed.
+        options: Options of the block's own, the further parameters of its `branch_layers`.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
         TypeError: The block has no such option.
     """
 
     pointwise: ClassVar[bool] = False
-    """Whether there is a block for 1×1 kernels, too."""
+    """Whether the block also exists for 1×1 kernels."""
     scales: ClassVar[float | Mapping[str, float]] = 1.0
-    """The article's initial γ or scale of the branches: of all, or by name."""
+    """The article's initial γ or scale of the branches: one for all, or one for each name."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class BranchedConv(FusibleConv):
 
     @abstractmethod
     def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:
-        """Make the branches by name, the main one first; further parameters are the block's own options."""
+        """Build the branches by name, the main one first; further parameters are the block's own options."""
 
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, the branches' last ones to γ = ``gamma_init``."""
@@ -148,7 +148,7 @@ class BranchedConv(FusibleConv):
         }
 
     def _fuse_frozen(self) -> Fused:
-        """Return the kernel and bias of the block with norms in eval mode, as exact as its own dtype is."""
+        """Return the fused kernel and bias of a block whose norms are in eval mode, in the block's own precision."""
         like = next(self.kernels())
         dtype = torch.promote_types(like.dtype, torch.float32)
         with torch.autocast(like.device.type, enabled=False):
@@ -162,7 +162,7 @@ class BranchedConv(FusibleConv):
         return list(modules.items())
 
     def _needs_calls(self) -> bool:
-        """Whether an inner layer has a hook or a parametrisation, which work only when that layer is called."""
+        """Return True if an inner layer has a hook or parametrisation, which takes effect only when it is called."""
         inner = chain.from_iterable(module.children() for module in self.modules())
         return any(
             module._forward_hooks
@@ -183,7 +183,7 @@ class BranchedConv(FusibleConv):
         return total
 
     def _online_kernel(self, x: Tensor) -> Tensor:
-        """The sum of the kernels, in their own precision also under autocast: it is made once a step."""
+        """Return the sum of the kernels, in their own precision even under autocast; it is computed once a step."""
         device = x.device.type
         with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
             kernels = [layer.fused(lambda tensor: tensor)[0] for _, layer in self._layers()]
@@ -194,12 +194,13 @@ class BranchedConv(FusibleConv):
 
 
 class BranchedBuilder(BlockConv):
-    """Builds blocks with a batch norm in every branch, of a `kind` that is a `BranchedConv`; 1×1 and even stay plain.
+    """Builds `BranchedConv` blocks of one `kind`, with a batch norm in every branch; 1×1 and even kernels stay plain.
 
     Args:
-        gamma_init: Initial γ of the last batch norm of each branch; the articles have 1.
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
-        paired: Give the network of a seed the k×k kernels that the plain network of that seed has.
+        gamma_init: Initial γ of the last batch norm of each branch; the articles use 1.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
+            (Kaiming-normal).
+        paired: Give the network the same k×k kernels as the plain network built with the same seed.
     """
 
     def __init__(self, gamma_init: float = 1.0, draw: KernelDraw = "pytorch", paired: bool = True) -> None:

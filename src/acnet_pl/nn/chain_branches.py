@@ -1,7 +1,7 @@
 """Branches of two linear layers: 1×1 then k×k, 1×1 then a fixed filter, depthwise k×k then 1×1.
 
-Sources: "Diverse Branch Block" (Ding et al., CVPR 2021, Fig. 2 and Sect. 3.2); "Online Convolutional
-Re-parameterization" (Hu et al., CVPR 2022, Sect. 3.2 and 3.3) has them without the batch norm in between.
+Sources: "Diverse Branch Block" (Ding et al., CVPR 2021, Fig. 2 and Sect. 3.2), and without the batch norm in between
+"Online Convolutional Re-parameterization" (Hu et al., CVPR 2022, Sect. 3.2 and 3.3).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["FilterBranch", "PointwiseFirstBranch", "SeparableBranch"]
 
 
 class IdentityBasedConv(nn.Module):
-    """A 1×1 convolution that begins as the identity; weight decay draws it back there (DBB, Sect. 4.1).
+    """A 1×1 convolution that starts as the identity; weight decay pulls it towards the identity (DBB, Sect. 4.1).
 
     Shapes: ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``.
 
     Args:
         in_channels: C_in.
-        out_channels: C_out; where it is larger, the input channels of a group come several times.
-        groups: Groups.
+        out_channels: C_out; if it exceeds C_in, the input channels of each group are repeated.
+        groups: Groups of the convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
@@ -41,19 +41,19 @@ class IdentityBasedConv(nn.Module):
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels // groups, 1, 1))
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """Return the kernel, the identity plus the weight."""
+        """Return the kernel: the identity plus the weight."""
         return weight + identity_kernel(self.out_channels, self.in_channels, self.groups, weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve ``(N, C_in, H, W)`` to ``(N, C_out, H, W)``."""
         return F.conv2d(x, self.kernel(self.weight), groups=self.groups)
 
 
 class _InnerNorm(nn.Module):
-    """The batch norm between a 1×1 convolution and what comes after, if any, and the padding of its output.
+    """The batch norm after a branch's 1×1 convolution, if any, and the padding of its output.
 
-    Padded is with what it makes of a zero, as if the block's input were padded. So the border of the k×k convolution
-    after it has the fused kernel's value, and the batch statistics are of the image alone.
+    The padding value is what the norm makes of a zero, as if the block's input had been padded. The k×k convolution
+    that follows then agrees with the fused kernel at the border, and the statistics come from the image alone.
     """
 
     def __init__(self, channels: int, shape: ConvShape, norm: bool) -> None:
@@ -75,7 +75,7 @@ class _InnerNorm(nn.Module):
         value = -self.bn.running_mean * (scale if self.bn.weight is None else scale * self.bn.weight)
         value = (value if self.bn.bias is None else value + self.bn.bias).to(x.dtype)[:, None, None]
         if self.bn.training:
-            value = value.detach()  # by the running statistics, as in the authors' code
+            value = value.detach()  # from the running statistics, as in the authors' code
         return F.pad(x - value, margins) + value
 
     def fuse_into(self, kernel: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -83,14 +83,14 @@ class _InnerNorm(nn.Module):
 
 
 class PointwiseFirstBranch(BranchLayer):
-    """A 1×1 convolution, a batch norm if wanted, a k×k convolution and the last layer.
+    """A 1×1 convolution, an optional batch norm, a k×k convolution and the last layer.
 
     Args:
-        shape: The block's.
-        inner_channels: Channels between the two, a multiple of the groups; as many as C_in or more begin as copies of
+        shape: The arguments of the block's convolution.
+        inner_channels: Channels between the convolutions, a multiple of the groups; C_in or more start as copies of
             the input.
-        inner_norm: Have a batch norm between the two.
-        norm: The last layer.
+        inner_norm: Whether there is a batch norm between the convolutions.
+        norm: The last layer, "batch" or "scale".
     """
 
     def __init__(
@@ -125,15 +125,15 @@ class PointwiseFirstBranch(BranchLayer):
 
 
 class FilterBranch(BranchLayer):
-    """A 1×1 convolution, a batch norm if wanted, a fixed k×k filter of each channel and the last layer.
+    """A 1×1 convolution, an optional batch norm, a fixed k×k filter on each channel and the last layer.
 
     Args:
-        shape: The block's.
-        title: What it computes.
+        shape: The arguments of the block's convolution.
+        title: What it computes, for display.
         window: The filter of each output channel, ``(C_out, k, k)``; None is the average.
-        pointwise: Have the 1×1 convolution. Without it the block must be depthwise, one output for each input channel.
-        inner_norm: Have a batch norm after the 1×1 convolution.
-        norm: The last layer.
+        pointwise: Whether there is a 1×1 convolution. Without it the block must be depthwise with C_out = C_in.
+        inner_norm: Whether there is a batch norm after the 1×1 convolution.
+        norm: The last layer, "batch" or "scale".
     """
 
     window: Tensor | None
@@ -174,7 +174,7 @@ class FilterBranch(BranchLayer):
         return () if self.conv is None else (self.conv.weight,)
 
     def _filters(self, like: Tensor) -> Tensor:
-        """The filters ``(C_out, k, k)`` in a tensor's dtype and on its device."""
+        """Return the filters ``(C_out, k, k)`` in the dtype and on the device of ``like``."""
         size, channels = self.shape.size, self.shape.out_channels
         if self.window is None:
             return like.new_full((channels, size, size), 1 / size**2)
@@ -185,9 +185,9 @@ class SeparableBranch(BranchLayer):
     """A depthwise k×k convolution, a 1×1 convolution and the last layer.
 
     Args:
-        shape: The block's.
-        multiple: Filters on each input channel.
-        norm: The last layer.
+        shape: The arguments of the block's convolution.
+        multiple: Number of filters on each input channel.
+        norm: The last layer, "batch" or "scale".
     """
 
     def __init__(self, shape: ConvShape, multiple: int, norm: BranchNorm = "batch") -> None:

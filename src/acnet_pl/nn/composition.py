@@ -1,6 +1,6 @@
-"""The algebra of branches of two linear layers: the one kernel that computes the same. Pure tensor functions.
+"""Compose two linear layers of a branch into one equivalent kernel. Pure, differentiable tensor functions.
 
-Numerals are those of the transforms in "Diverse Branch Block" (Ding et al., CVPR 2021, Sect. 3.2). All differentiable.
+Roman numerals name the transforms of "Diverse Branch Block" (Ding et al., CVPR 2021, Sect. 3.2).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ __all__ = ["compose_depthwise_first", "compose_pointwise_first", "filter_pointwi
 
 
 def identity_kernel(channels: int, in_channels: int, groups: int, like: Tensor | None = None) -> Tensor:
-    """Return the 1×1 kernel ``(channels, in_channels/groups, 1, 1)`` that passes the channels of each group on in turn.
+    """Return the 1×1 kernel ``(channels, in_channels/groups, 1, 1)`` that copies the channels of each group in order.
 
     Args:
-        channels: Output channels; where there are more than ``in_channels``, channels of a group come several times.
+        channels: Output channels; if they exceed ``in_channels``, the channels of each group are repeated.
         in_channels: Input channels.
         groups: Groups of the convolution.
-        like: A tensor whose dtype and device it takes.
+        like: A tensor whose dtype and device the kernel takes; None is PyTorch's defaults.
 
     Example:
         >>> identity_kernel(4, 4, 2)[:, :, 0, 0].tolist()
@@ -32,9 +32,9 @@ def identity_kernel(channels: int, in_channels: int, groups: int, like: Tensor |
 def compose_pointwise_first(
     pointwise: Tensor, bias: Tensor | None, kernel: Tensor, groups: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Compose a 1×1 convolution and the k×k convolution of its output (transforms III and IV).
+    """Compose a 1×1 convolution with the k×k convolution of its output (transforms III and IV).
 
-    The k×k convolution pads the output of the 1×1 one with its bias, that is with what it gives where the input is 0.
+    The k×k convolution must pad the output of the 1×1 convolution with its bias: the output for an input of 0.
 
     Args:
         pointwise: The 1×1 kernel, ``(M, I/groups, 1, 1)``.
@@ -43,7 +43,7 @@ def compose_pointwise_first(
         groups: Groups of both.
 
     Returns:
-        Kernel ``(O, I/groups, k, k)`` and bias ``(O,)``, None without a ``bias``.
+        Kernel ``(O, I/groups, k, k)`` and bias ``(O,)``; the bias is None if ``bias`` is.
     """
     first = pointwise.reshape(groups, pointwise.shape[0] // groups, -1)
     second = kernel.reshape(groups, kernel.shape[0] // groups, *kernel.shape[1:])
@@ -54,7 +54,7 @@ def compose_pointwise_first(
 
 
 def filter_pointwise(pointwise: Tensor, filters: Tensor) -> Tensor:
-    """Compose a 1×1 convolution and a k×k filter on each channel of its output, such as an average (transform V).
+    """Compose a 1×1 convolution with a k×k filter on each channel of its output, such as an average (transform V).
 
     Args:
         pointwise: ``(O, I/groups, 1, 1)``.
@@ -67,10 +67,10 @@ def filter_pointwise(pointwise: Tensor, filters: Tensor) -> Tensor:
 
 
 def compose_depthwise_first(depthwise: Tensor, pointwise: Tensor, in_channels: int, groups: int) -> Tensor:
-    """Compose a depthwise k×k convolution and a 1×1 convolution of its output.
+    """Compose a depthwise k×k convolution with a 1×1 convolution of its output.
 
     Args:
-        depthwise: ``(I·m, 1, k, k)``: m filters on each input channel.
+        depthwise: ``(I·m, 1, k, k)``, m filters on each input channel.
         pointwise: ``(O, I·m/groups, 1, 1)``.
         in_channels: I.
         groups: Groups of the 1×1 convolution, and of the result.

@@ -1,4 +1,4 @@
-"""ConvBuilder: what a backbone is given to build its convolutions with, and its kinds PlainConv and ACBConv."""
+"""ConvBuilder, which a backbone calls to build its convolutions, and the builders PlainConv and ACBConv."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ConvNorm(FusibleConv):
         dilation: As nn.Conv2d's.
         groups: As nn.Conv2d's.
         padding_mode: As nn.Conv2d's.
-        norm: Have a batch norm after the convolution.
-        draw: How the new kernel is drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
+        norm: Whether a batch norm follows the convolution.
+        draw: Distribution of the new kernel: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
     """
 
     is_plain = True
@@ -90,13 +90,13 @@ class ConvNorm(FusibleConv):
 
 
 class ConvBuilder(ABC):
-    """Builds a backbone's convolutions. A backbone calls it and never asks which kind it was given.
+    """Builds a backbone's convolutions. A backbone calls its builder without knowing which kind it is.
 
-    A re-parameterisable block has a builder beside it, a `BlockConv`.
+    Every re-parameterisable block comes with a builder, a `BlockConv`.
 
     Attributes:
-        draw: How the weights of a new network are drawn, its fully connected layers' included.
-        builds_blocks: Whether it builds blocks at all; `convert` takes finding nothing to convert for a mistake if so.
+        draw: Distribution of the weights of a new network, including its fully connected layers.
+        builds_blocks: Whether it builds blocks. If so, `convert` raises an error when it finds nothing to convert.
     """
 
     draw: KernelDraw = "pytorch"
@@ -127,15 +127,15 @@ class ConvBuilder(ABC):
             dilation: As nn.Conv2d's.
             groups: As nn.Conv2d's.
             padding_mode: As nn.Conv2d's.
-            norm: Whether a batch norm directly follows in the plain network. False in pre-activation networks, where
-                the plain layer then has none; a block may have its own all the same ("if any", Sect. 3.3).
+            norm: Whether a batch norm directly follows in the plain network. It is False in pre-activation networks:
+                their plain layers have none, but a block may still have its own ("if any", Sect. 3.3).
 
         Returns:
-            A module from ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, no activation.
+            A module from ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``, without activation.
         """
 
     def why_plain(self, kernel_size: int) -> str:
-        """Say why a k×k convolution stays plain, "" where it becomes a block."""
+        """Return the reason why a k×k convolution stays plain, or "" if it becomes a block."""
         return "" if self.builds_blocks else f"stays plain by {self!r}"
 
     def __repr__(self) -> str:
@@ -144,10 +144,11 @@ class ConvBuilder(ABC):
 
 
 class PlainConv(ConvBuilder):
-    """Plain convolution and batch norm: the baseline.
+    """Builds a plain convolution and batch norm: the baseline.
 
     Args:
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
+            (Kaiming-normal).
     """
 
     builds_blocks = False
@@ -176,15 +177,15 @@ class PlainConv(ConvBuilder):
 class BlockConv(ConvBuilder):
     """Builds a block for every convolution that can become one, and a plain layer for the others.
 
-    To add a re-parameterisable block, subclass this beside the block: `kind` is the block's class, `why_plain` says
-    what it leaves plain (1×1 and even kernels, unless overridden), and the attributes, set by ``__init__``, are the
-    options that the block is built with.
+    To add a re-parameterisable block, write a subclass of this class for it. `kind` is the block's class. `why_plain`
+    says which kernels stay plain (1×1 and even ones, unless overridden). The attributes that ``__init__`` sets are the
+    block's options.
     """
 
     @property
     @abstractmethod
     def kind(self) -> Callable[..., FusibleConv]:
-        """The class of the blocks; called with `ConvArguments` and the builder's attributes as keywords."""
+        """Return the blocks' class, which is called with `ConvArguments` and the builder's attributes as keywords."""
 
     def __call__(  # noqa: D102
         self,
@@ -211,21 +212,22 @@ class BlockConv(ConvBuilder):
 
 
 class ACBConv(BlockConv):
-    """An ACBlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain. Options as `ACBlock`'s.
+    """Builds an ACBlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain. Options: `ACBlock`'s.
 
     Args:
-        horizontal: Have the 1×k branch (Table 4).
-        vertical: Have the k×1 branch (Table 4).
-        branch_norm: A batch norm in every branch; False is one after the sum (Table 4); "scale" is one after the sum
-            and a learned factor per channel in every branch.
-        asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size. The article has 3 throughout.
+        horizontal: Whether blocks have the 1×k branch (Table 4).
+        vertical: Whether blocks have the k×1 branch (Table 4).
+        branch_norm: True is a batch norm in every branch. False is one after the sum (Table 4). "scale" is one after
+            the sum and a learned factor per channel in every branch.
+        asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size. The article uses 3 throughout.
         position: "skeleton", or "border" for the variant of Fig. 6c.
-        gamma_init: Initial γ of the branches' batch norms, or scale; the authors' later CIFAR recipes have 1/3.
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's and the authors', or "fan_out" (Kaiming-normal).
-        paired: Give the ACNet of a seed the square kernels that the plain network of that seed has.
+        gamma_init: Initial γ of the branches' batch norms, or scale; the authors' later CIFAR recipes use 1/3.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
+            (Kaiming-normal).
+        paired: Give the ACNet the same square kernels as the plain network built with the same seed.
         statistics_share: Share of each training batch whose statistics the branches' batch norms use; 1 is all of it.
-            With 1/8 a block trains at little more than a plain layer's cost.
-        at_once: Train the branches by one convolution with as many times C_out outputs and one batch norm.
+            With 1/8 a block costs little more to train than a plain layer.
+        at_once: Train the branches with one convolution and one batch norm: the same block in fewer operations.
     """
 
     kind = ACBlock

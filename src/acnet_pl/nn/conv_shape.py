@@ -1,4 +1,4 @@
-"""ConvShape: the arguments of a block's convolution, checked, and what follows from them alone."""
+"""ConvShape: the checked arguments of a block's convolution, and what follows from them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["ConvShape"]
 
 @dataclass(frozen=True)
 class ConvShape:
-    """The arguments of a block's convolution, checked: what its branches have in common.
+    """The checked arguments of a block's convolution, which all its branches share.
 
     Attributes:
         in_channels: C_in.
         out_channels: C_out.
         size: k.
         stride: Rows and columns.
-        padding: As the block was given it.
-        input_padding: Rows and columns on each side.
+        padding: The block's ``padding`` argument.
+        input_padding: Rows and columns of padding on each side.
         dilation: Rows and columns.
         groups: Groups.
         padding_mode: As nn.Conv2d's.
@@ -77,7 +77,7 @@ class ConvShape:
             pointwise: Allow k = 1.
 
         Raises:
-            ValueError: An argument is out of its range.
+            ValueError: An argument is out of range.
         """
         size = 1 if pointwise and pair(kernel_size, "kernel_size") == (1, 1) else square_size(kernel_size)
         check_groups(in_channels, out_channels, groups)
@@ -92,16 +92,16 @@ class ConvShape:
 
     @property
     def zero_padding(self) -> tuple[int, int]:
-        """Rows and columns of zeros around what the branches are given, which is padded already in other modes."""
+        """Rows and columns of zeros that the branches pad; other padding modes pad the block's input beforehand."""
         return self.input_padding if self.padding_mode == "zeros" else (0, 0)
 
     def geometry(self, height: int, width: int, offset: tuple[int, int] | None = None) -> BranchGeometry:
-        """Return where a kernel of that size lies in the window: at row and column ``offset``, or at the centre."""
+        """Place a kernel of this size in the window: at row and column ``offset``, or at the centre."""
         offset = offset or ((self.size - height) // 2, (self.size - width) // 2)
         return BranchGeometry.of((self.size,) * 2, (height, width), offset, self.zero_padding, self.dilation)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad the input, once for all branches, where the padding is not of zeros."""
+        """Pad the input once for all branches, unless the padding is with zeros."""
         if self.padding_mode == "zeros" or self.input_padding == (0, 0):
             return x
         height, width = self.input_padding

@@ -13,8 +13,8 @@ __all__ = ["DBBConv", "DBBlock"]
 class DBBlock(BranchedConv):
     """k×k + 1×1 + (1×1-k×k) + (1×1-average), each with a batch norm after every layer, summed (Fig. 2).
 
-    A depthwise block has no 1×1 branch, and averages the input itself; it has two channels inside the 1×1-k×k branch
-    for each input channel. The authors have this for ``padding = k // 2`` and no dilation; here it is defined for all.
+    A depthwise block has no 1×1 branch, averages the input itself, and has two channels inside the 1×1-k×k branch for
+    each input channel. The authors define the block for ``padding = k // 2`` without dilation; here any are possible.
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
@@ -27,11 +27,11 @@ class DBBlock(BranchedConv):
     """
 
     def branch_layers(self, shape: ConvShape, *, internal_channels: int | None = None) -> dict[str, BranchLayer]:
-        """Make the branches.
+        """Build the branches.
 
         Args:
-            shape: The block's.
-            internal_channels: Channels inside the 1×1-k×k branch; None is C_in, and twice that for a depthwise block.
+            shape: The arguments of the block's convolution.
+            internal_channels: Channels inside the 1×1-k×k branch; None is C_in, or 2·C_in for a depthwise block.
         """
         depthwise = shape.groups == shape.in_channels == shape.out_channels and shape.groups > 1
         inner = internal_channels or (2 * shape.in_channels if depthwise else shape.in_channels)
@@ -44,6 +44,6 @@ class DBBlock(BranchedConv):
 
 
 class DBBConv(BranchedBuilder):
-    """A DBBlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain. Options: `BranchedBuilder`'s."""
+    """Builds a DBBlock for every odd kernel of 3×3 or more; others stay plain. Options: `BranchedBuilder`'s."""
 
     kind = DBBlock

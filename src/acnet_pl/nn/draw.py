@@ -1,4 +1,4 @@
-"""How new kernels are drawn, and how the branches of a block draw theirs."""
+"""Distributions of new kernels, and the random generators of a block's branches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["KernelDraw", "branch_generator", "draw_kernel", "undrawn"]
 KernelDraw = Literal["pytorch", "fan_out"]
 """The distribution of a new kernel.
 
-"pytorch" is PyTorch's own, which the authors' code has: uniform with variance 1 / (3 · fan-in), so that a filter's
-expected squared length is 1/3 whatever its size. "fan_out" is Kaiming-normal (He et al. 2015) with variance
-2 / fan-out, of squared length 2 · C_in / C_out. At one learning rate the longer kernels of "fan_out" turn more slowly.
+"pytorch" is PyTorch's default, which the authors' code uses: uniform with variance 1 / (3 · fan-in). A filter's
+expected squared length is then 1/3, whatever its size. "fan_out" is Kaiming-normal (He et al. 2015) with variance
+2 / fan-out: the squared length is 2 · C_in / C_out. At the same learning rate, longer kernels turn more slowly.
 """
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def undrawn(layer: type[Layer], *args: Any, **kwargs: Any) -> Layer:
-    """Build a layer without drawing its parameters, which are uninitialised.
+    """Build a layer with uninitialised parameters, without drawing random numbers.
 
     Args:
         layer: Class of the layer.
@@ -43,7 +43,7 @@ def draw_kernel(weight: Tensor, draw: KernelDraw, generator: torch.Generator | N
     Args:
         weight: ``(O, I/groups, kH, kW)`` or ``(O, I)``.
         draw: The distribution.
-        generator: Random numbers to use; None is PyTorch's global generator.
+        generator: Source of random numbers; None is PyTorch's global generator.
 
     Example:
         >>> weight = torch.empty(64, 32, 3, 3)
@@ -58,14 +58,14 @@ def draw_kernel(weight: Tensor, draw: KernelDraw, generator: torch.Generator | N
 
 
 def branch_generator(main: Tensor, branch: str) -> torch.Generator | None:
-    """Make the random generator of one branch, seeded by the block's main kernel.
+    """Return the random generator of one branch, seeded by the block's main kernel.
 
-    A block that draws its other branches so takes from PyTorch's global generator exactly what the plain convolution
-    takes. A plain network and its counterpart with blocks, made from one seed, then have the same main kernels.
+    A block that draws its other branches this way uses exactly as many numbers of PyTorch's global generator as the
+    plain convolution. A plain network and its counterpart with blocks then have the same main kernels for a seed.
 
     Args:
         main: The block's main kernel, already drawn.
-        branch: Name of the branch; each has random numbers of its own.
+        branch: Name of the branch; every branch has its own random numbers.
 
     Returns:
         The generator; None on the meta device, where nothing is drawn.

@@ -1,4 +1,4 @@
-"""explicit_branches: evaluate blocks as they are defined, without the shortcuts that give the same."""
+"""explicit_branches: evaluate blocks branch by branch, without shortcuts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["explicit_branches"]
 
 @contextmanager
 def explicit_branches(model: nn.Module) -> Iterator[None]:
-    """Within this context every block of the model evaluates its branches one by one, also in eval mode.
+    """Make every block of the model evaluate its branches one by one within this context, even in eval mode.
 
-    What a check of the fusing must compare with: otherwise it compares the fused kernel with itself.
+    Use it to check fusing. Without it, a block in eval mode computes with its fused kernel, and the check would compare
+    that kernel with itself.
 
     Example:
         >>> import torch

@@ -24,12 +24,12 @@ Fused = tuple[Tensor, Tensor]
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """Cast to float64, where fusing is computed; on the CPU for a device that has no float64 (Apple's MPS)."""
+    """Cast to float64, in which fusing is computed; move to the CPU if the device has no float64 (Apple's MPS)."""
     return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
 
 
 def kernel_of(conv: nn.Conv2d) -> Tensor:
-    """The kernel that the layer's next call uses: ``torch.nn.utils`` (pruning, weight norm) computes it in a hook."""
+    """Return the kernel of the layer's next call, which ``torch.nn.utils`` (pruning, weight norm) sets in a hook."""
     if "weight" not in conv._parameters:
         for hook in conv._forward_pre_hooks.values():
             if type(hook).__module__.startswith("torch.nn.utils."):
@@ -38,14 +38,14 @@ def kernel_of(conv: nn.Conv2d) -> Tensor:
 
 
 def is_frozen(norm: nn.Module | None) -> bool:
-    """Whether it does the same to every batch now: a scale, none, or a batch norm in eval mode."""
+    """Return True if the norm treats every batch the same: None, a scale, or a batch norm in eval mode."""
     if norm is None or isinstance(norm, ChannelScale):
         return True
     return is_batch_norm(norm) and not norm.training and norm.running_mean is not None
 
 
 def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
-    """Whether it is a batch norm and nothing else; a subclass with a forward of its own may hold an activation too."""
+    """Return True for a batch norm without its own forward; a subclass with one may include an activation."""
     return isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
@@ -53,18 +53,18 @@ def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     """Fuse a batch norm or scale into a kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, in their dtype (Eq. 2).
 
     Raises:
-        FusionError: It is no batch norm or keeps no running statistics, so no fixed convolution equals it.
+        FusionError: The norm is not a batch norm or keeps no running statistics, so no fixed convolution equals it.
     """
     if isinstance(norm, ChannelScale):
         return norm.scale_kernel(kernel), norm.weight.to(kernel) * (0 if bias is None else bias)
     if not is_batch_norm(norm):
         raise FusionError(
             f"its norm is a {type(norm).__name__}; only nn.BatchNorm2d, nn.SyncBatchNorm and subclasses "
-            "with their forward can be fused: train with one of these, or deploy this layer as it is"
+            "with their forward can be fused: train with one of these, or leave this layer as it is"
         )
     if norm.running_mean is None or norm.running_var is None:
         raise FusionError(
-            "its batch norm has track_running_stats=False: it normalises by each batch's own statistics also in eval "
+            "its batch norm has track_running_stats=False: it normalises by each batch's own statistics even in eval "
             "mode, which no fixed convolution can do; train with track_running_stats=True"
         )
     return fuse_batch_norm(
@@ -81,20 +81,20 @@ def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
 class FusibleConv(nn.Module, ABC):
     """A training-time module that computes, in eval mode, what one ``nn.Conv2d`` computes.
 
-    It is a sum of branches, with one batch norm after the sum if it has a `norm`. To add a re-parameterisable block,
-    say what its branches are (`branches`), compute (`forward_branches`) and fuse to (`fuse_branches`), and give it a
-    `ConvBuilder`. Fusing, display, counting, conversion with ``init="preserve"``, `LateFuse` and the comparison with
-    the fused network follow from these. The first branch is the main one: it has a kernel of the block's own shape.
+    The module is a sum of branches, followed by one batch norm if it has a `norm`. To add a re-parameterisable block,
+    define `branches` (the list), `forward_branches` (what they compute) and `fuse_branches` (what they fuse to), and
+    write a `ConvBuilder` for it. Fusing, display, counting, conversion with ``init="preserve"``, `LateFuse` and the
+    comparison with the fused network follow. The first branch is the main one: its kernel has the block's own shape.
 
-    The attributes are those of ``nn.Conv2d``, and ``explicit``: compute `forward_branches` also where a shortcut gives
-    the same (see `explicit_branches`).
+    The attributes are those of ``nn.Conv2d``, and ``explicit``: if True, the block computes `forward_branches` without
+    shortcuts (see `explicit_branches`).
     """
 
     is_plain: ClassVar[bool] = False
-    """Whether it is a convolution with its batch norm, which every other kind can become."""
+    """Whether the module is just a convolution with its batch norm, which every block can become."""
 
     norm: _BatchNorm | None
-    """The batch norm after the sum of the branches. Every block registers it, or None, under this name."""
+    """The batch norm after the sum of the branches, or None. Every block registers one or the other."""
 
     def __init__(
         self,
@@ -128,9 +128,10 @@ class FusibleConv(nn.Module, ABC):
 
     @abstractmethod
     def fuse_branches(self) -> dict[str, Fused]:
-        """Return by branch the kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` that compute the same in eval mode.
+        """Return each branch's equivalent kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in eval mode, by name.
 
-        In float64, differentiable in the parameters, in the block's window and without the `norm` after the sum.
+        They are float64, differentiable in the parameters, embedded in the block's window, and exclude the `norm` after
+        the sum.
         """
 
     @property
@@ -139,42 +140,42 @@ class FusibleConv(nn.Module, ABC):
         return 1.0 if self.norm is None else 0.0
 
     def fuse_sum(self) -> Fused:
-        """Return the kernel and bias of the sum of the branches, as `fuse_branches` gives them (Eq. 6-7)."""
+        """Return the kernel and bias of the sum of the branches, without the `norm` after it (Eq. 6-7)."""
         return sum_branches(self.fuse_branches().values())
 
     def fuse_kernel(self) -> Fused:
-        """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)`` in float64, differentiable in the parameters (Eq. 2)."""
+        """Return the fused kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, float64 and differentiable (Eq. 2)."""
         kernel, bias = self.fuse_sum()
         return (kernel, bias) if self.norm is None else fuse_norm(kernel, bias, self.norm)
 
     @deprecated("fold() is now fuse_kernel(); the old name goes in the next version")
     def fold(self) -> Fused:
-        """Call `fuse_kernel`, whose former name this is."""
+        """Call `fuse_kernel`; this is its old name."""
         return self.fuse_kernel()
 
     def kernels(self) -> Iterator[Tensor]:
-        """The trainable kernels, the main branch's first."""
+        """Iterate over the trainable kernels, the main branch's first."""
         return (kernel for branch in self.branches() for kernel in branch.kernels)
 
     def norms(self) -> Iterator[_BatchNorm]:
-        """The batch norms, inside of branches and after."""
+        """Iterate over the batch norms, in the branches and after their sum."""
         return (module for module in self.modules() if isinstance(module, _BatchNorm))
 
     @torch.no_grad()
     def begin_as(self, conv: nn.Conv2d, norm: _BatchNorm | None) -> None:
-        """Compute, in eval mode, what a convolution and the batch norm after it compute; the main branch does it all.
+        """Initialise the block to compute, in eval mode, what a convolution and the batch norm after it compute.
 
-        The main branch takes the kernel, the batch norm the statistics; a bias goes into the running mean. Without a
-        batch norm the block's own becomes the identity in eval mode (mean 0, variance 1 - eps, γ = 1, β = the bias).
-        The other branches start inactive, yet learn: at first their γ, which is 0, and with it their kernels, which
-        are random; where they have no γ, their kernels, which are 0.
+        The main branch does all the work. It takes the kernel, and its batch norm the statistics; a bias goes into the
+        running mean. Without a batch norm to copy, the block's own becomes the identity in eval mode (mean 0, variance
+        1 - eps, γ = 1, β = the bias). The other branches are inactive at first but learn: they have random kernels and
+        γ = 0, or kernels of zeros if they have no γ.
 
         Args:
-            conv: Of the block's shape.
-            norm: After it.
+            conv: A convolution of the block's shape.
+            norm: The batch norm after it; None if there is none.
 
         Raises:
-            TypeError: The block has no batch norm to take the statistics over.
+            TypeError: The block has no batch norm to take the statistics.
         """
         main, *others = self.branches()
         target = main.norm if self.norm is None else self.norm
@@ -192,9 +193,9 @@ class FusibleConv(nn.Module, ABC):
             branch.turn_off(conv.weight, trainable)
 
     def get_equivalent_kernel_bias(self) -> Fused:
-        """Kernel and bias of the one equivalent convolution, differentiable, in the block's dtype and on its device.
+        """Return the equivalent convolution's kernel and bias, differentiable, in the block's dtype and on its device.
 
-        The name is that of the authors' code. The statistics are the running ones, also in train mode.
+        The name comes from the authors' code. Running statistics are used even in train mode.
         """
         like = next(self.kernels())
         kernel, bias = self.fuse_kernel()
@@ -202,10 +203,10 @@ class FusibleConv(nn.Module, ABC):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """Fuse into one convolution with bias (Eq. 6-8). Pure: the block stays as it is.
+        """Fuse the block into a new convolution with bias, and leave the block unchanged (Eq. 6-8).
 
-        Computed in float64 and cast back; keeps device, dtype, memory format, training flag, padding, dilation, groups
-        and whether parameters are trainable. timm's ``reparameterize_model`` finds this method by its name.
+        The weights are computed in float64 and cast back. The result keeps device, dtype, memory format, training flag,
+        padding, dilation, groups and trainability. timm's ``reparameterize_model`` finds this method by its name.
 
         Raises:
             FusionError: The block is in train mode, keeps no running statistics, holds NaN or infinite values, or the
@@ -244,7 +245,7 @@ class FusibleConv(nn.Module, ABC):
         return conv.train(self.training)
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Tell ``torch.jit.script``, which calls this, that it has to be given the fused network.
+        """Refuse to be compiled by ``torch.jit.script``, which calls this method; only a fused network can be.
 
         Raises:
             FusionError: Always.
@@ -255,9 +256,9 @@ class FusibleConv(nn.Module, ABC):
         )
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """Load tensors, of a block or of the plain layer that a block was fused to during training.
+        """Load the tensors of a block, or of the plain layer that replaced it when it was fused during training.
 
-        For the latter the block becomes that layer first, so that a checkpoint loads into the module as it was built.
+        In the second case the block first becomes that layer, so such checkpoints load into a newly built network.
         """
         plain = not self.is_plain and f"{prefix}conv.weight" in state_dict
         if plain and any(f"{prefix}{name}" not in state_dict for name in self.state_dict()):
@@ -276,7 +277,7 @@ class FusibleConv(nn.Module, ABC):
                 )
 
     def __repr__(self) -> str:
-        """Show the layers that there are."""
+        """Return the usual representation, without layers that are None."""
         return re.sub(r"\n *\(\w+\): None(?=\n)", "", super().__repr__())
 
     def _repr_html_(self) -> str:
@@ -284,7 +285,7 @@ class FusibleConv(nn.Module, ABC):
         return branch_table(f"{type(self).__name__}({self.extra_repr()})", self.branches(), self.norm)
 
     def extra_repr(self) -> str:
-        """The convolution's arguments, as nn.Conv2d shows them."""
+        """Return the convolution's arguments, as nn.Conv2d shows them."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         for name, default in [("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_mode", "zeros")]:
             if getattr(self, name) != default:

@@ -1,4 +1,4 @@
-"""The algebra of fusing, one function per equation of the article (Sect. 3.2-3.3). Pure tensor functions."""
+"""The algebra of fusing: one pure tensor function for each equation of the article (Sect. 3.2-3.3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FusionError", "embed_kernel", "fuse_batch_norm", "sum_branches"]
 
 
 class FusionError(ValueError):
-    """A layer cannot be fused exactly; the message says which, why, and what to do."""
+    """A layer cannot be fused exactly. The message names the layer, the reason and the way out."""
 
 
 def fuse_batch_norm(
@@ -28,7 +28,7 @@ def fuse_batch_norm(
 
     The new kernel is :math:`\frac{\gamma_j}{\sigma_j} F^{(j)}`, the new bias
     :math:`(b_j - \mu_j)\frac{\gamma_j}{\sigma_j} + \beta_j` with :math:`\sigma_j = \sqrt{\mathrm{var}_j + \epsilon}`.
-    It computes in the dtype it is given: pass float64 where the result is to be exact.
+    The computation uses the dtype of its inputs: pass float64 for an exact result.
 
     Args:
         kernel: Convolution kernel, ``(O, I/groups, kH, kW)``.
@@ -40,7 +40,7 @@ def fuse_batch_norm(
         eps: Added to the variance.
 
     Returns:
-        The fused kernel, shaped as ``kernel``, and bias, ``(O,)``.
+        The fused kernel, of the same shape as ``kernel``, and bias, ``(O,)``.
 
     Example:
         >>> kernel, bias = fuse_batch_norm(
@@ -60,12 +60,12 @@ def fuse_batch_norm(
 
 
 def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-    """Patch a smaller kernel onto a zero kernel of ``size``: the ⊕ of Eq. 3 without its sum.
+    """Pad a smaller kernel with zeros to ``size``: the placement in ⊕ of Eq. 3, without the sum.
 
     Args:
         kernel: ``(O, I/groups, h, w)``.
         size: Height and width ``(kH, kW)`` of the result.
-        offset: Row and column in the result of the kernel's first weight.
+        offset: Row and column of the kernel's first weight in the result.
 
     Returns:
         ``(O, I/groups, kH, kW)``.
@@ -88,7 +88,7 @@ def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int])
 
 
 def sum_branches(branches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Add fused branches that have been embedded in one size ("branch fusion", Eq. 6 and 7).
+    """Add fused branches that are embedded in the same window ("branch fusion", Eq. 6 and 7).
 
     Args:
         branches: Pairs of kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, at least one.

@@ -1,4 +1,4 @@
-"""Where the kernel of a branch lies in the k×k window of a block, and which padding lets it see that part."""
+"""The place of a branch's kernel in the k×k window of its block, and the padding that this place needs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["BranchGeometry"]
 
 @dataclass(frozen=True)
 class BranchGeometry:
-    """A kernel within a k×k window (Fig. 2).
+    """The place of a kernel in a k×k window (Fig. 2).
 
     Attributes:
         window: Height and width ``(k, k)``.
         size: Height and width of the kernel.
-        offset: Row and column in the window of the kernel's first weight.
-        padding: Rows and columns of zeros that the branch's convolution puts on each side.
-        margins: What its input is padded or, where negative, cropped by before that, as torch.nn.functional.pad takes
-            it: left, right, top, bottom.
+        offset: Row and column of the kernel's first weight in the window.
+        padding: Rows and columns of zeros that the branch's convolution adds on each side.
+        margins: Padding of the branch's input beforehand, or cropping if negative, in the order of
+            torch.nn.functional.pad: left, right, top, bottom.
     """
 
     window: tuple[int, int]
@@ -40,17 +40,17 @@ class BranchGeometry:
         zero_padding: tuple[int, int],
         dilation: tuple[int, int],
     ) -> BranchGeometry:
-        """Find padding and margins.
+        """Compute the padding and margins of a kernel in a window.
 
-        The branch sees the window when its padding is p - offset * dilation before and
-        p - (k - size - offset) * dilation after. Symmetric zero padding is left to the convolution itself.
+        Along each axis the branch needs a padding of p - offset * dilation before its input and
+        p - (k - size - offset) * dilation after it. The convolution itself does symmetric padding with zeros.
 
         Args:
-            window: Height and width.
-            size: Of the kernel.
-            offset: Of the kernel in the window.
-            zero_padding: p of the square convolution, rows and columns.
-            dilation: Rows and columns.
+            window: Height and width of the window.
+            size: Height and width of the kernel.
+            offset: Row and column of the kernel's first weight in the window.
+            zero_padding: Padding p of the square convolution, in rows and columns.
+            dilation: Dilation along rows and columns.
         """
         around = [
             (p - before * d, p - (k - length - before) * d)
@@ -62,7 +62,7 @@ class BranchGeometry:
         return cls(window, size, offset, (0, 0), (left, right, top, bottom))
 
     def pad_or_crop(self, x: Tensor) -> Tensor:
-        """The part of the block's input ``(N, C, H, W)`` that the branch's convolution is given."""
+        """Crop or pad the block's input ``(N, C, H, W)`` to the part that the branch's convolution needs."""
         left, right, top, bottom = self.margins
         if self.margins == (0, 0, 0, 0):
             return x
@@ -71,10 +71,10 @@ class BranchGeometry:
         return F.pad(x, self.margins)
 
     def embed(self, kernel: Tensor) -> Tensor:
-        """The kernel ``(O, I/groups, h, w)`` in its place in a window of zeros."""
+        """Embed the kernel ``(O, I/groups, h, w)`` in a window of zeros."""
         return kernel if self.size == self.window else embed_kernel(kernel, self.window, self.offset)
 
     def place(self) -> tuple[slice, slice]:
-        """Return the kernel's rows and columns in the window."""
+        """Return the kernel's rows and columns in the window, as slices."""
         (top, left), (height, width) = self.offset, self.size
         return slice(top, top + height), slice(left, left + width)

@@ -1,4 +1,4 @@
-"""keep_fused: fuse every block once for many batches, while no weight changes."""
+"""keep_fused: fuse every block only once for many batches, while weights do not change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _kept: WeakKeyDictionary[nn.Module, Fused | None] = WeakKeyDictionary()  # not i
 
 @contextmanager
 def keep_fused(model: nn.Module) -> Iterator[None]:
-    """Within this context every block in eval mode fuses its kernel for the first batch, and keeps it for all others.
+    """Make every block in eval mode keep its fused kernel from the first batch on, within this context.
 
-    Without it a block makes its kernel anew for each batch, which takes little time beside a large batch and a multiple
-    of that of a single image. Weights and running statistics must not change within; gradients of weights may be
-    taken, and are computed as ever.
+    Without it a block fuses its kernel for each batch. That time is small for a large batch, but exceeds the
+    convolution's own for a single image. Weights and running statistics must not change within the context. Gradients
+    of weights are still computed correctly: blocks keep no kernel while they are required.
 
     Args:
         model: Any module.
@@ -44,7 +44,7 @@ def keep_fused(model: nn.Module) -> Iterator[None]:
 
 
 def kept_or(block: FusibleConv, fuse: Callable[[], Fused]) -> Fused:
-    """Return what `keep_fused` keeps for the block; outside of it, and where weights want a gradient, ``fuse()``."""
+    """Return the kernel that `keep_fused` keeps for the block, or ``fuse()`` outside it or if gradients are needed."""
     if (
         torch.compiler.is_compiling()
         or block not in _kept

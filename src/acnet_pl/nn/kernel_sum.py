@@ -1,4 +1,4 @@
-"""sum_kernels: the one kernel of a block, as cheap as can be, for blocks that make it anew for every batch."""
+"""sum_kernels: compute a block's single kernel in few operations, for blocks that need it for every batch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ __all__ = ["frozen_scales_and_shift", "sum_kernels"]
 
 
 def frozen_scales_and_shift(norms: Sequence[nn.Module | None]) -> tuple[list[Tensor | None], Tensor | None]:
-    """Return what frozen norms do to the sum of their outputs, float32 at least.
+    """Return the factor of each frozen norm and the sum of their shifts, in float32 or better.
 
-    Batch norms of one kind are computed together: for a single image the number of operations is what counts.
+    Batch norms with equal settings are computed together, because the number of operations decides the time for a
+    single image.
 
     Args:
         norms: Batch norms in eval mode, scales or None, each of C channels.
 
     Returns:
-        Factors ``(C, 1, 1, 1)`` for each norm, None for 1; and the sum of all summands ``(C,)``, None for 0.
+        Factors ``(C, 1, 1, 1)`` for each norm, None for 1; and the sum of all shifts ``(C,)``, None for 0.
     """
     first, *others = norms
     if others and not all(_are_alike(first, norm) for norm in others):
@@ -50,15 +51,15 @@ def frozen_scales_and_shift(norms: Sequence[nn.Module | None]) -> tuple[list[Ten
 def sum_kernels(
     kernels: Sequence[Tensor], scales: Sequence[Tensor | None], geometries: Sequence[BranchGeometry]
 ) -> Tensor:
-    """Add kernels, each times a factor per output channel, in their places of the window (Eq. 3 and 6).
+    """Scale kernels by a factor per output channel and add them at their places in the window (Eq. 3 and 6).
 
     Args:
         kernels: ``(O, I/groups, h, w)``; the first one fills the window.
         scales: ``(O, 1, 1, 1)`` for each kernel; None is 1.
-        geometries: Where the kernels lie.
+        geometries: The places of the kernels.
 
     Returns:
-        ``(O, I/groups, kH, kW)``, differentiable, in the scales' precision where they have more than the kernels.
+        ``(O, I/groups, kH, kW)``, differentiable, in the higher precision of kernels and scales.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         total: Tensor | None = None
@@ -94,7 +95,7 @@ def _add_in_places(
 
 
 def _part(window: Tensor, place: tuple[slice, slice]) -> Tensor:
-    """Return a view of rows and columns, by no more operations than it takes."""
+    """Return a view of some rows and columns, in as few operations as possible."""
     for dim, span in zip((2, 3), place, strict=True):
         if (length := span.stop - span.start) < window.shape[dim]:
             window = window.narrow(dim, span.start, length)
@@ -102,7 +103,7 @@ def _part(window: Tensor, place: tuple[slice, slice]) -> Tensor:
 
 
 class _SumKernels(torch.autograd.Function):
-    """Adds into the window in place; kernels of a row or column are neither padded nor are their gradients."""
+    """Adds kernels into the window in place; neither 1-D kernels nor their gradients are padded."""
 
     @staticmethod
     def forward(ctx: Any, places: list[tuple[slice, slice]], *tensors: Any) -> Tensor:

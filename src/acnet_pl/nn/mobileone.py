@@ -14,9 +14,9 @@ __all__ = ["MobileOneBlock", "MobileOneConv"]
 class MobileOneBlock(BranchedConv):
     """n times k×k + 1×1 + identity, each with its batch norm, summed (Sect. 3.3, Fig. 3).
 
-    The 1×1 "scale" branch is there for k > 1, the identity where input and output have as many channels and the stride
-    is 1. The article's network is of pairs of a depthwise 3×3 block and a 1×1 one. The authors' branches ignore the
-    dilation; here it is defined for all.
+    The block has the 1×1 "scale" branch if k > 1, and the identity branch if input and output have equally many
+    channels and the stride is 1. The article's network consists of pairs of a depthwise 3×3 block and a 1×1 block. The
+    authors' branches ignore dilation; here all of them support it.
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
@@ -31,10 +31,10 @@ class MobileOneBlock(BranchedConv):
     pointwise = True
 
     def branch_layers(self, shape: ConvShape, *, copies: int = 4) -> dict[str, BranchLayer]:
-        """Make the branches.
+        """Build the branches.
 
         Args:
-            shape: The block's.
+            shape: The arguments of the block's convolution.
             copies: Number n of k×k branches, the article's over-parameterisation factor.
         """
         check_range("copies", copies, 1)
@@ -45,13 +45,13 @@ class MobileOneBlock(BranchedConv):
 
 
 class MobileOneConv(BranchedBuilder):
-    """A MobileOneBlock for every odd kernel, 1×1 included; even kernels stay plain.
+    """Builds a MobileOneBlock for every odd kernel, including 1×1; even kernels stay plain.
 
     Args:
         copies: Number n of k×k branches; the article's smallest network has 4, the others 1.
-        gamma_init: Initial γ of the branches' batch norms; the article has 1.
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
-        paired: Give the network of a seed the k×k kernels that the plain network of that seed has.
+        gamma_init: Initial γ of the branches' batch norms; the article uses 1.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
+        paired: Give the network the same k×k kernels as the plain network built with the same seed.
     """
 
     kind = MobileOneBlock

@@ -1,4 +1,4 @@
-"""One convolution for all branches of an ACBlock: with frozen norms, by the statistics of a share, or side by side."""
+"""Evaluate all branches of an ACBlock with one convolution: norms frozen, statistics of a share, or side by side."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Layer(NamedTuple):
 
 
 def sum_scaled(layers: Sequence[Layer], scales: Sequence[Tensor | None]) -> Tensor:
-    """Return the sum ``(O, I/groups, k, k)`` of the kernels, each times a factor ``(O, 1, 1, 1)``, None being 1."""
+    """Return the sum ``(O, I/groups, k, k)`` of the kernels, each times a factor ``(O, 1, 1, 1)``; None is 1."""
     kernels = [layer.conv.weight for layer in layers]
     return sum_kernels(kernels, scales, [layer.geometry for layer in layers]).to(kernels[0].dtype)
 
 
 def fuse_frozen(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
-    """Return the kernel and bias of branches with norms in eval mode, as exact as their own dtype is.
+    """Return the fused kernel and bias of branches whose norms are in eval mode, in their own precision.
 
     Args:
         layers: The branches.
-        norm: The batch norm after their sum, in eval mode too.
+        norm: The batch norm after their sum, also in eval mode; None if there is none.
     """
     scales, shift = frozen_scales_and_shift([layer.norm for layer in layers])
     if norm is not None:
@@ -52,7 +52,7 @@ def fuse_frozen(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
 
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
-    """Convolve a padded input with the sum of the kernels, scaled by the first ``count`` images' statistics."""
+    """Convolve a padded input with the sum of the kernels, normalised by the statistics of the first images."""
     x, part = take_images(x, count)
     if at_once:
         outputs = [_side_by_side(shape, layers, part)]
@@ -65,7 +65,7 @@ def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: 
 
 
 def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
-    """Convolve a padded input with all kernels side by side, normalise the outputs by one batch norm, and add them."""
+    """Convolve a padded input with all kernels at once, normalise the outputs with one batch norm, and add them."""
     return normalise_and_add(_batch_norms(layers), _side_by_side(shape, layers, x))
 
 

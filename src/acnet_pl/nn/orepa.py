@@ -25,16 +25,15 @@ SCALES: Mapping[str, float] = {
     "pointwise": 1.0,
     "separable": 0.5,
 }
-"""Initial scales of the branches, the authors'."""
+"""Initial scales of the branches, as in the authors' code."""
 
 
 class OREPABlock(BranchedConv):
-    """Six linear branches with a scale each, made into one kernel at every step, and one batch norm (Fig. 4).
+    """Six linear branches with a scale each, combined into one kernel at every step, and one batch norm (Fig. 4).
 
     The branches are k×k; 1×1 and the average; 1×1 and the frequency prior; 1×1-k×k; 1×1; and depthwise k×k-1×1 with
-    eight filters on each channel. A training step so costs one convolution, and the making of its kernel, which does
-    not depend on the size of the images. The authors' prior is for 3×3 kernels;
-    here it is defined for every odd size.
+    eight filters on each channel. A training step costs one convolution plus the computation of its kernel, which does
+    not depend on the size of the images. The authors define the prior for 3×3 kernels; here any odd size is possible.
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
@@ -64,7 +63,7 @@ class OREPABlock(BranchedConv):
 def frequency_prior(channels: int, size: int) -> Tensor:
     """Return the cosines ``(channels, size, size)`` of the prior branch (Sect. 3.3).
 
-    Those of the first half of the channels go down the window, those of the second half across it.
+    In the first half of the channels they vary from row to row, in the second half from column to column.
     """
     half, place = channels / 2, torch.arange(size) + 0.5
     filters = []
@@ -76,13 +75,13 @@ def frequency_prior(channels: int, size: int) -> Tensor:
 
 
 class OREPAConv(BlockConv):
-    """An OREPABlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain.
+    """Builds an OREPABlock for every odd kernel of 3×3 or more; 1×1 and even kernels stay plain.
 
-    The authors draw all kernels √6 times as long as "pytorch" does (Kaiming-uniform with gain √2).
+    The authors' new kernels are √6 times as long as those of "pytorch" (Kaiming-uniform with gain √2).
 
     Args:
-        draw: How new kernels are drawn: "pytorch" as nn.Conv2d's, or "fan_out" (Kaiming-normal).
-        paired: Give the network of a seed the k×k kernels that the plain network of that seed has.
+        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
+        paired: Give the network the same k×k kernels as the plain network built with the same seed.
     """
 
     kind = OREPABlock

@@ -1,4 +1,4 @@
-"""Full float32 arithmetic for as long as numbers are compared or reported."""
+"""full_precision: compute in full float32 while numbers are compared or reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["full_precision"]
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Within this context float32 means float32: no autocast, no TF32 and no bfloat16 inside matmul and convolution."""
+    """Turn off autocast, and TF32 and bfloat16 inside float32 matmuls and convolutions, within this context."""
     backends: Any = torch.backends  # its operators are set at run time, unknown to type checkers
     with ExitStack() as restore:
         restore.enter_context(torch.autocast(device.type, enabled=False))

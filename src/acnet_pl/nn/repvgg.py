@@ -12,8 +12,8 @@ __all__ = ["RepVGGBlock", "RepVGGConv"]
 class RepVGGBlock(BranchedConv):
     """k×k + 1×1 + identity, each with its batch norm, summed (Sect. 3.2, Fig. 2).
 
-    The identity is there where input and output have as many channels and the stride is 1. The authors have this for
-    3×3 kernels with padding 1; here it is defined for every odd size, padding, dilation and padding mode.
+    The block has the identity branch if input and output have equally many channels and the stride is 1. The authors
+    define the block for 3×3 kernels with padding 1; here any odd size, padding, dilation and padding mode is possible.
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
@@ -31,6 +31,6 @@ class RepVGGBlock(BranchedConv):
 
 
 class RepVGGConv(BranchedBuilder):
-    """A RepVGGBlock for every odd kernel of 3×3 or more; others stay plain. Options: `BranchedBuilder`'s."""
+    """Builds a RepVGGBlock for every odd kernel of 3×3 or more; others stay plain. Options: `BranchedBuilder`'s."""
 
     kind = RepVGGBlock

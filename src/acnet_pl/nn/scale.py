@@ -1,4 +1,4 @@
-"""ChannelScale: a learned scale that blocks can have in place of batch norms."""
+"""ChannelScale: a learned factor per channel that branches can have instead of a batch norm."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["ChannelScale"]
 
 
 class ChannelScale(nn.Module):
-    """Learned factor per channel: the linear scaling layer of OREPA (Hu et al., CVPR 2022).
+    """A learned factor per channel: the linear scaling layer of OREPA (Hu et al., CVPR 2022).
 
-    Being linear it merges into the kernel before it while training, too, where a batch norm does not. Unlike the batch
-    norm after the sum it differs between the branches, and so makes them learn differently.
+    The layer is linear, so it can be fused into the kernel before it even during training, unlike a batch norm. Every
+    branch has its own factors, so the branches learn differently.
 
     Shapes: ``(N, C, H, W)`` to the same.
 
     Args:
-        num_features: C.
+        num_features: Number of channels C.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -34,9 +34,9 @@ class ChannelScale(nn.Module):
         return x * self.weight.to(x.dtype).reshape(-1, 1, 1)
 
     def scale_kernel(self, kernel: Tensor) -> Tensor:
-        """Return the kernel ``(C, I/groups, kH, kW)`` whose convolution gives the scaled output."""
+        """Scale a kernel ``(C, I/groups, kH, kW)``, whose convolution then gives the scaled output."""
         return kernel * self.weight.to(kernel).reshape(-1, 1, 1, 1)
 
     def extra_repr(self) -> str:
-        """The number of channels."""
+        """Return the number of channels."""
         return str(self.num_features)

@@ -1,4 +1,4 @@
-"""Batch norms with the statistics of a batch's first images, for branches whose whole outputs are not computed."""
+"""Batch norms with the statistics of a batch's first images, so that branches need not process the whole batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
     """Return a share of the batch as a fraction.
 
     Raises:
-        ValueError: It is not a number in (0, 1], or less than 1 in a block without batch norms in its branches.
+        ValueError: The share is not a number in (0, 1], or is less than 1 without batch norms in the branches.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise ValueError(
@@ -37,20 +37,20 @@ def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
 
 
 def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int | None:
-    """Return how many images of a batch are in its share: rounded up, and at least two.
+    """Return the number of a batch's images that are in its share, rounded up and at least two.
 
     Args:
         x: The batch.
-        share: Of it.
+        share: The share of the batch.
         norm: A branch's batch norm.
 
     Returns:
-        The number, which may exceed the batch's; None where all images are in the share, which makes it the exact
-        block. A norm that waits for other processes gets a number always: their batches may be larger, and all
-        processes must exchange the same sums.
+        The number, which may exceed the batch's size; None if the share holds all images, which is the exact block.
+        With a synchronised norm it is never None: other processes may have larger batches, and all processes must
+        exchange the same sums.
 
     Raises:
-        RuntimeError: torch.fx or torch.jit records the operations, for which the number would be a constant.
+        RuntimeError: torch.fx or torch.jit is recording operations; the number would become a constant.
     """
     if share.numerator == share.denominator:  # torch 2.6 compiles no comparison of fractions
         return None
@@ -66,7 +66,7 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
 
 
 def work_alike(norms: Sequence[nn.Module | None]) -> bool:
-    """Return True if all are batch norms in train mode and of the same settings, so that one computation serves all."""
+    """Return True if all are batch norms in train mode with equal settings, which can be computed together."""
     first = None
     for norm in norms:
         if norm is None or not is_batch_norm(norm) or not norm.training:
@@ -79,10 +79,10 @@ def work_alike(norms: Sequence[nn.Module | None]) -> bool:
 
 
 def take_images(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ``x`` and its first ``count`` images; use the first result once, and in place of ``x``.
+    """Return ``x`` and its first ``count`` images. Use the first result only once, and instead of ``x``.
 
-    The gradient of a slice is a whole batch of zeros but for the slice. In eager mode that batch is neither allocated
-    nor added: the slice's gradient is added in place to that of the other result.
+    By default the gradient of a slice is a whole batch, with zeros outside the slice. In eager mode this avoids
+    that batch: it adds the slice's gradient in place to the other result's.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not x.requires_grad:
         return x, x[:count]
@@ -91,17 +91,17 @@ def take_images(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def scale_and_shift(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what batch norms that `work_alike` do, as factors and summands; update their running statistics.
+    """Return the factors and shifts of batch norms that `work_alike`, and update their running statistics.
 
     Args:
         norms: B batch norms, each of C channels.
-        outputs: What their statistics come from, ``(n, C, H, W)``: of each norm its own, or one ``(n, B·C, H, W)``.
+        outputs: Inputs of the norms: one ``(n, C, H, W)`` for each norm, or a single ``(n, B·C, H, W)``.
 
     Returns:
-        Factors γ/σ and summands β - μγ/σ, each ``(B, C)``, differentiable in outputs, γ and β.
+        Factors γ/σ and shifts β - μγ/σ, each ``(B, C)``, differentiable in outputs, γ and β.
 
     Raises:
-        ValueError: There is one value per channel, or none.
+        ValueError: There is at most one value per channel.
     """
     count = outputs[0].numel() // outputs[0].shape[1]
     group = _process_group(norms[0])
@@ -126,7 +126,7 @@ def scale_and_shift(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> t
 
 
 def normalise_by_share(norm: nn.Module | None, y: Tensor, count: int) -> Tensor:
-    """Normalise ``(N, C, H, W)`` by the statistics of its first ``count`` images, otherwise as the batch norm does."""
+    """Apply a batch norm to ``(N, C, H, W)`` with the statistics of the first ``count`` images."""
     assert isinstance(norm, _BatchNorm)
     if norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
         raise RuntimeError(
@@ -153,7 +153,7 @@ class _TakeImages(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and variance (biased) per channel, float32 at least. PyTorch's var_mean is several times slower on a CPU."""
+    """Mean and biased variance per channel, in float32 or better; several times faster than var_mean on a CPU."""
 
     generate_vmap_rule = True
 
@@ -161,13 +161,13 @@ class _Moments(torch.autograd.Function):
     def forward(y: Tensor) -> tuple[Tensor, Tensor]:
         channels, dtype = y.shape[1], torch.promote_types(y.dtype, torch.float32)
         mean, var = y.new_zeros(channels, dtype=dtype), y.new_zeros(channels, dtype=dtype)
-        if not y.numel():  # a process without images in this step, beside others that have some
+        if not y.numel():  # this process has no images in this step, but others have some
             return mean, var
         torch.native_batch_norm(
             y, None, None, mean, var, True, 1.0, 1e-5
-        )  # momentum 1: the running ones are this batch's
+        )  # momentum 1: the running statistics become this batch's
         count = y.numel() // channels
-        # Of one value the variance is 0, where PyTorch has NaN: no other value to differ from.
+        # The biased variance of a single value is 0; PyTorch's unbiased one is NaN.
         return mean, var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
 
     @staticmethod
@@ -184,7 +184,7 @@ class _Moments(torch.autograd.Function):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce. What every process makes of the sum depends on every summand, so gradients are summed too."""
+    """All-reduce. Every process uses the sum, so the gradient of a summand is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, summand: Tensor, group: Any) -> Tensor:
@@ -199,7 +199,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def _process_group(norm: _BatchNorm) -> Any:
-    """The processes whose images a SyncBatchNorm normalises together; None if it is this one alone."""
+    """Return the processes over which a SyncBatchNorm normalises, or None if this is the only one."""
     if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_available() or not dist.is_initialized():
         return None
     group = norm.process_group or dist.group.WORLD
@@ -207,7 +207,7 @@ def _process_group(norm: _BatchNorm) -> Any:
 
 
 def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and number of values of all processes, which may have batches of different sizes."""
+    """Return mean, variance and number of values over all processes, whose batches may differ in size."""
     summands = torch.cat([mean.flatten() * count, mean.new_tensor([count])])
     sums = _SumOverProcesses.apply(summands, group)
     total = sums[-1].detach()
@@ -217,7 +217,7 @@ def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[
 
 
 def _track(norms: Sequence[_BatchNorm], means: Tensor, variances: Tensor, count: float | Tensor) -> None:
-    """Update running statistics from detached ones of the batch, as the batch norm itself would."""
+    """Update running statistics with the batch's detached ones, as the batch norm itself would."""
     unbiased = variances * (count / (count - 1))
     for norm, mean, var in zip(norms, means, unbiased, strict=True):
         if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:

@@ -1,4 +1,4 @@
-"""When a block may compute what its layers compute without calling them, or in place."""
+"""Conditions under which a block may skip the calls of its layers, or add in place."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["is_traced", "may_add_in_place", "needs_calls"]
 
 
 def is_traced(x: object) -> bool:
-    """Whether torch.fx or torch.jit records the layers, for which a kept kernel would be a constant."""
+    """Return True if torch.fx or torch.jit is recording operations; a kept kernel would become a constant."""
     return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def needs_calls(layers: Iterable[nn.Module | None]) -> bool:
-    """Whether a layer has a hook or a parametrisation, which work only when that layer is called."""
+    """Return True if a layer has a hook or parametrisation, which takes effect only when that layer is called."""
     return any(
         layer._modules
         or layer._forward_hooks
@@ -32,10 +32,10 @@ def needs_calls(layers: Iterable[nn.Module | None]) -> bool:
 
 
 def may_add_in_place(norms: Iterable[nn.Module | None]) -> bool:
-    """Whether the outputs of norms may be added in place, which saves memory and the time to allocate it.
+    """Return True if the outputs of the norms may be added in place, which saves memory and its allocation.
 
-    They are new tensors, and the backward pass of batch norm does not need them; of other norms nothing is known. Where
-    PyTorch transforms the function there is nothing to gain, and vmap cannot add what is batched to what is not.
+    A batch norm's output is a new tensor that its backward pass does not need. Nothing is known about other norms.
+    Under torch.compile there is nothing to gain, and vmap cannot add a batched tensor in place to an unbatched one.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
