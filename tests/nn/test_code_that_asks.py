@@ -172,9 +172,9 @@ ASKING: list[Callable[[Any, Tensor], Any]] = [
 @pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
 def test_code_that_asks_what_its_layers_are_is_refused(flow: Any, example: Any, randomise: Randomise) -> None:
     model = randomise(Net(flow).double()).eval()
-    with pytest.raises(FusionError, match=r"once fused the code of the network does something else \(.*`"):
+    with pytest.raises(FusionError, match=r"once fused the code of the network behaves differently \(.*`"):
         fuse_model(model, example)
-    with pytest.raises(ValueError, match=r"with blocks in it the code of the network does something else \(.*`"):
+    with pytest.raises(ValueError, match=r"with blocks in it the code of the network behaves differently \(.*`"):
         convert_to_acnet(model, example)
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_copied_is_named_and_features_kept_from_training_can(rand
     model.kept = {"features": [model(X.float())]}  # type: ignore[assignment]
     check(lambda: model, randomise)
     model.lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="cannot be copied, for `lock`"):
+    with pytest.raises(ValueError, match="cannot be copied because of `lock`"):
         fuse_model(model)
 
 

@@ -251,7 +251,7 @@ def test_shared_convolution_becomes_one_shared_block(randomise: Randomise, diffe
     report = {layer.name: layer for layer in conversion_report(acnet).layers}
     assert report["conv"].norm == "norm"
     assert report["two"].norm is None
-    assert report["two"].reason == "batch norm `norms.0` is not all that the convolution's output goes to"
+    assert report["two"].reason == "batch norm `norms.0` is not the only consumer of the convolution's output"
     assert difference(model, acnet, images()) <= 1e-5
 
 
@@ -306,7 +306,10 @@ class Undecided(nn.Module):
 
 def test_network_that_does_not_trace_needs_an_example(randomise: Randomise, difference: Difference) -> None:
     model = randomise(Undecided()).eval()
-    with pytest.raises(ValueError, match=r"belong to `convs.0`, `convs.1` cannot be told.*give an `example_input`"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot determine which batch norms belong to `convs.0`, `convs.1`: .*give an `example_input`",
+    ):
         convert_to_acnet(model)
     acnet = convert_to_acnet(model, images(), init="preserve")
     assert [layer.norm for layer in conversion_report(acnet).layers] == ["norms.0", "norms.1"]
@@ -404,14 +407,18 @@ def test_choice_of_convolutions(selection: dict[str, Any], converted: list[str])
     ("model", "arguments", "message"),
     [
         (nn.Linear(2, 2), {}, "Linear has nothing to convert with ACBConv\\(.*\\): no convolution"),
-        (nn.Conv2d(2, 2, 1), {}, "of its 1 convolutions none is eligible \\(1 × 1×1 kernel\\)"),
-        (small(), {"exclude": "*"}, "none is eligible \\(3 × excluded\\)"),
+        (nn.Conv2d(2, 2, 1), {}, "none of its 1 convolutions is eligible \\(1 × 1×1 kernel\\)"),
+        (small(), {"exclude": "*"}, "none of its 3 convolutions is eligible \\(3 × excluded\\)"),
         (small(), {"include": "layer4"}, "`include`: 'layer4' matches no Conv2d of the model"),
         (torchvision.models.resnet18(), {"exclude": "layer1.0.conv3"}, "did you mean 'layer1.0.conv[12]'"),
         (small(), {"init": "fresh"}, "`init` \\(='fresh'\\) must be one of 'scratch', 'preserve'"),
         (small(), {"asymmetric_size": 5}, "^`0`: `asymmetric_size` \\(=5\\)"),
         (convert_to_acnet(small()), {}, "has been converted already"),
-        (nn.Sequential(ACBlock(3, 4, 3)), {}, "none is eligible \\(1 × already a block \\(ACBlock\\)\\)"),
+        (
+            nn.Sequential(ACBlock(3, 4, 3)),
+            {},
+            "none of its 1 convolutions is eligible \\(1 × already a block \\(ACBlock\\)\\)",
+        ),
     ],
 )
 def test_errors(model: nn.Module, arguments: dict[str, Any], message: str) -> None:

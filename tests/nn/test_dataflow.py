@@ -154,7 +154,7 @@ def test_flow_that_differs_between_train_and_eval_mode_counts_in_both() -> None:
         net = Net(wrap(forward)).eval()
         found = follow(net, X)
         assert found.norm_of == {"conv2": "norm2"}
-        assert found.norm_missing["conv1"] == "batch norm `norm1` is not all that the convolution's output goes to"
+        assert found.norm_missing["conv1"] == "batch norm `norm1` is not the only consumer of the convolution's output"
         assert not net.training
 
 

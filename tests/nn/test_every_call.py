@@ -45,7 +45,7 @@ class Domains(nn.Module):
 def test_norm_that_an_argument_chooses_stays_with_a_word(randomise: Randomise) -> None:
     model = randomise(Domains().double()).eval()
     with pytest.warns(
-        UserWarning, match=r"`conv` and its batch norm are left.*depends on the argument `domain`"
+        UserWarning, match=r"`conv` and its batch norm are not fused.*depends on the argument `domain`"
     ) as said:
         fused = fuse_model(model)
     assert len(said) == 1
@@ -203,7 +203,7 @@ def test_compiled_network_is_taken_for_what_is_inside(randomise: Randomise) -> N
     stock = copy.deepcopy(model)
     stock.load_state_dict(stock_state_dict(wrapped))
     assert same(model, stock, X)
-    with pytest.raises(ValueError, match=r"`0` is what torch\.compile returned"):
+    with pytest.raises(ValueError, match=r"`0` was returned by torch\.compile"):
         fuse_model(nn.Sequential(compiled))
 
 

@@ -220,7 +220,7 @@ def test_scripted_network_is_named_and_a_network_without_data_is_fused() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated
         scripted = torch.jit.trace(model, torch.zeros(1, 4, 3, 3))
-    with pytest.warns(UserWarning, match="is what torch.jit made, in which nothing can be fused"):
+    with pytest.warns(UserWarning, match="was compiled by torch.jit, so nothing in it can be fused"):
         fuse_model(scripted)
     assert norms(fuse_model(model.to("meta"))) == 0
 

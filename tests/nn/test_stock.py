@@ -154,7 +154,7 @@ def test_bias_without_a_place_is_an_error_that_names_the_block(name: str, random
     acnet = acnet_of(build, randomise)
     with pytest.raises(FusionError, match=message) as caught:
         stock_state_dict(acnet)
-    assert "Deploy fuse_model(acnet)" in str(caught.value)
+    assert "Use fuse_model(acnet)" in str(caught.value)
 
 
 def test_batch_norm_carries_the_bias(randomise: Randomise) -> None:

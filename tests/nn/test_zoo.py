@@ -188,7 +188,7 @@ def test_architecture(case: Case, randomise: Randomise, difference: Difference) 
 
     stock = case.build().eval()
     if case.stock:
-        with pytest.raises(FusionError, match=rf"`{case.stock}`.*Deploy fuse_model"):
+        with pytest.raises(FusionError, match=rf"`{case.stock}`.*Use fuse_model"):
             stock_state_dict(acnet)
     else:
         stock.load_state_dict(stock_state_dict(acnet))

@@ -1,9 +1,9 @@
-"""Where a bias goes that the stock model has no place for: into the running means of the batch norms it reaches.
+"""Move biases that the stock model has no place for into later layers, mostly running means of batch norms.
 
-A block that replaced a convolution without bias and without batch norm of its own gains a bias by folding. The stock
-convolution cannot hold it, so its output lacks a constant per channel, the shift. Through additions, concatenations,
-pooling and unpadded convolutions a shift remains a shift per channel; a batch norm takes it up in its running mean, a
-convolution or linear layer with a bias in that. Anything else is no proof, and an error.
+A fused block has a bias. If the stock convolution has neither a bias nor a batch norm of its own, its output lacks a
+constant per channel, the shift. After additions, concatenations, pooling and unpadded convolutions a shift is still a
+shift per channel. A batch norm takes it up in its running mean, a convolution or linear layer in its bias. After
+anything else the result would not be proven exact, which is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from acnet_pl.nn.surgery.tracing import other_graphs, trace_graph
 
 __all__ = ["absorb"]
 
-# What passes a shift on as it is, and what keeps channels apart but passes no shift.
+# Operations that pass a shift on unchanged, and operations that keep channels separate but pass no shift.
 _PASSING: tuple[Any, ...] = (
     *(nn.Identity, _DropoutNd, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
     *(F.max_pool2d, torch.max_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "contiguous", "clone"),
@@ -46,7 +46,7 @@ _FLATTENING: tuple[Any, ...] = (nn.Flatten, torch.flatten, "flatten")
 
 @dataclass(frozen=True)
 class _Value:
-    """What is known of a value: its channels, by how much the stock model's is less ``(C,)``, and owing to what."""
+    """Channels of a value, its offset ``(C,)`` from the stock model's value, and the layers that cause the offset."""
 
     channels: int | None = None
     shift: Tensor | None = None
@@ -54,19 +54,19 @@ class _Value:
 
 
 def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> dict[str, Tensor]:
-    """Find where the biases of blocks go for which the stock model has no place.
+    """Find later layers that can take up biases for which the stock model has no place.
 
     Args:
         model: The ACNet.
-        loose: The biases ``(O,)`` of those blocks, in float64, by name.
-        roomy: The blocks for whose bias it has a place.
+        loose: The biases ``(O,)`` of the blocks for whose bias there is no place, in float64, by name.
+        roomy: The blocks for whose bias there is a place.
 
     Returns:
-        By layer name, float64 ``(C,)``: for a batch norm what its input lacks, to be subtracted from the running mean;
-        for another layer what its output lacks, to be added to its bias.
+        Corrections by layer name, float64 ``(C,)``: what to subtract from a batch norm's running mean, or to add to
+        another layer's bias.
 
     Raises:
-        FusionError: The data flow does not prove that they can go anywhere.
+        FusionError: The data flow does not prove that later layers can take up the biases.
     """
     probe = light_copy(model).eval()
     try:
@@ -80,21 +80,21 @@ def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]
             try:
                 absorber.run(other)
             except FusionError as error:
-                raise FusionError(f"{error} (it would not hold at every call: {course})") from error
+                raise FusionError(f"{error} (this happens at some calls: {course})") from error
     absorber.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
     return {name: shift for name, (shift, _) in absorber.absorbed.items() if shift is not None}
 
 
 def _refusal(names: Collection[str], why: str) -> FusionError:
     return FusionError(
-        f"{', '.join(f'`{name}`' for name in sorted(names))}: the stock model has no place for the bias of the folded "
-        f"convolution, which has neither a bias nor a batch norm of its own there, nor can later layers take it up: "
-        f"{why}. Deploy fuse_model(acnet), whose convolutions have a bias"
+        f"{', '.join(f'`{name}`' for name in sorted(names))}: the stock model has no place for the bias of the fused "
+        f"block: its convolution has neither a bias nor a batch norm of its own, and later layers cannot take it up: "
+        f"{why}. Use fuse_model(acnet) instead, whose convolutions have a bias"
     )
 
 
 class _Absorber:
-    """Follows shifts through a graph."""
+    """Follows shifts through graphs and collects the layers that take them up."""
 
     def __init__(self, model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> None:
         self.model = model
@@ -106,7 +106,7 @@ class _Absorber:
         self.absorbed: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
 
     def run(self, graph: fx.Graph) -> None:
-        """Follow the shifts through a graph, which must not contradict those before."""
+        """Follow the shifts through a graph; raise an error if it contradicts an earlier graph."""
         self.values = {}
         for node in graph.nodes:
             self.values[node] = value = self.evaluate(node)
@@ -114,7 +114,7 @@ class _Absorber:
             involved = [one for one in (value, *map(self.values.get, node.all_input_nodes)) if one and one.sources]
             if module is not None and involved and (module._forward_hooks or module._forward_pre_hooks):
                 sources = frozenset[str]().union(*(one.sources for one in involved))
-                raise _refusal(sources, f"`{node.target}` has a hook, which may do anything with it")
+                raise _refusal(sources, f"`{node.target}` has a hook, whose effect on it is unknown")
 
     def evaluate(self, node: fx.Node) -> _Value:
         inputs = [self.values[value] for value in node.all_input_nodes]
@@ -126,7 +126,7 @@ class _Absorber:
         if isinstance(module, nn.Linear):
             return self.linear(module, inputs[0])
         if self.matches(node, module, _ADDITION) and not node.kwargs:
-            operands = [value for value in node.args if isinstance(value, fx.Node)]  # one may be added to itself
+            operands = [value for value in node.args if isinstance(value, fx.Node)]  # a value may be added to itself
             return self.addition([self.values[value] for value in operands])
         if self.matches(node, module, CONCATENATIONS) and node.args and isinstance(node.args[0], (list, tuple)):
             return self.concatenation(node)
@@ -148,7 +148,7 @@ class _Absorber:
         return node.op in ("call_function", "call_method") and node.target in what
 
     def passes(self, node: fx.Node, module: nn.Module | None) -> bool:
-        """Whether a value's shift per channel is that of the one input."""
+        """Return True if the output has the same shift per channel as the only input."""
         if isinstance(module, nn.AvgPool2d):
             return averages(module)
         if node.target is F.avg_pool2d:
@@ -158,14 +158,14 @@ class _Absorber:
         return self.matches(node, module, _PASSING)
 
     def flattens(self, node: fx.Node, module: nn.Module | None) -> bool:
-        """Whether it leaves one dimension beside that of the batch."""
+        """Return True if the node flattens all dimensions except the batch's."""
         if isinstance(module, nn.Flatten):
             return (module.start_dim, module.end_dim) in ((1, -1), (1, 3))
         dims = {**dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)), **node.kwargs}
         return self.matches(node, module, _FLATTENING) and dims in ({"start_dim": 1}, {"start_dim": 1, "end_dim": -1})
 
     def averages(self, node: fx.Node) -> bool:
-        """Whether it is the mean over height and width."""
+        """Return True if the node is the mean over height and width."""
         if node.target not in ("mean", torch.mean) or self.values[node.all_input_nodes[0]].channels is None:
             return False
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -194,7 +194,7 @@ class _Absorber:
     def batch_norm(self, norm: _BatchNorm, x: _Value) -> _Value:
         if x.shift is not None and not is_plain_norm(norm):
             raise _refusal(x.sources, f"`{self.names[norm]}` is a {type(norm).__name__}")
-        if norm.running_mean is not None:  # without running statistics it removes any shift itself
+        if norm.running_mean is not None:  # a batch norm without running statistics removes any shift itself
             self.take_up(self.names[norm], x.shift, x.sources)
         return _Value(norm.num_features)
 
@@ -214,10 +214,10 @@ class _Absorber:
         shifts = [value.shift for value in inputs if value.shift is not None]
         channels = {value.channels for value in inputs if value.channels is not None}
         if shifts and len({shift.numel() for shift in shifts} | channels) != 1:
-            raise _refusal(sources, "an addition stretches its channels")
+            raise _refusal(sources, "an addition broadcasts its channels")
         flat = {value.channels is None for value in inputs if value.shift is not None}
         if len(flat) > 1 or (shifts and len(shifts) < len(inputs) and (True in flat or shifts[0].numel() == 1)):
-            raise _refusal(sources, "an addition may stretch it")
+            raise _refusal(sources, "an addition may broadcast it")
         known = {value.channels for value in inputs}
         total = sum(shifts[1:], shifts[0]) if shifts else None
         return _Value(known.pop() if len(known) == 1 else max(channels, default=None), total, sources)
@@ -231,7 +231,7 @@ class _Absorber:
         if not sources:
             return _Value(sum(known) if along_channels else None)
         if not along_channels:
-            raise _refusal(sources, "they are concatenated with something of unknown size")
+            raise _refusal(sources, "it is concatenated with a value of unknown size")
         device = next(part.shift.device for part in parts if part.shift is not None)
         shifts = [
             torch.zeros(count, dtype=torch.float64, device=device) if part.shift is None else part.shift
@@ -240,7 +240,7 @@ class _Absorber:
         return _Value(sum(known), torch.cat(shifts), sources)
 
     def refuse_choices(self, called: set[str]) -> None:
-        """Raise an error where another call may choose another layer, than those called now, to give or take a bias."""
+        """Raise an error if another call may choose a different layer to give or take a bias."""
         found = dict(layers(self.model))
         siblings = idle_siblings(self.model, found, called & found.keys())
         for name, (shift, sources) in self.absorbed.items():
@@ -248,7 +248,7 @@ class _Absorber:
                 raise _refusal(sources, f"`{one}` is one of several: `{siblings[one]}` is not called now")
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
-        """Note what a layer absorbs, which must be the same at every call."""
+        """Record what a layer takes up; raise an error if that differs from an earlier call."""
         tied = self.tied.get(self.model.get_submodule(name), {})
         if shift is not None and (why := tied.get("running_mean") or tied.get("bias")):
             raise _refusal(sources, f"`{name}` would have to take it up alone, but {why}")

@@ -1,4 +1,4 @@
-"""Batch norm in eval mode as one scale and shift per channel, and layers whose parameters can take them over."""
+"""Fuse a batch norm in eval mode, one scale and shift per channel, into the parameters of other layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS: tuple[type[nn.Module], ...] = (
 
 
 def why_not_after(layer: nn.Module) -> str:
-    """Why a layer's parameters cannot take over a batch norm after it, "" where they can."""
+    """Return the reason why a batch norm after a layer cannot be fused into the layer, or "" if it can."""
     kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
     if kind is None:
         return f"it is a {type(layer).__name__}"
@@ -50,7 +50,7 @@ def why_not_after(layer: nn.Module) -> str:
 
 
 def why_not_before(layer: nn.Module, channels: int) -> str:
-    """Why a layer's parameters cannot take over a batch norm of so many channels before it, "" where they can."""
+    """Return the reason why a batch norm of ``channels`` cannot be fused into the layer after it, or "" if it can."""
     if isinstance(layer, _ConvTransposeNd):
         return "it is a transposed convolution, whose bias would differ at the borders"
     if why := why_not_after(layer):
@@ -61,18 +61,18 @@ def why_not_before(layer: nn.Module, channels: int) -> str:
         if _pads_as_tensorflow(layer) or layer.padding == "same":
             padded = not point
         if padded and layer.padding_mode == "zeros":
-            return "it pads its input with zeros, which the batch norm would not have scaled and shifted"
+            return "it pads its input with zeros, which the batch norm does not scale and shift"
     taken = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return "" if taken == channels else "it takes another number of channels"
+    return "" if taken == channels else "it takes a different number of channels"
 
 
 def rank_of(layer: nn.Module) -> int:
-    """Return the dimensions of the input for which a layer treats the second as channels."""
+    """Return the number of input dimensions for which a layer treats the second dimension as channels."""
     return 2 + len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2
 
 
 def fuse_after(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None:
-    """Fuse a batch norm, in place, into the layers before it, whose concatenated outputs it normalises (Eq. 2)."""
+    """Fuse a batch norm in place into the layers before it, whose concatenated outputs it normalises (Eq. 2)."""
     scale, shift = _affine(norm)
     start = 0
     for layer in layers:
@@ -89,10 +89,10 @@ def fuse_after(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None:
 
 
 def fuse_before(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None:
-    """Fuse a batch norm, in place, into all the layers that take its output.
+    """Fuse a batch norm in place into all layers that take its output.
 
-    With a scale s and shift t per channel, a layer that pads with nothing of its own computes
-    W(s·x + t) + b = (W·s) x + (b + Σ W·t), the sum over input channels and window.
+    With a scale s and shift t per channel, a layer without zero padding computes
+    W(s·x + t) + b = (W·s) x + (b + Σ W·t), summed over input channels and window.
     """
     scale, shift = _affine(norm)
     for layer in layers:
@@ -106,7 +106,7 @@ def fuse_before(layers: Sequence[_ConvNd | nn.Linear], norm: _BatchNorm) -> None
 
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift per channel, float64 ``(C,)`` each."""
+    """Return a batch norm's scale and shift per channel, each float64 ``(C,)``."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = torch.rsqrt(exact(norm.running_var) + norm.eps)
@@ -129,6 +129,6 @@ def _put(layer: _ConvNd | nn.Linear, weight: Tensor, bias: Tensor, norm: _BatchN
 
 
 def _pads_as_tensorflow(layer: nn.Module) -> bool:
-    """Whether it is timm's "same" convolution, which pads by the input's size. Not looked for before timm is there."""
+    """Return True for timm's "same" convolution, whose padding depends on the input's size; imports no timm."""
     timm_layers = sys.modules.get("timm.layers")
     return timm_layers is not None and type(layer).forward is timm_layers.Conv2dSame.forward

@@ -1,7 +1,7 @@
-"""Does the code of a network do the same when layers in it have been replaced by others?
+"""Check that the code of a network behaves the same after some of its layers are replaced.
 
-It may ask what its layers are (``isinstance``, an attribute of a batch norm, the number of parameters), which a trace
-of the original does not show. So the network is traced before and after, and both have to take the same course.
+The code may check what its layers are (``isinstance``, an attribute of a batch norm, the number of parameters), which a
+trace of the original does not show. So the network is traced before and after, and both traces must agree.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _Step = tuple[Any, ...]
 
 
 def other_course(before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None) -> str:
-    """Where a network in eval mode takes another course than before some modules were replaced, "" where it does not.
+    """Return the first difference in what a network's code does after some modules were replaced, "" if none.
 
     Args:
-        before: The network as it was.
-        after: As it is.
-        replaced: Names of modules that may differ, in both.
-        example_input: Shows the course where torch.fx does not.
+        before: The network before the replacement.
+        after: The network after it.
+        replaced: Names of the modules that may differ.
+        example_input: Input for evaluating networks that torch.fx cannot trace.
     """
     networks = light_copy(before).eval(), light_copy(after).eval()
     whole = {*replaced, *dict(layers(before)), *dict(layers(after))}
@@ -59,7 +59,7 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def _steps(graph: fx.Graph) -> Iterator[_Step]:
-    """The nodes of a graph, with others by their positions, and constants that the code made by their values."""
+    """Iterate over the nodes of a graph, referring to nodes by position and to the code's constants by value."""
     position = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         target: Any = node.target
@@ -69,7 +69,7 @@ def _steps(graph: fx.Graph) -> Iterator[_Step]:
 
 
 class _Evaluation(TorchDispatchMode):
-    """Notes the operations of an evaluation, and the modules that are not looked into by their names."""
+    """Records the operations of an evaluation; a module that is not looked into is recorded by its name."""
 
     def __init__(self, model: nn.Module, whole: Collection[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Conversion of any network: each square convolution, together with its batch norm, becomes a block."""
+"""Convert any network: each square convolution, together with its batch norm, becomes a block."""
 
 from __future__ import annotations
 
@@ -39,36 +39,36 @@ def convert(
     exclude: Selection | None = None,
     kernel_sizes: int | Collection[int] | None = None,
 ) -> nn.Module:
-    """Copy a network with a block in the place of each convolution that the builder has one for.
+    """Return a copy of a network in which a block replaces each convolution that the builder has a block for.
 
-    A block replaces a convolution "together with the following batch normalization layer, if any" (Sect. 3.3), where
-    the data flow proves that this batch norm normalises the convolution's output and nothing else, and that nothing
-    else uses this output. The batch norm leaves an ``nn.Identity``, or its activation where it carries one (timm's
-    ``BatchNormAct2d``). A block that takes no batch norm over still has its own.
+    A block replaces a convolution "together with the following batch normalization layer, if any" (Sect. 3.3). The data
+    flow must prove that the batch norm normalises only the convolution's output, which nothing else may use. The batch
+    norm becomes an ``nn.Identity``, or its activation if it has one (timm's ``BatchNormAct2d``). A block that replaces
+    no batch norm still has its own.
 
-    A convolution or batch norm whose tensors another layer has too (tied weights) stays as it is.
+    A convolution or batch norm that shares tensors with another layer (tied weights) stays as it is.
 
-    Eligible is every plain ``nn.Conv2d`` with a square kernel of a size that the builder builds blocks for: grouped,
-    depthwise, with any stride, dilation, padding and padding mode. `conversion_report` lists what happened to each
-    convolution, and why. A builder of plain convolutions (`PlainConv`) leaves them all as they are.
+    Every plain ``nn.Conv2d`` is eligible if its kernel is square and of a size that the builder has blocks for. It may
+    be grouped or depthwise and have any stride, dilation, padding and padding mode. `conversion_report` lists what
+    happened to each convolution and why. A builder of plain convolutions (`PlainConv`) leaves all of them as they are.
 
     Args:
-        model: Any module, which stays as it is.
+        model: Any module. It is not changed.
         conv: Builds the blocks: `ACBConv`, `DBBConv`, `RepVGGConv`, ... or your own.
-        example_input: Shows the data flow where torch.fx cannot trace the network (control flow that depends on data):
-            a tensor, a tuple of positional arguments or a dict of keyword arguments, on the model's device.
-        init: "scratch" draws fresh kernels. "preserve" keeps the function: in eval mode the new network computes what
-            the model does, and the new branches start inactive and learn from the first steps on. In train mode a block
-            normalises also where the model had no batch norm.
-        include: Convert only these: names, the names of modules that hold them, globs ("layer[34].*"), or a function
-            of name and module.
-        exclude: Leave these as they are; takes precedence.
+        example_input: Input for networks that torch.fx cannot trace (control flow that depends on data): a tensor, a
+            tuple of positional arguments or a dict of keyword arguments, on the model's device.
+        init: "scratch" draws new kernels. "preserve" keeps the function: in eval mode the new network computes what the
+            model computes; the new branches start inactive and learn from the first steps on. In train mode blocks
+            normalise even if the model had no batch norm there.
+        include: Convert only these convolutions: their names, names of modules that contain them, globs
+            ("layer[34].*"), or a function of name and module.
+        exclude: Leave these convolutions as they are, even if they are included.
         kernel_sizes: Convert only kernels of these sizes; None is every size that the builder has blocks for.
 
     Raises:
-        ValueError: There is nothing to convert, a name matches no convolution, an option does not fit, or the data
-            flow cannot be followed without an ``example_input``.
-        TypeError: ``conv`` builds something else than blocks and plain layers.
+        ValueError: There is nothing to convert, a name matches no convolution, an option does not fit, or following the
+            data flow needs an ``example_input``.
+        TypeError: ``conv`` builds something other than blocks and plain layers.
 
     Example:
         >>> from acnet_pl.nn import ACBConv
@@ -123,20 +123,20 @@ def convert(
         entries.append(_entry(name, layer, reason, without, norm_name, norm))
     if unknown:
         raise ValueError(
-            f"which batch norms belong to {listed(unknown)} cannot be told: torch.fx does not trace the model "
+            f"cannot determine which batch norms belong to {listed(unknown)}: torch.fx does not trace the model "
             f"({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)"
         )
     report = ConversionReport(tuple(entries))
     if conv.builds_blocks and not report.converted:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons().items())
-        what = f"of its {len(report.layers)} convolutions none is eligible ({reasons})" if reasons else "no convolution"
+        what = f"none of its {len(report.layers)} convolutions is eligible ({reasons})" if reasons else "no convolution"
         raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
     if replaced and (difference := other_course(model, acnet, replaced, example_input if init == "preserve" else None)):
         raise ValueError(
-            f"with blocks in it the code of the network does something else ({difference}): it asks what its layers "
-            "are, by their class, an attribute, or their number; ask for what blocks have too, or exclude them"
+            f"with blocks in it the code of the network behaves differently ({difference}): it checks the class, an "
+            "attribute or the number of its layers; check something that blocks have too, or exclude these layers"
         )
     attach_report(acnet, report)
     keep_units(acnet, {entry.name: entry for entry in report.converted}, found)
@@ -158,23 +158,23 @@ def convert_to_acnet(
     position: Position = "skeleton",
     gamma_init: float = 1.0,
 ) -> nn.Module:
-    """Copy a network as its ACNet: an `ACBlock` takes the place of each square convolution (Sect. 3.3).
+    """Return a copy of a network as its ACNet: an `ACBlock` replaces each square convolution (Sect. 3.3).
 
-    This is `convert` with an `ACBConv`; arguments and errors are those of the two.
+    The function calls `convert` with an `ACBConv`; both explain the arguments and errors in detail.
 
     Args:
-        model: As `convert`'s, like all up to ``kernel_sizes``.
-        example_input: Shows the data flow where torch.fx cannot.
+        model: Any module. It is not changed.
+        example_input: Input for networks that torch.fx cannot trace.
         init: "scratch" or "preserve".
-        include: Convert only these.
-        exclude: Leave these as they are.
+        include: Convert only these convolutions.
+        exclude: Leave these convolutions as they are.
         kernel_sizes: Convert only kernels of these sizes; None is every odd size from 3 on.
-        horizontal: As `ACBConv`'s, like all that follow.
-        vertical: Have the k×1 branch.
-        branch_norm: A batch norm in every branch; False or "scale" is one after the sum, see `ACBlock`.
-        asymmetric_size: Length of the 1-D kernels, None for each layer's kernel size.
+        horizontal: Whether blocks have the 1×k branch.
+        vertical: Whether blocks have the k×1 branch.
+        branch_norm: True is a batch norm in every branch; False or "scale" is one after the sum, see `ACBlock`.
+        asymmetric_size: Length of the 1-D kernels; None is each layer's kernel size.
         position: "skeleton" or "border".
-        gamma_init: Initial γ of the branches; of no effect with "preserve".
+        gamma_init: Initial γ of the branches; it has no effect with "preserve".
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
@@ -188,12 +188,12 @@ def convert_to_acnet(
 
 @deprecated("convert_with is now convert; the old name goes in the next version")
 def convert_with(model: nn.Module, conv: ConvBuilder, example_input: Any = None, **options: Any) -> nn.Module:
-    """Call `convert`, whose former name this is."""
+    """Call `convert`; this is its old name."""
     return convert(model, conv, example_input, **options)
 
 
 def _build(conv: ConvBuilder, layer: nn.Conv2d, norm: bool) -> FusibleConv:
-    """Build what takes a convolution's place. Numbers are given as such where both are the same."""
+    """Build a convolution's replacement; pass a pair of equal numbers as one number."""
     arguments: dict[str, Any] = {
         name: value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
         for name, value in (("stride", layer.stride), ("padding", layer.padding), ("dilation", layer.dilation))
@@ -210,7 +210,7 @@ def _build(conv: ConvBuilder, layer: nn.Conv2d, norm: bool) -> FusibleConv:
 def _entry(
     name: str, layer: Layer, reason: str, without: str, norm_name: str | None, norm: _BatchNorm | None
 ) -> LayerReport:
-    """Report a convolution that stayed for a reason, or became a block where there is none, with or without a norm."""
+    """Return the report of a convolution that stayed for a ``reason``, or of one that became a block if that is ""."""
     converted = not reason
     return LayerReport(
         name=name,

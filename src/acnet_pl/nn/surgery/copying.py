@@ -1,4 +1,4 @@
-"""Copies of networks."""
+"""Copy networks, independently or with shared parameters."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _REGISTERED = {"_parameters", "_buffers", "_modules"}
 
 
 def deep_copy(model: nn.Module) -> nn.Module:
-    """A copy of its own.
+    """Return an independent copy of a network.
 
-    Tensors that modules compute and keep (the weight of a pruned layer) are copied without their history, for which
-    ``copy.deepcopy`` would refuse them.
+    Tensors that modules compute and keep (the weight of a pruned layer) are copied without their autograd history,
+    which ``copy.deepcopy`` does not accept.
     """
     return _like(_deepcopy(model, _computed(model)), model)
 
 
 def light_copy(model: nn.Module) -> nn.Module:
-    """A copy to evaluate without gradient at will: of its own but for the parameters, which it shares."""
+    """Return a copy for evaluation without gradients; parameters are shared, everything else is not."""
     shared: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
     memory = {memory_of(parameter) for parameter in shared.values()}
     others = [*model.buffers(), *(value for value in kept_values(model) if isinstance(value, Tensor))]
@@ -72,39 +72,39 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                         copy.deepcopy(value, {**memo, id(module): module})
                 except Exception:
                     raise ValueError(
-                        f"the network cannot be copied, for `{f'{name}.{attribute}'.lstrip('.')}`: {error}; take it "
-                        "away for this, or give its class a __deepcopy__"
+                        f"the network cannot be copied because of `{f'{name}.{attribute}'.lstrip('.')}`: {error}; "
+                        "remove it first, or give its class a __deepcopy__"
                     ) from error
         raise
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The network inside what ``torch.compile`` returned, or the network itself.
+    """Return the network inside the result of ``torch.compile``, or the network itself if it is not compiled.
 
     Raises:
-        ValueError: A module inside it is compiled, and not the whole.
+        ValueError: Only a module inside the network is compiled.
     """
     dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
-    if dynamo is None:  # nothing has been compiled yet
+    if dynamo is None:  # nothing was compiled yet
         return model
     while isinstance(model, dynamo.OptimizedModule):
         model = model._orig_mod
     for name, module in model.named_modules():
         if isinstance(module, dynamo.OptimizedModule):
             raise ValueError(
-                f"`{name}` is what torch.compile returned; compile the network after this, or in place with "
+                f"`{name}` was returned by torch.compile; compile the network afterwards, or in place with "
                 "module.compile(), which keeps the names of its weights"
             )
     return model
 
 
 def _like(copied: nn.Module, model: nn.Module) -> nn.Module:
-    """Give a copy what the copying of an fx.GraphModule loses: modes, and the hooks of the graph module itself."""
+    """Restore what copying an fx.GraphModule loses: training modes, and the hooks of the graph module itself."""
     modules = dict(copied.named_modules())
     pairs = [(modules[name], module) for name, module in model.named_modules() if name in modules]
     for new, old in pairs:
         if isinstance(old, fx.GraphModule):
-            new.train(old.training)  # of torchvision's feature extractors this chooses the graph
+            new.train(old.training)  # chooses the graph of torchvision's feature extractors
             inherit_hooks(new, old)
     for new, old in pairs:
         new.training = old.training
@@ -112,7 +112,7 @@ def _like(copied: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Give a module the forward and backward hooks of the one whose place it takes."""
+    """Copy the forward and backward hooks of a replaced module to its replacement."""
     for name in _HOOKS:
         value: Any = getattr(old, name)
         setattr(new, name, value.copy() if isinstance(value, dict) else value)
@@ -120,9 +120,9 @@ def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
 
 @contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """Undo, when the context ends, what calls write into the attributes of modules, such as a grid kept for later.
+    """Restore module attributes that calls change, such as a cached grid, when the context ends.
 
-    PyTorch's own modules write into their buffers only, which are not undone.
+    PyTorch's own modules change only their buffers, which are not restored.
     """
     before = [
         (module, {name: _shallow(value) for name, value in vars(module).items()}) for module in _not_torchs(model)
@@ -136,7 +136,7 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 def kept_values(model: nn.Module) -> Iterator[Any]:
-    """What modules other than PyTorch's own hold in their attributes, and in lists and dicts there."""
+    """Iterate over the values in attributes of modules other than PyTorch's, and in lists and dicts there."""
     for module in _not_torchs(model):
         for name, value in vars(module).items():
             if name not in _REGISTERED:
@@ -150,7 +150,7 @@ def holds_values(value: Any) -> bool:
 
 
 def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
-    """What is inside of containers and of objects that are neither modules nor PyTorch's own."""
+    """Iterate over the values inside containers, and inside objects that are neither modules nor PyTorch's."""
     seen = set() if seen is None else seen
     if type(value) in weakref.ProxyTypes or isinstance(value, _WHOLE) or callable(value):
         yield value
@@ -169,26 +169,26 @@ def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Return a number that a tensor has in common with its views."""
+    """Return a number that identifies a tensor's memory; views of the tensor have the same number."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except Exception:  # a tensor without storage of its own, such as one that is not initialised yet
+    except Exception:  # a tensor without its own storage, such as an uninitialised one
         return id(tensor)
 
 
 @contextmanager
 def own_forward(module: nn.Module) -> Iterator[None]:
-    """Let the class have the forward that a module has in an attribute, where torch.fx looks for it.
+    """Move a forward that a module has in an attribute to its class, where torch.fx looks for it.
 
     Raises:
-        TypeError: It is no method of the module, so that a copy of the module would evaluate another one.
+        TypeError: The forward is not a method of the module, so a copy would evaluate a different module.
     """
     forward = vars(module).get("forward")
     if forward is None:
         yield
         return
     if getattr(forward, "__self__", None) is not module:
-        raise TypeError("its forward was replaced by a function that is no method of it")
+        raise TypeError("its forward was replaced by a function that is not its method")
     kind = type(module)
     module.__class__ = type(kind.__name__, (kind,), {"forward": forward.__func__})
     try:

@@ -1,6 +1,6 @@
-"""Which batch norm follows which convolution? Registration order lies; the flow of tensors tells.
+"""Find the layers before and after each batch norm from the flow of tensors, not from the order of registration.
 
-`follow` combines what torch.fx sees without data (`tracing`) with what an example input shows (`running`).
+`follow` combines traces without data by torch.fx (`tracing`) with evaluations of an example input (`running`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["Dataflow", "follow"]
 
 @dataclass(frozen=True)
 class Dataflow:
-    """What is known about a network's data flow, by layer name. Layers here are all but batch norms.
+    """Data flow of a network, by layer name. Batch norms do not count as layers here.
 
     Attributes:
-        norm_of: From a layer to the batch norm that takes all its outputs and nothing else.
-        norm_missing: From any other layer that is called to the reason why it has no such batch norm.
-        joined: From a batch norm to the layers, several, whose concatenated outputs are all that it takes, and that go
-            nowhere else; in the order of their channels.
-        read_by: From a batch norm that is in neither to the layers that take all its outputs and nothing else.
-        not_after: From a batch norm that is not in the values of ``norm_of`` nor in ``joined`` to the reason why.
-        not_before: From one that is not in ``read_by`` either to the reason why.
-        called: Layers and batch norms seen at work.
-        read: Those whose tensors are read other than by calling them, as in ``F.conv2d(x, conv.weight)``.
+        norm_of: The batch norm after each layer that takes all outputs of the layer and nothing else.
+        norm_missing: For each other layer that is called, the reason why it has no such batch norm.
+        joined: For each batch norm that takes exactly the concatenated outputs of several layers, these layers in the
+            order of their channels. Their outputs go nowhere else.
+        read_by: For each batch norm that is in neither of these, the layers that take all its outputs and nothing else.
+        not_after: For each batch norm without layers in ``norm_of`` and ``joined``, the reason why.
+        not_before: For each such batch norm that is not in ``read_by`` either, the reason why.
+        called: Layers and batch norms that are called.
+        read: Layers whose tensors are read other than by calling them, as in ``F.conv2d(x, conv.weight)``.
         undecided: Layers and batch norms that have such a neighbour now, but perhaps not at another call.
-        unknown: Layers that may have a batch norm which was not seen, for the reason in ``obstacle``.
+        unknown: Layers that may have a batch norm that could not be traced, for the reason in ``obstacle``.
         obstacle: What could not be traced and why, or "".
     """
 
@@ -54,18 +54,18 @@ class Dataflow:
     obstacle: str
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Layers that are neighbours, in the order of the data."""
+        """List the pairs of neighbouring layers, in the order of the data."""
         joined = [(part, norm) for norm, parts in self.joined.items() for part in parts]
         return [*self.norm_of.items(), *joined, *((norm, one) for norm, all_ in self.read_by.items() for one in all_)]
 
 
 def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
-    """Follow the data through a network, in train and in eval mode, and leave it as it is.
+    """Follow the data through a network, in train and in eval mode.
 
     Args:
-        model: Any module.
-        example_input: Also shows the flow where torch.fx cannot: a tensor, a tuple of positional arguments or a dict of
-            keyword arguments, on the model's device.
+        model: Any module. It is not changed.
+        example_input: Input for networks that torch.fx cannot trace: a tensor, a tuple of positional arguments or a
+            dict of keyword arguments, on the model's device.
 
     Raises:
         ValueError: The network cannot be evaluated on ``example_input``.
@@ -99,9 +99,9 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
 
 
 def _idle_attributes(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
-    """From layers to another of the kind that no course calls, which their module's code names or asks for by a name.
+    """Map layers to an uncalled layer of the same kind that their module's code refers to by name.
 
-    A call may choose it in their place by other means than a condition, as in ``(self.a, self.b)[x.shape[-1] % 2](x)``.
+    A call may choose that layer instead without a condition, as in ``(self.a, self.b)[x.shape[-1] % 2](x)``.
     """
     siblings: dict[str, str] = {}
     for idle in found.keys() - called:
@@ -123,7 +123,7 @@ def _read(
     obstacle: str,
     siblings: Mapping[str, str] | None = None,
 ) -> Dataflow:
-    """What some traces say; pairs are of the traces of the network as it is, but for those that others part."""
+    """Combine traces; pairs come from the network as it is, and are dropped if another trace contradicts them."""
     certain = [trace for trace in traces if not trace.course]
     called = frozenset(name for trace in certain for name in trace.calls)
     seen = Neighbours(found, traces, {**idle_siblings(model, found, called), **(siblings or {})})
@@ -172,7 +172,7 @@ def _read(
 
 
 def _unknown(found: Mapping[str, Layer], traces: list[Trace], norm_of: Mapping[str, str]) -> tuple[str, ...]:
-    """Layers whose output goes where it was not seen, as far as there are batch norms fed from there."""
+    """List layers whose output leaves what was traced, if batch norms take their input from there."""
     fed = [
         layer.num_features
         for name, layer in found.items()

@@ -1,9 +1,9 @@
-"""What a forward may decide otherwise at another call: its branches, its attributes, the arguments it was left.
+"""Find other paths that a forward may take at another call: conditions, attributes and optional arguments.
 
-A trace shows one course of a network's Python code. Whether the code can take another is found out by making it: every
-conditional jump of a forward, and of what it calls, is inverted in a copy of its bytecode, whatever the condition is
-made of (an argument, an attribute, a global, a random number), and plain attributes and arguments get other values.
-Nothing of the user's is changed: the copies are put into copies of modules.
+A trace shows one path through a network's Python code. To find the others, every conditional jump of a forward, and of
+the functions it calls, is inverted in a copy of its bytecode, whatever the condition depends on (an argument, an
+attribute, a global, a random number). Plain attributes and arguments get other values. Only copies of the user's
+modules run the changed code.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from acnet_pl.nn.surgery.trace import is_layer
 __all__ = ["Variation", "deciding_kinds", "names_in", "other_values", "strings_in", "variations"]
 
 Key = tuple[int, str]
-"""Of a function: how many classes up it was found, -1 for a global function, and its name."""
+"""Key of a function: how many classes up it was found (-1 for a global function), and its name."""
 Site = tuple[Key, tuple[int, ...], int]
 """A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
 
 _OF_THE_SAME = ("CACHE", "IS_OP", "NOP", "TO_BOOL")
-"""Instructions between the reading of an attribute and a jump that asks whether it is None, beside the None itself."""
+"""Instructions allowed between the load of an attribute and a jump that compares it with None."""
 
 _TWINS = {"TRUE": "FALSE", "FALSE": "TRUE", "NOT_NONE": "NONE", "NONE": "NOT_NONE"}
 
 
 @dataclass(frozen=True)
 class Variation:
-    """One other course that the code of a class of modules may take.
+    """One other path that the code of a class of modules may take.
 
     Attributes:
         kind: The class.
-        what: Where it decides, for messages.
-        sites: Jumps to invert, or
-        attribute: the name of an attribute to change, to the ``turn``-th other value.
+        what: The place of the decision, for messages.
+        sites: The jumps to invert, if any.
+        attribute: The name of an attribute to change to its ``turn``-th other value, if any.
     """
 
     kind: type[nn.Module]
@@ -55,7 +55,7 @@ class Variation:
 
     @contextmanager
     def taken_by(self, module: nn.Module) -> Iterator[None]:
-        """Let a module of the class take this course."""
+        """Make a module of the class take this path within the context."""
         kind, members = type(module), vars(module)
         changed = {}
         if self.attribute:
@@ -67,7 +67,7 @@ class Variation:
                 changed[name] = function
             else:
                 spaces.setdefault(depth, {})[name] = function
-        # What `super()` finds comes from classes put between the class and its parents.
+        # `super()` finds its methods in classes that are inserted between the class and its parents.
         between = [
             type(kind.__mro__[d].__name__, (kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d
         ]
@@ -83,13 +83,13 @@ class Variation:
 
 
 def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
-    """Every single other course of the code of a module's class, and pairs of neighbouring decisions.
+    """Iterate over the other paths of a module's code: each decision inverted alone, and each pair of neighbours.
 
-    Whether there is a submodule (``self.downsample is None``) is how a network is built, not what a call decides.
+    Conditions on the existence of a submodule (``self.downsample is None``) are left out: calls do not change it.
 
     Args:
-        module: One of its class.
-        network: Has it, and others of its class, which say what submodules there may be.
+        module: A module of the class.
+        network: The network that contains it. Other modules of the class in it show which submodules may exist.
     """
     kind, functions = type(module), _reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
@@ -108,7 +108,7 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
 
 
 def other_values(value: Any, strings: list[str]) -> list[Any]:
-    """Other values that a plain attribute or argument might have, or one in a list, a dict or an object of settings."""
+    """List other values that a plain attribute or argument, or one value in a container of them, might have."""
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
@@ -136,12 +136,12 @@ def _changed(value: Any, name: str, other: Any) -> Any:
 
 
 def names_in(module: nn.Module) -> set[str]:
-    """The names of attributes and global things in the code of a module's forward and of what it may call."""
+    """Return the names of attributes and globals in the code of a module's forward and of what it may call."""
     return {name for f in _reachable(module).values() for code in _codes(f.__code__) for name in code.co_names}
 
 
 def strings_in(module: nn.Module) -> list[str]:
-    """The string constants in the code of a module's forward and of what it may call."""
+    """List the string constants in the code of a module's forward and of what it may call."""
     return _strings(_reachable(module).values())
 
 
@@ -157,9 +157,10 @@ def _strings(functions: Iterable[FunctionType]) -> list[str]:
 
 
 def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None = None) -> set[type[nn.Module]]:
-    """The classes, not PyTorch's own, whose code may decide what becomes of some pairs of layers; None is of any layer.
+    """Return the classes, other than PyTorch's, whose code may decide how pairs of layers are connected.
 
-    That are the classes of the modules between the layers of a pair, and those whose code has a layer's name in it.
+    These are the classes of the modules between the layers of a pair, and classes whose code contains a layer's name.
+    ``pairs=None`` means any layers.
     """
     modules = {name: module for name, module in model.named_modules() if not is_layer(module)}
     if pairs is None:
@@ -182,13 +183,13 @@ def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None =
 
 
 def _is_users(thing: Any) -> bool:
-    """Whether a class or function is neither PyTorch's nor Python's own."""
+    """Return True if a class or function belongs neither to PyTorch nor to Python."""
     top = str(getattr(thing, "__module__", "")).partition(".")[0]
     return top != "torch" and top not in sys.stdlib_module_names - {"__main__"}
 
 
 def _reachable(module: nn.Module) -> dict[Key, FunctionType]:
-    """The functions that a module's forward may call by name: methods, functions in attributes, global functions."""
+    """Return the functions that a forward may call by name: methods, functions in attributes, global functions."""
     found: dict[Key, FunctionType] = {}
     waiting: list[tuple[Key, Any]] = list(_members(module, "forward", False))
     while waiting:
@@ -204,7 +205,7 @@ def _reachable(module: nn.Module) -> dict[Key, FunctionType]:
 
 
 def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
-    """What a name may be of a module: an attribute, a method and, where asked, the methods that it overrides."""
+    """Iterate over what a name may mean in a module: an attribute, a method and, if asked, overridden methods."""
     if name in vars(module):
         yield (0, name), vars(module)[name]
         return
@@ -227,7 +228,7 @@ def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
 
 
 def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[int, ...] = ()) -> Iterator[Site]:
-    """The conditional jumps of a function and those nested in it that can be inverted without an endless loop."""
+    """Iterate over the conditional jumps, nested functions' included, that can be inverted without an endless loop."""
     instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
     loops = [
         (instruction.argval, offset)
@@ -237,7 +238,7 @@ def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[in
         and instruction.argval < offset
         and instructions[instruction.argval].opname != "FOR_ITER"
     ]
-    asked: Any = None  # the attribute that the jump is about
+    asked: Any = None  # the attribute that the jump tests
     for offset, instruction in instructions.items():
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             asked = instruction.argval
@@ -253,7 +254,7 @@ def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[in
 
 
 def _twin(name: str) -> str:
-    """The name of the opposite conditional jump, "" for what is none."""
+    """Return the name of the opposite conditional jump, or "" for any other instruction."""
     head, found, condition = name.partition("IF_")
     end = "_OR_POP" if condition.endswith("_OR_POP") else ""
     twin = _TWINS.get(condition.removesuffix("_OR_POP"), "")
@@ -261,10 +262,10 @@ def _twin(name: str) -> str:
 
 
 def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> dict[Key, FunctionType]:
-    """The methods and attributes among functions, with some jumps inverted in them or in global functions they call."""
+    """Copy the methods and attributes among functions, with jumps inverted in them or in the globals they call."""
     spaces: dict[int, dict[str, Any]] = {}
     made: dict[Key, FunctionType] = {}
-    helped = any(depth < 0 for (depth, _), _, _ in sites)  # then all of them have to see another global function
+    helped = any(depth < 0 for (depth, _), _, _ in sites)  # then all of them must use the changed global function
     for key in functions if helped else {key for key, _, _ in sites}:
         function, code = functions[key], functions[key].__code__
         for _, path, offset in (site for site in sites if site[0] == key):

@@ -1,4 +1,4 @@
-"""Which convolutions of a network may become blocks, and what is said about those that may not."""
+"""Decide which convolutions of a network may become blocks, and give the reason for those that may not."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Selection = str | Iterable[str] | Callable[[str, nn.Conv2d], bool]
 
 
 class Eligibility:
-    """The user's choice of convolutions and what a block can take the place of at all.
+    """The convolutions that the user chooses and that a block can replace.
 
     Args:
-        include: Names, names of modules that hold the convolutions, globs, or a predicate of name and module; None is
-            all.
-        exclude: Likewise; None is none.
-        kernel_sizes: Sizes to convert; None is all.
-        why_plain: Says why a square kernel of a size stays plain, "" where it need not.
+        include: Names of convolutions or of modules that contain them, globs, or a predicate of name and module; None
+            is all.
+        exclude: The same kinds of values; None is none.
+        kernel_sizes: Kernel sizes to convert; None is all.
+        why_plain: Returns the reason why a square kernel of a size stays plain, or "" if it becomes a block.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Eligibility:
                     raise ValueError(f"`{argument}`: {pattern!r} matches no Conv2d of the model{hint}")
 
     def obstacle(self, name: str, layer: Layer, flow: Dataflow) -> str:
-        """Why a convolution is not converted, "" where it may be."""
+        """Return the reason why a convolution is not converted, or "" if it may be."""
         if isinstance(layer, FusibleConv):
             return f"already a block ({type(layer).__name__})"
         if isinstance(layer, _ConvTransposeNd):
@@ -82,7 +82,7 @@ class Eligibility:
 
 
 def describe(layer: Layer) -> str:
-    """A convolution in a few words.
+    """Describe a convolution in a few words.
 
     Example:
         >>> describe(nn.Conv2d(64, 128, 3, stride=2, groups=64))

@@ -1,4 +1,4 @@
-"""Whole-network fusing: any module to the plain network that computes the same."""
+"""Fuse whole networks: turn any module into the plain network that computes the same."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["fuse_model", "fuse_report", "fuse_with_report"]
 
 
 def _warn_of_traced_blocks(model: nn.Module) -> None:
-    """Say of blocks that torch.fx has taken apart that their branches stay, and of scripts that all in them does."""
+    """Warn of blocks that torch.fx traced into their branches, and of scripts, neither of which can be fused."""
     compiled = [name or type(module).__name__ for name, module in model.named_modules() if _is_scripted(module)]
     if compiled:
         warnings.warn(
-            f"`{compiled[0]}` is what torch.jit made, in which nothing can be fused; fuse first and script then",
+            f"`{compiled[0]}` was compiled by torch.jit, so nothing in it can be fused; fuse first, then script",
             stacklevel=5,
         )
     blocks = {
@@ -46,7 +46,7 @@ def _warn_of_traced_blocks(model: nn.Module) -> None:
     if blocks:
         warnings.warn(
             f"torch.fx traced {listed(sorted(blocks))} before they were fused, so their branches stay several "
-            "convolutions; fuse first and trace then: torch.fx.symbolic_trace(fuse_model(acnet))",
+            "convolutions; fuse first, then trace: torch.fx.symbolic_trace(fuse_model(acnet))",
             stacklevel=5,
         )
 
@@ -57,22 +57,23 @@ def _is_scripted(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
-    """Return a copy of a network with every block, and every batch norm that can be, fused.
+    """Return a copy of a network in which every block, and every batch norm that allows it, is fused.
 
-    Plain network and ACNet deploy to the same structure: a batch norm that was folded leaves an ``nn.Identity`` (or
-    its activation, where it carries one, as timm's ``BatchNormAct2d`` does), and its convolution has a bias. A batch
-    norm is folded where the data flow proves that it normalises the output of one convolution and nothing else, and
-    that nothing else uses this output. Fusing the result again changes nothing. Modules of timm that re-parameterise
-    themselves (RepVGG, MobileOne, FastViT, RepViT, ...) do so, in float64 and compared.
+    A plain network and its ACNet fuse to the same structure: each fused batch norm becomes an ``nn.Identity`` (or its
+    activation if it has one, as timm's ``BatchNormAct2d`` has), and its convolution has a bias. A batch norm is fused
+    if the data flow proves that it normalises only the output of one layer, which nothing else uses, or that only
+    layers that can take it up use its output; `fuse_report` explains each case. Fusing the result again changes
+    nothing. Modules of timm that re-parameterise themselves (RepVGG, MobileOne, FastViT, RepViT, ...) do so in float64,
+    and their outputs are compared.
 
     Args:
-        model: Any module, which stays as it is. What is folded must be in eval mode.
-        example_input: For networks that torch.fx cannot trace (control flow that depends on data): a tensor, a tuple
-            of positional arguments or a dict of keyword arguments, on the model's device. Without it some batch norms
-            of such networks may be left as they are, with a warning.
+        model: Any module. It is not changed. The layers to fuse must be in eval mode.
+        example_input: Input for networks that torch.fx cannot trace (control flow that depends on data): a tensor, a
+            tuple of positional arguments or a dict of keyword arguments, on the model's device. Without it some batch
+            norms of such networks may stay, with a warning.
 
     Raises:
-        FusionError: A layer cannot be folded (it is in train mode, keeps no running statistics, holds NaN, ...). The
+        FusionError: A layer cannot be fused (it is in train mode, keeps no running statistics, holds NaN, ...). The
             message begins with the layer's name.
 
     Example:
@@ -95,11 +96,11 @@ def fuse_with_report(model: nn.Module, example_input: Any = None) -> tuple[nn.Mo
 
 @torch.no_grad()
 def fuse_report(model: nn.Module, example_input: Any = None) -> FuseReport:
-    """Report what `fuse_model` does to each batch norm of a network, and of those that stay why.
+    """Report what `fuse_model` does to each batch norm of a network, and why some of them stay.
 
     Args:
-        model: As `fuse_model`'s, like the other.
-        example_input: Shows the data flow where torch.fx cannot.
+        model: Any module, as for `fuse_model`. It is not changed.
+        example_input: Input for networks that torch.fx cannot trace, as for `fuse_model`.
 
     Raises:
         FusionError: As `fuse_model` does.
@@ -166,24 +167,24 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
 def _refuse_other_course(before: nn.Module, fused: nn.Module, replaced: Collection[str], example_input: Any) -> None:
     if difference := other_course(before, fused, replaced, example_input):
         raise FusionError(
-            f"once fused the code of the network does something else ({difference}): it asks what its layers are, by "
-            "their class, an attribute, or their number; ask for something that fusing leaves as it is"
+            f"once fused the code of the network behaves differently ({difference}): it checks the class, an attribute "
+            "or the number of its layers; check something that fusing does not change"
         )
 
 
 def _warn_of_doubts(flow: Dataflow, found: Mapping[str, nn.Module]) -> None:
-    """Name the layers whose batch norm was not seen, or may be another one at another call."""
+    """Warn of layers whose batch norm could not be traced, or may be a different one at another call."""
     unknown = [name for name in flow.unknown if not why_layer_stays(found[name])]
     if unknown:
         warnings.warn(
-            f"whether batch norms follow {listed(unknown)} cannot be told, so they are left as they are: torch.fx does "
-            f"not trace the model ({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)",
+            f"cannot determine whether batch norms follow {listed(unknown)}, so they are not fused: torch.fx does not "
+            f"trace the model ({flow.obstacle}); give an `example_input`, such as torch.zeros(1, 3, 224, 224)",
             stacklevel=5,
         )
     for name in sorted(flow.undecided):
         layer = found[name]
         if isinstance(layer, _BatchNorm):
             if name in flow.not_before and not why_norm_stays(layer):
-                warnings.warn(f"`{name}` is left as it is: {flow.not_before[name]}", stacklevel=5)
+                warnings.warn(f"`{name}` is not fused: {flow.not_before[name]}", stacklevel=5)
         elif not why_layer_stays(layer):
-            warnings.warn(f"`{name}` and its batch norm are left as they are: {flow.norm_missing[name]}", stacklevel=5)
+            warnings.warn(f"`{name}` and its batch norm are not fused: {flow.norm_missing[name]}", stacklevel=5)

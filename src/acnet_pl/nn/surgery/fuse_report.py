@@ -1,4 +1,4 @@
-"""What fusing does to each batch norm of a network."""
+"""FuseReport: what fusing does to each batch norm of a network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["FuseReport", "NormReport", "report_on"]
 
 @dataclass(frozen=True)
 class NormReport:
-    """One batch norm of the network that was given.
+    """One batch norm of the reported network.
 
     Attributes:
-        name: Its name; one registered under several names is reported once, under the first.
-        norm: What it is, such as "BatchNorm2d(64)".
-        into: Names of the layers that take it over, or of the block or timm module that fuses with it inside; () for
-            one that stays.
-        reason: Why it stays, "" where it does not.
+        name: Its name, or the first one if it is registered under several names.
+        norm: Its class and number of channels, such as "BatchNorm2d(64)".
+        into: Names of the layers that it is fused into, or of the block or timm module that it is a part of; () if it
+            stays.
+        reason: The reason why it stays, or "" if it is fused.
     """
 
     name: str
@@ -37,7 +37,7 @@ class NormReport:
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What fusing does, batch norm by batch norm; ``print`` shows it as a table.
+    """Result of fusing, batch norm by batch norm; ``print`` shows it as a table.
 
     Attributes:
         norms: One entry for each batch norm, in order of registration.
@@ -56,15 +56,15 @@ class FuseReport:
         return tuple(norm for norm in self.norms if not norm.into)
 
     def reasons(self) -> dict[str, int]:
-        """How many batch norms stay, for each reason, the most frequent first."""
+        """Count the batch norms that stay for each reason, the most frequent first."""
         return dict(Counter(norm.reason for norm in self.left).most_common())
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict for each batch norm, for loggers and data frames."""
+        """Return one dict for each batch norm, for loggers and data frames."""
         return [asdict(norm) for norm in self.norms]
 
     def summary(self) -> str:
-        """Say in a line how many batch norms are fused, and of the others which and why."""
+        """Summarise in one line how many batch norms are fused, and which others stay and why."""
         text = f"{len(self.fused)} of {len(self.norms)} batch norms fused"
         if not self.left:
             return text
@@ -90,13 +90,13 @@ class FuseReport:
 def report_on(
     model: nn.Module, fused: nn.Module, into: Mapping[str, tuple[str, ...]], left: Mapping[str, str]
 ) -> FuseReport:
-    """Put together what became of the batch norms of a network.
+    """Build the report of a network's batch norms.
 
     Args:
         model: The network.
-        fused: What it was fused to.
-        into: By name, the layers that took batch norms over.
-        left: By name, why others stay.
+        fused: The fused network.
+        into: The layers that batch norms were fused into, by name of the batch norm.
+        left: The reasons why other batch norms stay, by name.
     """
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, FusibleConv)}
     stand = dict(fused.named_modules())

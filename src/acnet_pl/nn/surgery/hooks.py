@@ -1,4 +1,4 @@
-"""What hooks on layers look at, read from their code."""
+"""Read from the code of hooks which parts of their layers they look at."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _PARAMETERS = {"weight", "bias", "parameters", "named_parameters", "_parameters"
 
 
 def hooked_between(first: nn.Module, second: nn.Module) -> bool:
-    """Whether a hook may see or change the value that one module gives and the other takes.
+    """Return True if a hook may see or change the value that passes from one module to the other.
 
-    A forward hook of the second sees it as well, unless its code looks at nothing but the output.
+    A forward hook of the second module counts too, unless its code uses only the output.
     """
     hooks = [first._forward_hooks, first._backward_hooks, second._forward_pre_hooks, second._backward_pre_hooks]
     return any(hooks) or any(_looks_beyond_output(hook) for hook in second._forward_hooks.values())
 
 
 def reads_parameters(layer: nn.Module) -> bool:
-    """Whether the code of a hook names a parameter of its layer."""
+    """Return True if the code of one of the layer's hooks names a parameter."""
     return any(_names_in(hook) & _PARAMETERS for hook in _hooks(layer))
 
 
@@ -34,13 +34,13 @@ def _hooks(layer: nn.Module) -> Iterator[Any]:
 
 
 def _names_in(hook: Any) -> set[str]:
-    """The names of attributes in a hook's code."""
+    """Return the names of attributes and globals in a hook's code."""
     code = getattr(hook, "__code__", None) or getattr(vars(type(hook)).get("__call__"), "__code__", None)
     return set(code.co_names) if code is not None else set()
 
 
 def _looks_beyond_output(hook: Any) -> bool:
-    """Whether a forward hook uses its module or the inputs: any argument but the last; True where that is not known."""
+    """Return True if a forward hook uses any argument but the last, the output, or if its code is not available."""
     function = getattr(hook, "__func__", hook)
     code = getattr(function, "__code__", None)
     if code is None:

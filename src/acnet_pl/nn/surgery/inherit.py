@@ -1,4 +1,4 @@
-"""What a block inherits from the convolution and batch norm whose place it takes."""
+"""inherit_layer: give a block the settings of the convolution and batch norm that it replaces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["inherit_layer"]
 
 @torch.no_grad()
 def inherit_layer(block: FusibleConv, conv: nn.Conv2d, norm: _BatchNorm | None) -> None:
-    """Give a new block, in place, all but the values of the layers it replaces.
+    """Copy all settings, but no values, of the replaced layers to a new block, in place.
 
-    That is dtype, device, memory format, training flags, hooks, whether parameters are trainable, and the kind, eps,
-    momentum and affinity of the batch norm. A batch norm whose γ is zero throughout, as that which begins a residual
-    branch at zero, gives γ = 0 to the block's output.
+    The settings are dtype, device, memory format, training flags, hooks and trainability, and the batch norm's kind,
+    eps, momentum and ``affine``. One value is kept: if all γ of the batch norm are zero, as at the end of a residual
+    branch that starts at zero, the block's last γ are zero too.
     """
     weight = conv.weight
     block.to(device=weight.device, dtype=weight.dtype)
@@ -43,7 +43,7 @@ def inherit_layer(block: FusibleConv, conv: nn.Conv2d, norm: _BatchNorm | None) 
 
 
 def _like(norm: _BatchNorm, fresh: _BatchNorm, zero: bool) -> _BatchNorm:
-    """A batch norm of the given one's kind, as freshly initialised as the block's own, or with γ = 0."""
+    """Return a batch norm of the given one's kind, initialised as the block's own, or with γ = 0."""
     arguments = (fresh.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     if isinstance(norm, nn.SyncBatchNorm):
         made: _BatchNorm = nn.SyncBatchNorm(*arguments, process_group=norm.process_group)

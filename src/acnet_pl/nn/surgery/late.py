@@ -1,4 +1,4 @@
-"""Late fusing: blocks become convolutions with one batch norm while training goes on."""
+"""Late fusing: turn blocks into convolutions with one batch norm during training."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ Moments = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
-    """Make a plain convolution and batch norm of a block, which computes the same in eval mode.
+    """Turn a block into a plain convolution and batch norm that compute the same in eval mode.
 
-    With batch norms in the branches the kernel is the fused one, and the batch norm has the statistics given, γ that
-    undoes the division by them and β that undoes the subtraction. With one batch norm after the sum, that is kept as it
-    is behind the sum of the kernels.
+    If the branches have batch norms, the new kernel is the fused one. The new batch norm has the given statistics; its
+    γ undoes the division and its β the subtraction. If the block has one batch norm after the sum, this is kept, and
+    the kernel is the sum of the kernels.
 
     Args:
-        block: It is used up: its main kernel and one of its batch norms live on in the layer, with new values.
-        moments: Of the output of the block's fused convolution without its bias, see `output_moments`; for a block
-            with batch norms in the branches.
+        block: The block, which must not be used afterwards: the new layer reuses its main kernel and one of its batch
+            norms.
+        moments: Mean and variance of the output of the block's fused convolution without bias, from `output_moments`.
+            Required if the branches have batch norms.
 
     Raises:
-        FusionError: The block cannot be fused, or its batch norm has no γ and β to undo statistics with.
+        FusionError: The block cannot be fused, or its batch norm has no γ and β to undo the statistics.
+        ValueError: ``moments`` are missing.
     """
     weight, norm = _survivors(block)
     assert norm.running_mean is not None
@@ -44,7 +46,7 @@ def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
     kernel, bias = block.fuse_sum()
     if block.norm is None:
         if norm.weight is None:
-            raise FusionError("its batch norms have no γ and β (affine=False), which would have to undo statistics")
+            raise FusionError("its batch norms have no γ and β (affine=False), which are needed to undo statistics")
         if moments is None:
             raise ValueError("a block with batch norms in its branches needs the `moments` of its output")
         mean, var = moments
@@ -76,18 +78,18 @@ def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
 
 
 def fused_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-    """How fast the parameters of `fuse_block`'s layer move, when those of the block move so.
+    """Compute the velocity of the parameters of `fuse_block`'s layer from the velocity of the block's parameters.
 
-    The map from the branches to kernel and β is differentiated at the present parameters and statistics: the kernel
-    moves as the fused kernel does, be it by the branches' kernels or by their γ; β as the sum of theirs; γ, which does
-    what the kernel's length does, begins at rest.
+    The map from the branches to kernel and β is differentiated at the current parameters and statistics. The kernel
+    gets the fused kernel's velocity, from the branches' kernels and γ. β gets the sum of the branches' velocities. γ,
+    whose effect the kernel's length already has, gets zero.
 
     Args:
-        block: Before `fuse_block`.
-        velocity: Of its parameters, such as their momentum; those that are left out do not move.
+        block: The block before `fuse_block`.
+        velocity: Velocity of its parameters, such as their momentum; missing parameters do not move.
 
     Returns:
-        By the parameters that live on.
+        Velocity by parameter of the block that the new layer reuses.
     """
     weight, norm = _survivors(block)
     moved: dict[Tensor, Tensor] = {}
@@ -103,7 +105,7 @@ def fused_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dic
 
 
 def _survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
-    """The main kernel and the batch norm of a block that live on in the plain layer."""
+    """Return the main kernel and the batch norm of a block, which the plain layer reuses."""
     main = block.branches()[0]
     weight, norm = main.kernels[0], main.norm if block.norm is None else block.norm
     if not (
@@ -118,7 +120,7 @@ def _survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
 
 @torch.enable_grad()
 def _moved_kernel(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> Tensor:
-    """The fused kernel's derivative along the velocity, as the gradient of its gradient, linear in ``along``."""
+    """Return the fused kernel's derivative along the velocity: the gradient of its gradient, linear in ``along``."""
     kernel = block.fuse_sum()[0]
     moving = [parameter for parameter in block.parameters() if parameter in velocity and parameter.requires_grad]
     along = torch.zeros_like(kernel, requires_grad=True)
@@ -131,15 +133,15 @@ def _moved_kernel(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> Tens
 def output_moments(
     network: nn.Module, inputs: Any, total: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[FusibleConv, Moments]:
-    """Mean and variance of the outputs of the blocks' fused convolutions without their biases, on one batch.
+    """Return mean and variance of the outputs of the blocks' fused convolutions without biases, on one batch.
 
     Args:
-        network: Evaluated in eval mode; its modes are as before when this returns.
+        network: The network. It is evaluated in eval mode, and its training flags are restored.
         inputs: Images ``(N, C, H, W)``, a tuple of positional arguments or a dict of keyword arguments.
         total: Sums a tensor over all processes.
 
     Raises:
-        FusionError: A block is not reached by the batch.
+        FusionError: The network does not use a block for this batch.
     """
     sums: dict[FusibleConv, Tensor] = {}
 
@@ -155,9 +157,7 @@ def output_moments(
     handles = [block.register_forward_hook(observe) for block in blocks]
     try:
         with _evaluated(network):
-            call(
-                network.forward, inputs
-            )  # not the compiled call: there is one evaluation, which is not worth compiling
+            call(network.forward, inputs)  # not the compiled call: a single evaluation is not worth compiling
     finally:
         for handle in handles:
             handle.remove()
@@ -176,7 +176,7 @@ def output_moments(
 
 
 def become_plain(block: FusibleConv) -> None:
-    """Turn a block, in place, into a plain convolution with its batch norm, whose weights are then to be loaded."""
+    """Turn a block in place into a plain convolution with its batch norm; load its weights afterwards."""
     unit = torch.ones(block.out_channels, dtype=torch.float64)
     layer = fuse_block(block, (0 * unit, unit))
     inherit_hooks(layer, block)
@@ -185,7 +185,7 @@ def become_plain(block: FusibleConv) -> None:
 
 
 def blocks_of(network: nn.Module) -> Iterator[FusibleConv]:
-    """The blocks of a network that are more than a convolution with its batch norm."""
+    """Iterate over the blocks of a network, except plain convolutions with their batch norms."""
     for module in network.modules():
         if isinstance(module, FusibleConv) and not module.is_plain:
             yield module

@@ -1,4 +1,4 @@
-"""Neighbours of a batch norm: the layers before or after it that have nothing else to do, by what traces show."""
+"""Neighbours of a batch norm: the layers before or after it that traces show to be connected to it alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Neighbours"]
 
 
 class Neighbours:
-    """Answers from some traces of a network, of what it does now and of what it may do at other calls.
+    """Finds neighbours in traces of a network: what it does now, and what it may do at other calls.
 
     Args:
         found: The network's layers by name.
-        traces: Of the network as it is and of other courses.
-        siblings: From layers to one, not called now, that another call may choose in their place.
+        traces: Traces of the network as it is, and of the other paths its code may take.
+        siblings: For layers, a currently uncalled layer that another call may choose instead.
 
     Attributes:
         read: Layers whose tensors are read other than by calling them.
-        undecided: Layers and batch norms, of those asked for, that only another course or choice parts.
+        undecided: Queried layers and batch norms that are neighbours now, but perhaps not at another call.
     """
 
     def __init__(self, found: Mapping[str, Layer], traces: list[Trace], siblings: Mapping[str, str]) -> None:
@@ -33,12 +33,12 @@ class Neighbours:
         self.undecided: set[str] = set()
 
     def parts(self, norm: str) -> tuple[str, ...]:
-        """The layers whose outputs, concatenated if several, a batch norm takes now; () where that varies."""
+        """Return the layers whose (concatenated) outputs a batch norm takes now, or () if that varies."""
         inputs = {made for trace in self.traces if not trace.course for made in trace.inputs[norm]}
         return inputs.pop() if len(inputs) == 1 else ()
 
     def norm_after(self, name: str) -> tuple[str, str]:
-        """The batch norm after a layer, and why it is not the layer's own or "" where it is."""
+        """Return the batch norm after a layer, and the reason why it is not the layer's alone, or ""."""
         norms = sorted(one for one in self._now("consumers", name) if self._is_norm(one))
         if not norms:
             return "", "no batch norm follows"
@@ -50,7 +50,7 @@ class Neighbours:
         return norm, self._choice(name, norm)
 
     def readers(self, norm: str) -> tuple[tuple[str, ...], str]:
-        """The layers that take the output of a batch norm, and why they are not its own or "" where they are."""
+        """Return the layers that take a batch norm's output, and the reason why they do not take it alone, or ""."""
         consumers = tuple(sorted(self._now("consumers", norm)))
         if others := [one for one in consumers if not self._is_layer(one)]:
             return (), f"its output goes {_words(others)}"
@@ -63,12 +63,12 @@ class Neighbours:
         return consumers, next((why for one in consumers if (why := self._choice(norm, one))), "")
 
     def why_not_after(self, norm: str, norm_missing: Mapping[str, str]) -> str:
-        """Why no layer before a batch norm is its own."""
+        """Return the reason why no layer before a batch norm is connected to it alone."""
         parts = self.parts(norm)
         if not parts:
             return "its inputs come from different places"
         if others := [part for part in parts if not self._is_layer(part)]:
-            start = "its input comes" if len(parts) == 1 else "its input is a concatenation, partly"
+            start = "its input comes" if len(parts) == 1 else "its input is a concatenation that comes partly"
             return f"{start} {_words(others, 'from')}"
         return next((f"`{part}` before it: {norm_missing[part]}" for part in parts if part in norm_missing), "")
 
@@ -80,30 +80,30 @@ class Neighbours:
         return ""
 
     def _parted(self, name: str, norm: str, trace: Trace) -> str:
-        """Why a batch norm is not a layer's own by a trace, or "" where nothing in it is against that."""
+        """Return the reason in a trace why a batch norm is not a layer's alone, or ""."""
         parts = self.parts(norm)
         if set(trace.consumers[name]) - {norm} or trace.consumers[name][norm] != trace.calls[name]:
-            return "is not all that the convolution's output goes to"
+            return "is not the only consumer of the convolution's output"
         if name not in parts or len(set(parts)) != len(parts) or trace.inputs[norm].keys() - {parts}:
-            return "normalises something else too"
+            return "also normalises something else"
         if not all(self._is_layer(part) for part in parts):
             return f"normalises it together with what comes {_words(parts, 'from')}"
         if hooked_between(self.found[name], self.found[norm]):
-            return "is parted from the convolution by a hook on the value between them"
+            return "is separated from the convolution by a hook on the value between them"
         if channels_of(self.found[norm]) != sum(channels_of(self.found[part]) for part in parts):
-            return "has another number of channels"
+            return "has a different number of channels"
         return ""
 
     def _misread(self, norm: str, readers: tuple[str, ...], trace: Trace) -> str:
         if others := trace.consumers[norm].keys() - set(readers):
-            return f"goes {_words(sorted(others))} too"
+            return f"also goes {_words(sorted(others))}"
         if norm in trace.changed:
             return "is read only after something may have changed its input in place"
         for name in readers:
             if trace.producers[name].keys() - {norm} or trace.consumers[norm][name] != trace.calls[name]:
-                return f"is not all that `{name}` takes"
+                return f"is not the only input of `{name}`"
             if hooked_between(self.found[norm], self.found[name]):
-                return f"is parted from `{name}` by a hook on the value between them"
+                return f"is separated from `{name}` by a hook on the value between them"
         return ""
 
     def _choice(self, first: str, second: str) -> str:
@@ -125,7 +125,7 @@ class Neighbours:
 
 
 def _words(names: list[str] | tuple[str, ...], word: str = "to") -> str:
-    """Where something goes to or comes from, in words: operations, layers, or outside."""
+    """Describe where a value goes to or comes from: operations, layers, or outside the network."""
     operations = sorted({f"`{name[1:-1]}`" for name in names if name.startswith("<") and name != OUTSIDE})
     words = [f"{word} the operation {' or '.join(operations)}"] if operations else []
     words += [f"{word} batch norm or layer {listed([n for n in names if not n.startswith('<')], 2)}"] * any(
