@@ -98,7 +98,7 @@ def test_a_class_of_which_all_would_validate_trains_on_one_with_a_warning(tmp_pa
     for name in ("cat", "dog"):
         for n in range(2):
             write(tmp_path / name / f"{n}.png")
-    with pytest.warns(UserWarning, match=r"class '(cat|dog)' has so few photos .* may validate once there are more"):
+    with pytest.warns(UserWarning, match=r"class '(cat|dog)' has so few photos .* may validate once you add photos"):
         train = PhotoFolders(tmp_path, 0.999).split("train")
     assert train.labels.tolist() == [0, 1]
     assert len(PhotoFolders(tmp_path, 0.999).split("val")) == 2
@@ -144,7 +144,9 @@ def test_a_class_called_train_is_no_split(root: Path) -> None:
         write(root / "train" / f"{weather}.png")
     assert module(root).class_names == ["cat", "dog", "owl", "train"]
     write(root / "train" / "old" / "steam.png")
-    with pytest.raises(DataError, match=r"'train' with folders in it, .* beside 'cat', 'dog', 'owl'"):
+    with pytest.raises(
+        DataError, match=r"mixes folders of splits \('train'\) with class folders \('cat', 'dog', 'owl'\)"
+    ):
         module(root)
 
 
@@ -157,7 +159,7 @@ def test_other_files_are_counted_in_a_warning(root: Path) -> None:
 
 def test_photos_beside_the_class_folders_are_counted_in_a_warning(root: Path) -> None:
     write(root / "loose.png")
-    with pytest.warns(UserWarning, match="1 photos lie in no class folder"):
+    with pytest.warns(UserWarning, match="ignored 1 photos outside of class folders"):
         module(root)
 
 
@@ -188,9 +190,12 @@ def unknown_in_val(root: Path) -> None:
     ("spoil", "message"),
     [
         (nothing, "photos has no folders; photos belong in one folder for each class"),
-        (one_class, r"has one class folder, 'animals'.* 'cat', 'dog', 'owl' look like classes: give .*photos/animals"),
+        (
+            one_class,
+            r"has only one class folder, 'animals'.* 'cat', 'dog', 'owl' look like classes: give .*photos/animals",
+        ),
         (heic_alone, r"owl holds no photo but 2 other files \(2 .heic\)"),
-        (unknown_in_val, r"val has the class folders 'cow', which .*train has not"),
+        (unknown_in_val, r"val has class folders that are not in .*train: 'cow'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -222,7 +227,7 @@ def test_classes_number_the_folders_by_name(root: Path) -> None:
     data = module(root, "test", val_size=1, classes=["owl", "lynx", "dog", "cat"])
     assert data.num_classes == 4
     assert counts(data.test_set) == [2, 0, 5, 10]
-    with pytest.raises(DataError, match="'cat', 'dog', which `classes` has not: there are 'owl', 'lynx'"):
+    with pytest.raises(DataError, match="not in `classes`: 'cat', 'dog'; the classes are 'owl', 'lynx'"):
         module(root, classes=["owl", "lynx"])
 
 

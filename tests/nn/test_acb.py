@@ -49,7 +49,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 
 def fuse_in_place(block: ACBlock) -> None:
-    with pytest.warns(DeprecationWarning, match="goes in the next version; use fuse"):
+    with pytest.warns(DeprecationWarning, match="will be removed in the next version; use fuse"):
         block.switch_to_deploy()  # type: ignore[deprecated]
 
 

@@ -227,7 +227,7 @@ def test_forward_of_an_instance_counts(randomise: Randomise) -> None:
 
 def test_view_of_a_weight_is_refused() -> None:
     model = Net(pair, lambda net: net.register_buffer("flat", net.conv.weight.detach().view(-1)))
-    with pytest.raises(ValueError, match=r"`conv\.weight` has its memory in common with flat"):
+    with pytest.raises(ValueError, match=r"`conv\.weight` shares its memory with flat"):
         convert_to_acnet(model)
 
 

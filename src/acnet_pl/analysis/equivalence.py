@@ -53,7 +53,7 @@ class Equivalence:
     fused_accuracy: float | None = None
 
     @property
-    @deprecated("folded_accuracy is now fused_accuracy; the old name goes in the next version")
+    @deprecated("folded_accuracy is now fused_accuracy; the old name will be removed in the next version")
     def folded_accuracy(self) -> float | None:
         """The former name of `fused_accuracy`."""
         return self.fused_accuracy

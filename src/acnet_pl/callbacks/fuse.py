@@ -51,19 +51,19 @@ class FusedNetwork:
     macs_fused: int | None
 
     @property
-    @deprecated("folded is now weights; the old name goes in the next version")
+    @deprecated("folded is now weights; the old name will be removed in the next version")
     def folded(self) -> str:
         """The former name of `weights`."""
         return self.weights
 
     @property
-    @deprecated("parameters_folded is now parameters_fused; the old name goes in the next version")
+    @deprecated("parameters_folded is now parameters_fused; the old name will be removed in the next version")
     def parameters_folded(self) -> int:
         """The former name of `parameters_fused`."""
         return self.parameters_fused
 
     @property
-    @deprecated("macs_folded is now macs_fused; the old name goes in the next version")
+    @deprecated("macs_folded is now macs_fused; the old name will be removed in the next version")
     def macs_folded(self) -> int | None:
         """The former name of `macs_fused`."""
         return self.macs_fused

@@ -141,7 +141,7 @@ class LateFuse(Callback):
                 callback.best_model_score = None
 
 
-@deprecated("LateFold is now LateFuse; the old name goes in the next version")
+@deprecated("LateFold is now LateFuse; the old name will be removed in the next version")
 class LateFold(LateFuse):
     """The former name of `LateFuse`."""
 

@@ -1,4 +1,4 @@
-"""List folders of your own photos: splits, classes, and the photos that validate."""
+"""PhotoFolders: find the splits and classes of your own photos, and choose photos for validation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from acnet_pl.data.errors import DataError
 __all__ = ["PhotoFolders", "photos_below"]
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_NOT_SAID = frozenset({"thumbs.db", "desktop.ini"})  # what systems leave in folders
-_SHOWN = 12  # names in a message
+_NOT_SAID = frozenset({"thumbs.db", "desktop.ini"})  # files that operating systems create in folders
+_SHOWN = 12  # number of names in a message
 
 
 def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
-    """List the image files of a folder at any depth, links followed, hidden entries left out.
+    """List the image files in a folder at any depth, following links and skipping hidden entries.
 
     Args:
         folder: An existing folder.
 
     Returns:
-        Paths relative to the folder, sorted; and how many other files there are, by suffix.
+        Sorted paths relative to the folder, and the number of other files by suffix.
     """
     found: list[str] = []
     others: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
     for where, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a folder already listed
             continue
         seen.add(real)
         for name in files:
@@ -52,28 +52,30 @@ def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
 
 @dataclass
 class PhotoFolders:
-    """``root/<class>/**`` with a split made here, or ``root/{train,val,test}/<class>/**`` as they are.
+    """Photos in class folders, ``root/<class>/**``, or in folders of splits, ``root/{train,val,test}/<class>/**``.
 
-    Classes are numbered in the order of their sorted names. Photos lie in a class folder at any depth. Where there is
-    no folder for validation, a share of each class's training photos is taken: those whose names have a hash below
-    ``val_size``, a number from 0 to 1. So the same photos validate on every machine and for every seed of a run, and a
-    photo that was trained on does not validate because others were added. The share is that of many photos;
-    a class of ten may have one or four for a fifth. A class of two or more has at least one of each kind: without a
-    hash below, the lowest validates (and trains once another takes its place); with none above, the highest trains,
-    with a warning, because it may validate once there are more.
+    Labels follow the sorted names of the classes. Photos may lie at any depth in a class folder.
+
+    If there is no folder for validation, some training photos of each class are used. Every photo has a hash of its
+    name, a number from 0 to 1; photos with a hash below ``val_size`` validate. So the same photos validate on every
+    machine and with every seed of a run, and adding photos does not change the choice for the others. The share is
+    exact only on average: of ten photos, one or four may validate for ``val_size`` 0.2. A class with two or more photos
+    has at least one for validation and one for training. If no hash is below ``val_size``, the photo with the lowest
+    hash validates; it trains once a photo with a lower hash is added. If all are below, the photo with the highest hash
+    trains, with a warning, because it may validate once photos are added.
 
     Args:
         root: The folder.
-        val_size: Share of each class that validates, where there is no folder for it. 1 is all of them: to evaluate.
-        split_seed: Other numbers choose other photos.
-        classes: Names of the classes in the order of their labels; class folders with other names are an error, and
-            some of these may be missing. None is the folders that there are.
+        val_size: Share of each class for validation if there is no folder for it. 1 uses all photos, for evaluation.
+        split_seed: Seed of the hashes; other seeds choose other photos.
+        classes: Names of the classes in the order of their labels. Class folders with other names are an error; folders
+            may be missing. None uses the names of the folders.
 
     Attributes:
-        parts: The folders that there are, by the name of their split; the root as "train" where it holds the classes.
+        parts: The existing folders by split; the root is "train" if it contains the class folders itself.
 
     Raises:
-        DataError: There is no such folder, or it has no class folders, or not those of ``classes``.
+        DataError: The folder does not exist, has no class folders, or has some that are not in ``classes``.
     """
 
     root: Path
@@ -94,31 +96,31 @@ class PhotoFolders:
             if odd := sorted({*folders} - {*self.class_names}):
                 known = "`classes`" if self.classes else f"{self.parts['train']}"
                 raise DataError(
-                    f"{self.parts[part]} has the class folders {_listed(odd)}, which {known} has not: there are "
-                    f"{_listed(self.class_names)}; rename or remove the folders"
+                    f"{self.parts[part]} has class folders that are not in {known}: {_listed(odd)}; the classes are "
+                    f"{_listed(self.class_names)}. Rename or remove the folders"
                 )
         if len(self.class_names) < 2:
             self._refuse_few()
 
     @property
     def has_test(self) -> bool:
-        """Whether there are photos for tests alone."""
+        """Whether there is a folder of test photos."""
         return "test" in self.parts
 
     def split(self, name: str) -> FileSplit:
         """List the photos of "train", "val" or "test".
 
         Raises:
-            DataError: There are none, or a class has none to train on.
+            DataError: The split has no photos, or a class has none to train on.
         """
         if name in self.parts and (name != "train" or "val" in self.parts):
             return self._list(name, self.parts[name], None)
         if "train" not in self.parts:
-            raise DataError(f"{self.root} has no folder {name}/, nor train/ to take photos from")
+            raise DataError(f"{self.root} has no folder {name}/, and no train/ to take photos from")
         return self._list(name, self.parts["train"], name == "val")
 
     def _list(self, name: str, folder: Path, validates: bool | None) -> FileSplit:
-        """List the photos of a folder; all, or those that validate, or the others."""
+        """List a folder's photos: all if ``validates`` is None, else only those that validate, or only the others."""
         names, labels = [], []
         others: Counter[str] = Counter()
         for label, each in enumerate(self.class_names):
@@ -142,31 +144,31 @@ class PhotoFolders:
         if not names:
             raise DataError(
                 f"{folder} leaves no photos for {name} (val_size {self.val_size:g}); a class needs two photos, one to "
-                "train on and one to validate, and val_size has to be more than 0, and less than 1 to train"
+                "train on and one to validate, and val_size must be more than 0, and less than 1 for training"
             )
         return FileSplit(folder, names, torch.tensor(labels))
 
     def _share(self, name: str, files: list[str], validates: bool) -> list[str]:
-        """The photos of a class that validate, or the others: a photo's own hash says, whatever others there are."""
+        """Return the photos of a class that validate, or the others, by the hash of each photo alone."""
         if not 0 < self.val_size < 1:
             return files if validates == bool(self.val_size) else []
         hashes = {file: _hash(f"{self.split_seed}/{name}/{file}") for file in files}
         chosen = {file for file in files if hashes[file] < self.val_size}
-        if files and len(chosen) == len(files):  # one has to train
+        if files and len(chosen) == len(files):  # at least one photo must train
             kept = max(files, key=hashes.__getitem__)
             chosen.remove(kept)
             if not validates:
                 rank_zero_warn(
-                    f"class {name!r} has so few photos that by their hashes all would validate; {kept!r} is trained on "
-                    "all the same, and may validate once there are more. Before you add photos, make folders train/ "
-                    "and val/ of your own, or take another --data.split_seed"
+                    f"class {name!r} has so few photos that the hashes of all choose validation; {kept!r} is used for "
+                    "training instead, and may validate once you add photos. Before you add some, make folders train/ "
+                    "and val/ yourself, or choose another --data.split_seed"
                 )
         elif len(files) > 1 and not chosen:
             chosen.add(min(files, key=hashes.__getitem__))
         return [file for file in files if (file in chosen) == validates]
 
     def _find_parts(self) -> dict[str, Path]:
-        """The folders of the splits by name; "train" alone is the root where it holds the classes."""
+        """Return the folders by split; only "train", the root itself, if that contains the class folders."""
         folders = _folders(self.root)
         if not folders:
             raise DataError(
@@ -176,18 +178,18 @@ class PhotoFolders:
         others = sorted({*folders} - nested)
         if nested and others:
             raise DataError(
-                f"{self.root} has {_listed(sorted(nested))} with folders in it, as splits have, beside "
-                f"{_listed(others)}, as classes are; give as `root` a folder of splits, or one of classes"
+                f"{self.root} mixes folders of splits ({_listed(sorted(nested))}) with class folders "
+                f"({_listed(others)}); give as `root` a folder with only splits, or with only classes"
             )
         if not nested:
             loose = sum(entry.is_file() and entry.suffix.lower() in SUFFIXES for entry in self.root.iterdir())
             if loose:
-                rank_zero_warn(f"{self.root}: {loose} photos lie in no class folder and are ignored")
+                rank_zero_warn(f"{self.root}: ignored {loose} photos outside of class folders")
             return {"train": self.root}
         parts: dict[str, Path] = {}
         for name in sorted(nested):
             if (part := _SPLITS[name.lower()]) in parts:
-                raise DataError(f"{self.root} has {parts[part].name} and {name}, which mean the same; keep one of them")
+                raise DataError(f"{self.root} has both {parts[part].name} and {name} for one split; keep one of them")
             parts[part] = self.root / name
         return parts
 
@@ -197,8 +199,7 @@ class PhotoFolders:
         inner = _folders(folder) if folder.is_dir() else []
         way_out = f"; its folders {_listed(inner)} look like classes: give {folder}" if len(inner) > 1 else ""
         raise DataError(
-            f"{folder.parent} has one class folder, {only!r}, but there is nothing to tell apart with less than two"
-            f"{way_out}"
+            f"{folder.parent} has only one class folder, {only!r}, but a classifier needs at least two{way_out}"
         )
 
 
@@ -208,7 +209,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _hash(text: str) -> float:
-    """A number from 0 to below 1 that depends on the text alone."""
+    """Return a number from 0 to below 1 that depends only on the text."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
 

@@ -241,7 +241,9 @@ class ACBlock(FusibleConv):
             return [Branch("fused", _title(self.fused), (self.fused.weight,), None)]
         return [Branch(name, _title(conv), (conv.weight,), norm) for name, conv, norm, _ in self._layers()]
 
-    @deprecated("switch_to_deploy() goes in the next version; use fuse(), which changes nothing, or fuse_model()")
+    @deprecated(
+        "switch_to_deploy() will be removed in the next version; use fuse(), which changes nothing, or fuse_model()"
+    )
     def switch_to_deploy(self) -> None:
         """Replace the branches with the fused convolution, in place. Prefer `fuse`, which leaves the block unchanged.
 

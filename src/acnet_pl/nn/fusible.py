@@ -148,7 +148,7 @@ class FusibleConv(nn.Module, ABC):
         kernel, bias = self.fuse_sum()
         return (kernel, bias) if self.norm is None else fuse_norm(kernel, bias, self.norm)
 
-    @deprecated("fold() is now fuse_kernel(); the old name goes in the next version")
+    @deprecated("fold() is now fuse_kernel(); the old name will be removed in the next version")
     def fold(self) -> Fused:
         """Call `fuse_kernel`; this is its old name."""
         return self.fuse_kernel()

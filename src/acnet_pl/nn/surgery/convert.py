@@ -186,7 +186,7 @@ def convert_to_acnet(
     return convert(model, conv, example_input, init=init, include=include, exclude=exclude, kernel_sizes=kernel_sizes)
 
 
-@deprecated("convert_with is now convert; the old name goes in the next version")
+@deprecated("convert_with is now convert; the old name will be removed in the next version")
 def convert_with(model: nn.Module, conv: ConvBuilder, example_input: Any = None, **options: Any) -> nn.Module:
     """Call `convert`; this is its old name."""
     return convert(model, conv, example_input, **options)

@@ -144,7 +144,7 @@ def kept_values(model: nn.Module) -> Iterator[Any]:
 
 
 def holds_values(value: Any) -> bool:
-    """Whether it is an object of a class of the user's, and no machinery such as a trainer, nor a reference to one."""
+    """Return True for an object of a user-defined class, except machinery such as a trainer or a weak reference."""
     home = type(value).__module__.partition(".")[0]
     return home not in _MACHINERY and type(value) not in weakref.ProxyTypes and hasattr(value, "__dict__")
 

@@ -1,4 +1,4 @@
-"""What counts as a plain convolution and a plain batch norm: what surgery may replace."""
+"""Recognise plain convolutions and plain batch norms, which surgery may replace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.surgery.copying import inherit_hooks
 
 _TENSORS = {"affine": ("weight", "bias"), "track_running_stats": ("running_mean", "running_var", "num_batches_tracked")}
-"""The tensors of a batch norm that its options say it has."""
+"""The tensors that a batch norm has, for each of its options."""
 
 __all__ = [
     "OfRank",
@@ -31,12 +31,12 @@ __all__ = [
 
 
 def is_plain_conv(module: nn.Module) -> TypeIs[nn.Conv2d]:
-    """Whether a module computes what nn.Conv2d computes from parameters of its own."""
+    """Return True if a module computes what nn.Conv2d computes, from its own parameters."""
     return isinstance(module, nn.Conv2d) and not why_not_plain(module)
 
 
 def why_not_plain(conv: nn.Conv2d) -> str:
-    """Why a Conv2d is more than a convolution by its parameters, or "" where it is not."""
+    """Return the reason why a Conv2d is more than a convolution with its own parameters, or "" if it is not."""
     kind = type(conv)
     if "forward" in vars(conv) or any(
         getattr(kind, name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
@@ -54,14 +54,14 @@ def why_not_plain(conv: nn.Conv2d) -> str:
 
 
 def is_plain_norm(module: nn.Module) -> TypeIs[_BatchNorm]:
-    """Whether a module is batch norm (synchronised or not), perhaps with an activation that can be kept (timm's)."""
+    """Return True for a plain batch norm (synchronised or not), or timm's with an activation, which can be kept."""
     return isinstance(module, _BatchNorm) and not why_norm_not_plain(module)
 
 
 def why_norm_not_plain(norm: _BatchNorm) -> str:
-    """Why a batch norm is more than one of a convolution's output, or "" where it is not.
+    """Return the reason why a module is not a plain 2-D batch norm, or "" if it is.
 
-    Judged by what it computes, not by its name: Lightning, for one, leaves a class of its own behind.
+    What the module computes counts, not the name of its class: Lightning, for example, uses a class of its own.
     """
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
         return f"{type(norm).__name__} does not normalise the outputs of a 2-D convolution"
@@ -69,12 +69,12 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
         return why
     for option, tensors in _TENSORS.items():
         if any((getattr(norm, name) is not None) != getattr(norm, option) for name in tensors):
-            return f"{option} is {getattr(norm, option)}, and does not say which of {', '.join(tensors)} it has"
+            return f"{option} is {getattr(norm, option)}, which does not match its tensors ({', '.join(tensors)})"
     return ""
 
 
 def why_not_batch_norm(norm: _BatchNorm) -> str:
-    """Why a module does not compute batch norm from parameters of its own, "" where it does."""
+    """Return the reason why a module does not compute batch norm from its own parameters, or "" if it does."""
     if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
         return f"{type(norm).__name__} has a forward of its own"
     if type(norm).__call__ is not nn.Module.__call__:
@@ -87,10 +87,10 @@ def why_not_batch_norm(norm: _BatchNorm) -> str:
 
 
 class OfRank(nn.Identity):
-    """Give its input on, which must have as many dimensions as the fused batch norm may take.
+    """Return the input unchanged, after checking that it has the number of dimensions that fusing assumed.
 
-    What checks this no longer is there: a batch norm normalises the second dimension of whatever it is given, the layer
-    that took it over another one where there are more or fewer.
+    A batch norm always normalises the second dimension. The layer that it was fused into would treat a different
+    dimension as channels if the input had more or fewer dimensions.
     """
 
     def __init__(self, rank: int) -> None:
@@ -106,9 +106,9 @@ class OfRank(nn.Identity):
 
 
 def activation_of(norm: _BatchNorm, rank: int | None = None) -> nn.Module:
-    """What stays when a batch norm goes: its activation and its hooks, where it has some; else an nn.Identity.
+    """Return the replacement of a fused batch norm: its activation, or an nn.Identity, with its hooks.
 
-    The activation keeps its name, so that the names of its parameters stay. A ``rank`` is checked by `OfRank`.
+    The activation keeps its name, so its parameters keep theirs. If ``rank`` is given, `OfRank` checks it.
     """
     rest: nn.Module = nn.Identity() if rank is None else OfRank(rank)
     if kept := activations(norm):
@@ -119,13 +119,13 @@ def activation_of(norm: _BatchNorm, rank: int | None = None) -> nn.Module:
 
 
 def activations(norm: _BatchNorm) -> list[tuple[str, nn.Module]]:
-    """What a batch norm of timm's does after normalising, by name."""
+    """List the modules that timm's batch norm applies after normalising, with their names."""
     children = norm.named_children() if carries_activation(norm) else ()
     return [(name, child) for name, child in children if not isinstance(child, nn.Identity)]
 
 
 def carries_activation(norm: nn.Module) -> bool:
-    """Whether it is timm's batch norm followed by ``drop`` and ``act``. No need to look before timm is imported."""
+    """Return True for timm's batch norm with ``drop`` and ``act`` after it; timm is not imported for this."""
     timm_layers = sys.modules.get("timm.layers")
     if timm_layers is None:
         return False

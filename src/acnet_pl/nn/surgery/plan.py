@@ -1,4 +1,4 @@
-"""Where each batch norm of a network goes: into the layers before it, into those after it, or nowhere and why."""
+"""Decide for each batch norm of a network: fuse it into the layers before it or after it, or leave it and say why."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Plan", "plan_fusing", "why_layer_stays", "why_norm_stays"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, by name of the batch norm.
+    """What to do with each batch norm, by its name.
 
     Attributes:
-        after: The layers before it that take it over, in the order of its channels.
-        before: The layers after it that take it over.
-        ranks: For each of both the dimensions that its input must have where it does not check that itself, or None.
-        left: Why it stays.
+        after: Batch norms to fuse into the layers before them: these layers, in the order of the channels.
+        before: Batch norms to fuse into the layers after them: these layers.
+        ranks: For each of both, the number of dimensions that its input must have; None if it checks that itself.
+        left: The reasons why the other batch norms stay.
     """
 
     after: Mapping[str, tuple[str, ...]]
@@ -34,7 +34,7 @@ class Plan:
 
 
 def plan_fusing(found: Mapping[str, Layer], flow: Dataflow) -> Plan:
-    """Decide what becomes of each batch norm.
+    """Plan the fusing of each batch norm.
 
     Args:
         found: The network's layers, by name.
@@ -60,16 +60,16 @@ def plan_fusing(found: Mapping[str, Layer], flow: Dataflow) -> Plan:
 
 
 def why_norm_stays(norm: _BatchNorm) -> str:
-    """Why a batch norm is no scale and shift that another layer might take over, "" where it is."""
+    """Return the reason why a batch norm is not a fixed scale and shift, or "" if it is."""
     if why := why_not_batch_norm(norm):
         return why
     if norm.running_mean is None or norm.running_var is None:
-        return "it keeps no running statistics, and normalises by those of each batch also in eval mode"
+        return "it keeps no running statistics, and normalises by each batch's own statistics even in eval mode"
     return ""
 
 
 def why_layer_stays(layer: nn.Module) -> str:
-    """Why a layer can take over no batch norm at all, "" where it can."""
+    """Return the reason why no batch norm can be fused into a layer, or "" if one can."""
     return why_not_after(layer)
 
 

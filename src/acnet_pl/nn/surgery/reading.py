@@ -1,4 +1,4 @@
-"""Read an fx graph into a trace: which layer takes the output of which, and what lies between."""
+"""Read an fx graph into a trace: which layer takes the output of which, and through which operations."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _PURE = {
     *("view", "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "chunk", "split", "unbind", "cat"),
     *("contiguous", "softmax", "sigmoid", "mean", "mul", "add", "sub", "matmul", "interpolate"),
 }
-"""Names of torch's operations and methods that change nothing in place."""
+"""Names of PyTorch's operations and methods that change nothing in place."""
 
 
 def asks_metadata(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for its shape, type or the like, but not for its values."""
+    """Return True if a node reads a tensor's shape, type or similar, but not its values."""
     if node.op == "call_function":
         return node.target is getattr and node.args[1] in _METADATA
     return node.op == "call_method" and node.target in _METADATA_METHODS
 
 
 def averages(module: nn.Module) -> bool:
-    """Return True for average pooling whose every window is a mean of its inputs: the mean of a constant is itself."""
+    """Return True for average pooling in which every window is a true mean, which leaves constants unchanged."""
     return (
         type(module) is nn.AvgPool2d
         and (not module.count_include_pad or module.padding in (0, (0, 0)))
@@ -51,9 +51,9 @@ def read_graph(
     trace: Trace,
     owners: Owners,
 ) -> None:
-    """Add what a graph of the module ``root`` shows to a trace; ``opaque`` modules were taken as they are."""
+    """Add the contents of a graph of the module ``root`` to a trace; ``opaque`` modules were not traced into."""
     maker: dict[fx.Node, tuple[str, ...]] = {}
-    normed: dict[fx.Node, fx.Node] = {}  # from a value to the call of the batch norm that it comes from
+    normed: dict[fx.Node, fx.Node] = {}  # for a value, the call of the batch norm that it comes from
     nodes = list(graph.nodes)
     position = {node: index for index, node in enumerate(nodes)}
     for node in nodes:
@@ -85,13 +85,13 @@ def read_graph(
             maker[node] = tuple(producer for value in passing for producer in maker[value])
             if len(passing) == 1 and passing[0] in normed:
                 normed[node] = normed[passing[0]]
-            continue  # what takes its output takes its input
+            continue  # a consumer of its output counts as a consumer of its input
         for value in inputs:
             trace.edge(maker[value], consumer, norm=isinstance(module, _BatchNorm))
 
 
 def _passed_on(node: fx.Node, module: nn.Module | None, normed: Iterable[fx.Node]) -> list[fx.Node]:
-    """The values that a node gives on as they are, concatenated along the channels if several, or []."""
+    """Return the values that a node passes on unchanged, concatenated along the channels if several, or []."""
     if module is not None:
         value = node.all_input_nodes[:1]
         through = type(module) is nn.Identity and not _hooked(module)
@@ -107,7 +107,7 @@ def _passed_on(node: fx.Node, module: nn.Module | None, normed: Iterable[fx.Node
 
 
 def _harmless(nodes: Iterable[fx.Node], root: nn.Module) -> bool:
-    """Whether none of some nodes can change a tensor in place."""
+    """Return True if none of the nodes can change a tensor in place."""
     return all(_changes_nothing(node, root) for node in nodes)
 
 
@@ -122,7 +122,7 @@ def _changes_nothing(node: fx.Node, root: nn.Module) -> bool:
         return node.target in _PURE
     if node.target is operator.getitem:
         return True
-    # Python's own operators may be either: torch.fx notes `x += y` as `x + y`.
+    # Python's operators may be in place or not: torch.fx records `x += y` as `x + y`.
     home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
     return home == "torch" and getattr(node.target, "__name__", "") in _PURE and "out" not in node.kwargs
 

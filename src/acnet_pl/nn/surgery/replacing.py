@@ -1,4 +1,4 @@
-"""Put modules in the places of others, wherever a network refers to these."""
+"""Replace modules wherever a network refers to them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Replacements = Mapping[nn.Module, nn.Module]
 
 
 def replace_modules(model: nn.Module, replacements: Replacements) -> nn.Module:
-    """Put modules in others' places, in place, under all their names.
+    """Replace modules of a network in place, under all their names.
 
-    Also in what modules hold in attributes: lists, dicts, tuples, partial functions, bound methods and objects there.
+    References in attributes of modules are replaced too: in lists, dicts, tuples, partial functions, bound methods and
+    objects.
 
     Returns:
-        The model, or what replaces the model itself.
+        The model, or its replacement if the model itself is replaced.
     """
     seen: set[int] = set()
     for module in list(model.modules()):

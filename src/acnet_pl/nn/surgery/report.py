@@ -1,4 +1,4 @@
-"""Report what a conversion did to each convolution."""
+"""ConversionReport: what a conversion did to each convolution."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LayerReport:
     """One convolution of the converted network.
 
     Attributes:
-        name: Its name; a convolution registered under several names is reported once, under the first.
-        layer: What it is, such as "3×3 conv 64→128, stride 2".
-        converted: Whether a block has taken its place.
-        norm: Name of the batch norm that the block took over.
-        reason: Why it was not converted; or, for a block that took no batch norm over, why not.
+        name: Its name, or the first one if it is registered under several names.
+        layer: A short description, such as "3×3 conv 64→128, stride 2".
+        converted: Whether a block replaced it.
+        norm: Name of the batch norm that the block replaced too.
+        reason: The reason why it was not converted, or why its block replaced no batch norm.
         bias: Whether the convolution has a bias.
         affine: Whether that batch norm has γ and β.
-        eps: Its eps, 0 for none.
+        eps: The eps of that batch norm; 0 if there is none.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ConversionReport:
 
     @property
     def converted(self) -> tuple[LayerReport, ...]:
-        """The convolutions that blocks have taken the place of."""
+        """The convolutions that blocks replaced."""
         return tuple(layer for layer in self.layers if layer.converted)
 
     @property
@@ -61,11 +61,11 @@ class ConversionReport:
         return tuple(layer for layer in self.layers if not layer.converted)
 
     def reasons(self) -> dict[str, int]:
-        """How many convolutions stayed, for each reason, the most frequent first."""
+        """Count the convolutions that stayed for each reason, the most frequent first."""
         return dict(Counter(layer.reason for layer in self.skipped).most_common())
 
     def rows(self) -> list[dict[str, str | bool | float | None]]:
-        """One dict for each convolution, for loggers and data frames."""
+        """Return one dict for each convolution, for loggers and data frames."""
         return [asdict(layer) for layer in self.layers]
 
     def _table(self) -> list[tuple[str, ...]]:
@@ -94,10 +94,10 @@ def conversion_report(acnet: nn.Module) -> ConversionReport:
     """Return what `convert_to_acnet` did to each convolution of a network.
 
     Args:
-        acnet: What `convert_to_acnet` returned, a copy of it, or a module that holds it.
+        acnet: The result of `convert_to_acnet`, a copy of it, or a module that contains it.
 
     Raises:
-        ValueError: The module holds no converted network, or more than one.
+        ValueError: The module contains no converted network, or more than one.
 
     Example:
         >>> from acnet_pl.nn import convert_to_acnet
@@ -112,12 +112,12 @@ def conversion_report(acnet: nn.Module) -> ConversionReport:
     found = list(reports_in(acnet))
     if len(found) != 1:
         what = f"several converted networks ({', '.join(name for name, _, _ in found)})" if found else "none"
-        raise ValueError(f"it takes a network that convert_to_acnet returned; {type(acnet).__name__} holds {what}")
+        raise ValueError(f"expected a network that convert_to_acnet returned; {type(acnet).__name__} holds {what}")
     return found[0][2]
 
 
 def reports_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, ConversionReport]]:
-    """Name, module and report of each converted network in a module."""
+    """Iterate over the converted networks in a module, with name, module and report of each."""
     for name, module in model.named_modules():
         report = vars(module).get(_ATTRIBUTE)
         if isinstance(report, ConversionReport):
@@ -125,5 +125,5 @@ def reports_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, ConversionRep
 
 
 def attach_report(model: nn.Module, report: ConversionReport) -> None:
-    """Keep a report with the converted network."""
+    """Attach a report to the converted network."""
     vars(model)[_ATTRIBUTE] = report

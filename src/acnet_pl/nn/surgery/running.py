@@ -1,4 +1,4 @@
-"""Traces from evaluating a network on an example input: every operation is seen, whatever decided on it."""
+"""Trace a network by evaluating it on an example input: every operation is recorded, whatever decided on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["call", "run_otherwise", "trace_by_running"]
 
 
 def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
-    """Traces of an evaluation in eval mode and, where the example allows one, in train mode; changes buffers.
+    """Trace an evaluation in eval mode and, if the example allows it, in train mode. Buffers may change.
 
     Raises:
         ValueError: The model cannot be evaluated on the example.
@@ -32,7 +32,7 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
         try:
             traces.append(_run(model.train(mode), example_input))
         except Exception as error:
-            if mode:  # such as a batch norm over a single value; eval mode showed what there is to see
+            if mode:  # such as a batch norm over a single value; the trace in eval mode has to do
                 continue
             raise ValueError(
                 f"the model cannot be evaluated on `example_input`: {type(error).__name__}: {error}"
@@ -41,14 +41,14 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
 
 
 def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
-    """Traces of what the code of these classes may decide otherwise, in eval mode, where that can be evaluated."""
+    """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated."""
     for course, example, changes in _courses(model.eval(), example_input, kinds):
         try:
             with ExitStack() as stack:
                 for change in changes:
                     stack.enter_context(change)
                 trace = _run(model, example)
-        except Exception:  # a course that it cannot take shows nothing
+        except Exception:  # an impossible path shows nothing
             continue
         yield replace(trace, course=course)
 
@@ -56,7 +56,7 @@ def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[n
 def _courses(
     model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]
 ) -> Iterator[tuple[str, Any, list[Any]]]:
-    """What may be otherwise: where it is decided, the example, and contexts to evaluate it in."""
+    """Iterate over other paths: the place of the decision, the example, and the contexts for its evaluation."""
     leaves, spec = tree_flatten(example_input)
     for index, leaf in enumerate(leaves):
         for value in other_values(leaf, strings_in(model)):
@@ -75,15 +75,15 @@ def call(model: Callable[..., Any], example_input: Any) -> Any:
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees every operation on tensors; those inside layers are the layers' own business."""
+    """Records every operation on tensors, except those inside layers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.depth = 0
-        self.changes = 0  # operations in place, so far
-        self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # holds the tensors, lest their ids be used again
-        self.normed: dict[int, int] = {}  # changes before the output of a batch norm was made
+        self.changes = 0  # number of operations in place so far
+        self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # keeps the tensors so that ids are not reused
+        self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
 
     def __torch_dispatch__(
@@ -100,11 +100,11 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def made_by(self, tensor: Tensor) -> tuple[str, ...]:
-        """The layers whose outputs, concatenated along the channels, a tensor is, or what stands for others."""
+        """Return the layers whose (concatenated) outputs a tensor is, or the name of another producer."""
         return self.maker[id(tensor)][0] if id(tensor) in self.maker else (operation("operation"),)
 
     def take(self, values: Any, consumer: str, norm: bool = False) -> None:
-        """Note that the tensors among the values go to a consumer."""
+        """Record that the tensors among the values go to a consumer."""
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 self.trace.edge(self.made_by(value), consumer, norm=norm)

@@ -1,4 +1,4 @@
-"""Return a trained ACNet's function as weights of the architecture that it came from."""
+"""stock_state_dict: a trained ACNet as weights of its stock architecture."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ __all__ = ["stock_state_dict"]
 
 @torch.no_grad()
 def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None) -> dict[str, Tensor]:
-    """Return weights for the architecture that the ACNet came from; they load strictly into it.
+    """Return weights for the architecture that an ACNet was converted from; they load strictly into it.
 
-    In eval mode the stock model then computes what the trained ACNet does. The fused kernel goes into the convolution;
-    its bias into the convolution's bias, or, where a batch norm was taken over, into the batch norm, which becomes the
-    identity plus that bias (γ = 1, β = b, mean 0, variance 1 - eps). Where the stock model has neither, the bias moves
-    on into the running means of the batch norms that it reaches, if the data flow proves this exact.
+    In eval mode the stock model then computes what the trained ACNet computes. The fused kernel goes into the
+    convolution. The fused bias goes into the convolution's bias or, if the block replaced a batch norm, into that batch
+    norm, which becomes the identity plus the bias (γ = 1, β = b, mean 0, variance 1 - eps). If the stock model has
+    neither, the bias moves into the running means of later batch norms, if the data flow proves that this is exact.
 
-    In *train* mode such a batch norm would normalise what it now passes unchanged, so to train the stock model further
-    give ``calibrate``: the batch norms get the true statistics of their inputs, and γ and β that undo them: the same
-    function in eval mode, and nearly the same in train mode. (Not so for batch norms without γ and β.)
+    In *train* mode such a batch norm would normalise values that it should pass unchanged. Give ``calibrate`` if you
+    want to train the stock model further: batch norms then get the true statistics of their inputs, and γ and β that
+    undo them. The function is the same in eval mode and nearly the same in train mode. (Batch norms without γ and β
+    cannot be calibrated.)
 
     Args:
-        acnet: What `convert_to_acnet` returned, trained; or a module that holds it, such as a LightningModule. In train
-            or eval mode: it is the function in eval mode that is kept.
-        calibrate: Batches of images ``(N, C, H, W)`` as the network takes them, or of tuples that begin with them.
+        acnet: The trained result of `convert_to_acnet`, or a module that contains it, such as a LightningModule. It may
+            be in train or eval mode; the weights reproduce the function in eval mode.
+        calibrate: Batches: the network's images ``(N, C, H, W)``, or tuples that begin with them.
 
     Returns:
-        For ``load_state_dict``. Tensors of layers that were not converted are the network's own, not copies.
+        A state for ``load_state_dict``. Tensors of layers that were not converted are the network's own, not copies.
 
     Raises:
-        ValueError: The module holds no converted network, or ``calibrate`` gives no batches.
+        ValueError: The module contains no converted network, or ``calibrate`` gives no batches.
         FusionError: A block cannot be fused, or the stock model has no place for its bias; the message names it.
 
     Example:
@@ -55,7 +56,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
     converted = list(reports_in(acnet))
     if not converted:
         raise ValueError(
-            f"{type(acnet).__name__} holds no converted network; give the whole of what convert_to_acnet returned"
+            f"{type(acnet).__name__} holds no converted network; give the whole network that convert_to_acnet returned"
         )
     batches = None if calibrate is None else list(calibrate) if len(converted) > 1 else calibrate
     for prefix, network, report in converted:
@@ -67,7 +68,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
 
 def _network_state(network: nn.Module, report: ConversionReport, batches: Iterable[Any] | None) -> dict[str, Tensor]:
-    """The stock state of a network that `convert_to_acnet` returned."""
+    """Return the stock state of a network that `convert_to_acnet` returned."""
     layers = [_Layer(entry, *found) for entry in report.converted if (found := _fused(network, entry.name))]
     loose = {layer.entry.name: layer.bias for layer in layers if layer.entry.norm is None and not layer.entry.bias}
     if loose:
@@ -99,9 +100,9 @@ def _network_state(network: nn.Module, report: ConversionReport, batches: Iterab
 
 @dataclass
 class _Layer:
-    """A block and what the stock layers in its place hold.
+    """A block and the values of the stock layers that it stands for.
 
-    ``mean`` and ``var`` are those of the convolution's output where calibrated, else None.
+    ``mean`` and ``var`` describe the convolution's output if calibrated, otherwise they are None.
     """
 
     entry: LayerReport
@@ -139,7 +140,7 @@ class _Layer:
 
 
 def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] | None:
-    """A block with its kernel and bias in float64; None where the network no longer has this layer."""
+    """Return a block with its fused kernel and bias in float64, or None if the network no longer has this layer."""
     try:
         block = network.get_submodule(name)
     except AttributeError:
@@ -161,7 +162,7 @@ def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] 
 
 
 def _aliases(network: nn.Module) -> dict[str, list[str]]:
-    """From a module's first name to all its names."""
+    """Map each module's first name to all its names."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -169,7 +170,7 @@ def _aliases(network: nn.Module) -> dict[str, list[str]]:
 
 
 def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any]) -> None:
-    """Find mean and variance over all batches of what the stock convolutions give: blocks' outputs less the bias."""
+    """Compute mean and variance over all batches of the stock convolutions' outputs: the blocks' minus the bias."""
     probe = light_copy(network).eval()
     device = next(network.parameters()).device
     counts = dict.fromkeys(range(len(layers)), 0)
@@ -180,7 +181,7 @@ def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any])
         layer, count, new = layers[index], counts[index], values.shape[1]
         mean = values.mean(1)
         square = (values - mean[:, None]).square().sum(1)
-        if layer.mean is not None:  # pooled with what was seen before (Chan et al.)
+        if layer.mean is not None:  # combined with the earlier batches' (Chan et al.)
             apart = mean - layer.mean
             square = squares[index] + square + apart.square() * (count * new / (count + new))
             mean = layer.mean + apart * (new / (count + new))

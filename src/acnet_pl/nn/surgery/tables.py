@@ -1,4 +1,4 @@
-"""Tables as text and as HTML."""
+"""Format tables as text and as HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["html_table", "text_table"]
 
 
 def text_table(lines: Sequence[tuple[str, ...]]) -> str:
-    """Align columns; the first line is the head.
+    """Align the columns of a table; the first line is the header.
 
     Example:
         >>> print(text_table([("a", "long"), ("1", "2")]))
@@ -25,7 +25,7 @@ def text_table(lines: Sequence[tuple[str, ...]]) -> str:
 
 
 def html_table(lines: Sequence[tuple[str, ...]], caption: str) -> str:
-    """Write a table with a line of text under it, for notebooks."""
+    """Return an HTML table with a caption below it, for notebooks."""
     head, *rows = ("".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(caption)}</p>"

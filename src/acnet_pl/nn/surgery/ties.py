@@ -1,4 +1,4 @@
-"""Tensors that several modules share, which conversion must not part."""
+"""Tensors that several modules share, which conversion must not separate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["refuse_shared_memory", "ties"]
 
 
 def ties(model: nn.Module) -> dict[nn.Module, dict[str, str]]:
-    """Find modules with a parameter or buffer that another module has too.
+    """Find modules that share a parameter or buffer with another module.
 
     Returns:
-        By module and name of its tensor: that it is tied and to what, in words.
+        By module and name of its tensor, a message that says what the tensor is tied to.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
@@ -38,7 +38,7 @@ def ties(model: nn.Module) -> dict[nn.Module, dict[str, str]]:
 
 
 def refuse_shared_memory(model: nn.Module) -> None:
-    """Raise an error for two parameters, or a layer's and another tensor, in the same memory: a copy would part them.
+    """Raise an error if two parameters, or a layer's and another tensor, share memory, which a copy would separate.
 
     Raises:
         ValueError: The message names both.
@@ -50,13 +50,13 @@ def refuse_shared_memory(model: nn.Module) -> None:
         if (other := found.setdefault(parameter.data_ptr(), name)) != name:
             raise ValueError(
                 f"`{other}` and `{name}` are two parameters in the same memory, which a copy of the network would "
-                "part; tie them by using one parameter for both, as in b.weight = a.weight"
+                "separate; tie them by using one parameter for both, as in b.weight = a.weight"
             )
     others = [*model.named_buffers(), *(("an attribute", value) for value in kept_values(model))]
     owners = {memory_of(p): f"{name}.{own}" for name, layer in layers(model) for own, p in layer.named_parameters()}
     for name, tensor in others:
         if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter) and memory_of(tensor) in owners:
             raise ValueError(
-                f"`{owners[memory_of(tensor)].lstrip('.')}` has its memory in common with {name}, which a copy of the "
-                "network would part; compute the other from it in the forward, or give it memory of its own"
+                f"`{owners[memory_of(tensor)].lstrip('.')}` shares its memory with {name}, which a copy of the network "
+                "would separate; compute the other from it in the forward, or give it memory of its own"
             )

@@ -1,4 +1,4 @@
-"""What a forward does with layers other than calling them: it reads their tensors, sets their attributes."""
+"""Record what a forward does with layers besides calling them: reading their tensors, setting their attributes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Owners"]
 
 
 class Owners:
-    """The layers of a network by their tensors: those that share memory with one, views too, are the layer's.
+    """Finds the layer that a tensor belongs to; views and other tensors in the same memory belong to it too.
 
     Attributes:
-        touched: Names of the layers of which something was read or set so far.
+        touched: Names of the layers whose tensors were read or whose attributes were set so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,29 +37,29 @@ class Owners:
                 self._owners.setdefault(memory_of(tensor), set()).add(name)
 
     def of(self, tensor: Tensor) -> set[str]:
-        """Names of the layers that a tensor belongs to."""
+        """Return the names of the layers that a tensor belongs to."""
         return self._owners.get(memory_of(tensor), set())
 
     def use(self, values: Any) -> None:
-        """Note that tensors among the values are read."""
+        """Record that the tensors among the values are read."""
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 self.touched |= self.of(value)
 
     def call(self, layer: Layer) -> None:
-        """Note a layer that is called with other tensors than its own, as ``torch.func.functional_call`` does."""
+        """Record a layer that is called with tensors other than its own, as ``torch.func.functional_call`` does."""
         if any(id(tensor) not in self._own[layer] for tensor in [*layer.parameters(), *layer.buffers()]):
             self.touched.add(self._names[layer])
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note what is set and, where no tensors flow but symbols, every operation on the layers' own tensors."""
+        """Record attributes that are set and, during symbolic tracing, every operation on the layers' own tensors."""
         with self.watching_attributes(), _Reads(self):
             yield
 
     @contextmanager
     def watching_attributes(self) -> Iterator[None]:
-        """Note the layers that get another value in an attribute (``self.conv.dilation = (2, 2)``)."""
+        """Record layers whose attributes get a new value (``self.conv.dilation = (2, 2)``)."""
         plain = nn.Module.__setattr__
 
         def noting(module: nn.Module, name: str, value: Any) -> None:

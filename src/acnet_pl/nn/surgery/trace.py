@@ -1,4 +1,4 @@
-"""Trace: one evaluation of a network, as far as its layers are concerned."""
+"""Trace: the calls and connections of a network's layers in one evaluation."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "idle_siblings", "is_laye
 Layer = FusibleConv | _ConvNd | nn.Linear | _BatchNorm
 
 OUTSIDE = "<outside>"
-"""Among consumers and producers: something beyond what was traced."""
+"""A consumer or producer outside the traced part."""
 
 
 def operation(name: str) -> str:
-    """Return what stands for an operation, which is no layer, among consumers and producers."""
+    """Return the name of an operation that is not a layer, as a consumer or producer."""
     return f"<{name}>"
 
 
 def is_layer(module: nn.Module) -> TypeIs[Layer]:
     """Return True for convolutions, fusible blocks, linear layers and batch norms.
 
-    A subclass of nn.Linear is no layer: it may hold others and call them.
+    A subclass of nn.Linear does not count: it may contain other layers and call them.
     """
     return isinstance(module, (FusibleConv, _ConvNd, _BatchNorm)) or type(module) is nn.Linear
 
 
 def channels_of(layer: Layer) -> int:
-    """Return the number of channels that a layer gives."""
+    """Return the number of a layer's output channels."""
     if isinstance(layer, _BatchNorm):
         return layer.num_features
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
@@ -44,14 +44,14 @@ def channels_of(layer: Layer) -> int:
 
 @dataclass
 class Trace:
-    """How often each layer is called, what takes its outputs, what its inputs come from, which are read directly.
+    """Calls of layers, consumers of their outputs, producers of their inputs, and layers whose tensors are read.
 
     Attributes:
-        course: "" for what the network does as it is, else what was decided otherwise.
-        calls: How often each layer was called.
-        consumers: By producer, how often each consumer took an output of it.
-        producers: The same by consumer.
-        inputs: By batch norm, how often its input was the outputs of these producers, concatenated along the channels.
+        course: "" for the network as it is, otherwise the decision that leads to this other path.
+        calls: Number of calls of each layer.
+        consumers: By producer, how often each consumer took one of its outputs.
+        producers: By consumer, how often it took an output of each producer.
+        inputs: By batch norm, how often its input was the concatenation along the channels of these producers' outputs.
         changed: Batch norms whose input may have been changed in place before a layer took their output.
         read: Layers whose tensors were read other than by calling them.
     """
@@ -65,7 +65,7 @@ class Trace:
     read: set[str] = field(default_factory=set)
 
     def edge(self, made: tuple[str, ...], consumer: str, *, norm: bool = False) -> None:
-        """Note that outputs, several concatenated along the channels, go to a consumer, which may be a batch norm."""
+        """Record that outputs, concatenated along the channels if several, go to a consumer or batch norm."""
         if norm:
             self.inputs[consumer][made] += 1
         elif len(made) > 1:
@@ -79,9 +79,9 @@ class Trace:
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """Names and modules of the layers (`is_layer`), not looking inside fusible blocks.
+    """Iterate over names and modules of the layers (`is_layer`), without looking inside fusible blocks.
 
-    A module registered under several names comes once, under the first.
+    A module that is registered under several names comes once, under the first.
     """
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
@@ -94,12 +94,12 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
 
 
 def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
-    """From layers to another of the kind, not called now, that a call may choose in their place by an index or key.
+    """Map layers to an uncalled layer of the same kind that a call may choose instead by an index or key.
 
     Args:
         model: The network.
         found: Its layers by name.
-        called: Names of those that are called now.
+        called: Names of the layers that are called now.
     """
     choices = {name for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.ModuleDict))}
     siblings: dict[str, str] = {}
@@ -115,6 +115,6 @@ def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Layer names for a message, not too many."""
+    """Join layer names for a message, at most ``most`` of them."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Traces without data, by torch.fx: of a whole network, or of its largest parts that trace."""
+"""Trace a network, or its largest traceable parts, without data by torch.fx."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from acnet_pl.nn.surgery.trace import Trace, is_layer
 
 __all__ = ["SymbolicTraces", "graphs_of", "other_graphs", "trace_graph"]
 
-_SYMBOL: Any = object()  # in place of an argument: anything
+_SYMBOL: Any = object()  # stands for an argument of any value
 
 
 class _LayerTracer(fx.Tracer):
-    """Traces down to layers; takes ``opaque`` modules, which do not trace, as they are.
+    """Traces down to layers, without tracing into ``opaque`` modules.
 
-    ``variation`` is how modules of one class decide otherwise. ``open`` collects the modules that a batch norm and the
-    layers before or after it may reach into or out of, or that are told what to do by an argument.
+    ``variation`` is another path for the modules of one class. ``open`` collects modules that have a batch norm's
+    neighbour inside and the batch norm outside, or the reverse, and modules that an argument may control.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class _LayerTracer(fx.Tracer):
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
         self._normed: set[fx.Node] = set()  # outputs of batch norms
-        self._origins: dict[fx.Node, set[fx.Node]] = {}  # of what an nn.Identity, pooling or concatenation gives
+        self._origins: dict[fx.Node, set[fx.Node]] = {}  # of outputs of an nn.Identity, pooling or concatenation
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_layer(m) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
@@ -93,11 +93,11 @@ class _LayerTracer(fx.Tracer):
             try:
                 with self.variation.taken_by(m):
                     return super().call_module(m, forward, args, kwargs)
-            except Exception:  # a course that this one cannot take
+            except Exception:  # a path that this module cannot take
                 del self._inputs[depth:]
                 self.module_stack = stack
                 for node in takewhile(lambda node: node is not last, list(reversed(self.graph.nodes))):
-                    if node.op != "get_attr":  # which fx keeps for the next reader
+                    if node.op != "get_attr":  # fx reuses such a node for later reads
                         self.graph.erase_node(node)
         return super().call_module(m, forward, args, kwargs)
 
@@ -112,10 +112,10 @@ _Traced = tuple[fx.Graph, _LayerTracer]
 
 
 def trace_graph(module: nn.Module, opaque: set[nn.Module] | None = None) -> fx.Graph:
-    """The fx graph of a module down to its layers, with the optional arguments of its forward at their defaults.
+    """Return the fx graph of a module down to its layers, with its forward's optional arguments at their defaults.
 
     Raises:
-        Exception: Whatever a forward raises that asks a symbol for its value.
+        Exception: Any error of a forward that needs the value of a symbol.
     """
     return _trace(module, _LayerTracer(opaque or set()))
 
@@ -135,16 +135,16 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
                 graph.call_function(_keep, (value.node,))
         for node in graph.nodes:
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
-                node.meta["constant"] = getattr(module, str(node.target), None)  # which the module does not keep
+                node.meta["constant"] = getattr(module, str(node.target), None)  # the module does not keep it
     return graph
 
 
 def _keep(value: Any) -> None:
-    """Stand in a graph for a module that holds on to a value in an attribute."""
+    """Represent, in a graph, a module that keeps a value in an attribute."""
 
 
 def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Graph], str]:
-    """Graphs by name of a model, or of its largest parts that trace, with some modules as they are; the obstacle."""
+    """Return graphs by name of a model or its largest traceable parts, and the reason if the whole does not trace."""
     names = {module: name for name, module in model.named_modules()}
     if model in whole:
         return {}, ""
@@ -153,17 +153,17 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
 
 
 def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
-    """Graphs of a module that `trace_graph` traces, for what its code may decide otherwise, with what that is."""
+    """Iterate over the other paths of a module that `trace_graph` traces: the decision and the graph of each."""
     for course, graph, _ in _courses(module, set(), _LayerTracer(set()), deciding_kinds(module)):
         yield course, graph
 
 
 class SymbolicTraces:
-    """Traces of the whole model, or of its largest parts that trace.
+    """Traces of the whole model, or of its largest traceable parts.
 
     Attributes:
-        trace: Of the model as it is.
-        obstacle: The reason why the whole does not trace, "" where it does.
+        trace: The trace of the model as it is.
+        obstacle: The reason why the whole does not trace, or "" if it does.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -182,7 +182,7 @@ class SymbolicTraces:
         self.trace.read |= self._owners.touched
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
-        """Traces of what the code of these classes may decide otherwise at another call, where that can be traced."""
+        """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
         for part, (_, tracer) in self._parts.items():
             for course, graph, closed in _courses(part, self._opaque, tracer, kinds):
                 trace = Trace(course)
@@ -194,13 +194,13 @@ class SymbolicTraces:
 def _courses(
     part: nn.Module, opaque: set[nn.Module], base: _LayerTracer, kinds: Collection[type[nn.Module]]
 ) -> Iterator[tuple[str, fx.Graph, set[nn.Module]]]:
-    """Graphs of what the code of a part may decide otherwise, with modules that this does not concern as they are."""
+    """Iterate over graphs of the other paths of a part, without tracing into modules that these do not concern."""
     for parameter in inspect.signature(part.forward).parameters.values():
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
                 try:
                     graph = _trace(part, _LayerTracer(opaque, owners=base.owners), **{parameter.name: value})
-                except Exception:  # a course that it cannot take
+                except Exception:  # a path that it cannot take
                     continue
                 yield f"it depends on the argument `{parameter.name}`", graph, set()
     examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
@@ -210,7 +210,7 @@ def _courses(
         for variation in variations(example, part):
             try:
                 yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation, base.owners)), closed
-            except Exception:  # a course that it cannot take
+            except Exception:  # a path that it cannot take
                 continue
 
 
@@ -221,7 +221,7 @@ def _cover(
 
     def attempt() -> str:
         if type(module).forward is nn.Module.forward:
-            return "no forward"  # a ModuleList or the like: what holds it calls its children
+            return "no forward"  # a ModuleList or similar: its parent calls its children
         try:
             tracer = _LayerTracer(opaque, owners=owners)
             parts[module] = _trace(module, tracer), tracer
@@ -249,7 +249,7 @@ def _cover(
         return inside, ""
     if not obstacles:
         obstacles = [obstacle]
-    elif not attempt():  # around its opaque children it may trace
+    elif not attempt():  # it may trace around its opaque children
         return parts, obstacles[0]
     opaque.add(module)
     return {**parts, **inside}, obstacles[0]

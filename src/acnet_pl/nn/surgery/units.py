@@ -1,8 +1,8 @@
 """Units: modules of timm that re-parameterise themselves (RepVGG, MobileOne, FastViT, RepViT, ...).
 
-timm's ``reparameterize_model`` asks them by a method of theirs, ``fuse``, ``reparameterize`` or ``switch_to_deploy``,
-which reads the convolutions and batch norms inside. `fuse_units` has `fuse_model` ask the same; `keep_units` lets a
-unit answer also when a conversion has put blocks inside it, by giving it its own layers back first.
+timm's ``reparameterize_model`` calls a method of each unit, ``fuse``, ``reparameterize`` or ``switch_to_deploy``, which
+reads the convolutions and batch norms inside. `fuse_units` calls the same methods for `fuse_model`. `keep_units` keeps
+them working after a conversion has put blocks into a unit: it restores the unit's own layers first.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from acnet_pl.nn.surgery.report import LayerReport
 __all__ = ["fuse_units", "keep_units"]
 
 _VERBS = ("fuse", "reparameterize", "switch_to_deploy")  # in timm's order
-_CHANNELS = ("in_channels", "in_features", "num_features")  # what layers call the channels that they take
+_CHANNELS = ("in_channels", "in_features", "num_features")  # names of the number of input channels
 
 
 def verb_of(module: nn.Module) -> str | None:
-    """Return the name of the method by which timm asks a module of its own to fuse; None for any other module."""
+    """Return the name of the method with which timm fuses one of its modules, or None for other modules."""
     if not type(module).__module__.startswith("timm.") or hasattr(module, "forward_features"):  # a whole network
         return None
     return next((verb for verb in _VERBS if callable(getattr(module, verb, None))), None)
 
 
 def fuse_units(model: nn.Module, name: str = "") -> nn.Module:
-    """Fuse the units of a network, in place, the outer ones first; return it, or what takes its place.
+    """Fuse the units of a network in place, the outer ones first, and return the network or its replacement.
 
-    Each unit is fused as a copy in float64 and compared with the original on random numbers. One that its own method
-    does not fuse exactly is left to `fuse_model`, layer by layer, with a warning.
+    A copy of each unit is fused in float64 and compared with the original on random numbers. If a unit's own method
+    does not fuse it exactly, it stays as it is, with a warning, and `fuse_model` fuses its layers.
 
     Args:
         model: The network.
@@ -66,10 +66,10 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module])
         try:
             made = _fuse_unit(module, verb)
         except Exception as error:
-            if norms:  # without any it has been fused by timm
+            if norms:  # without any, timm has fused it already
                 warnings.warn(
-                    f"`{name}` is not fused as a whole: {verb}() of timm's {type(module).__name__} does not give the "
-                    f"same ({error})",
+                    f"`{name}` is not fused as a whole: {verb}() of timm's {type(module).__name__} does not compute "
+                    f"the same ({error})",
                     stacklevel=4,
                 )
     done[module] = made
@@ -79,12 +79,12 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module])
 
 
 def keep_units(model: nn.Module, entries: Mapping[str, LayerReport], norms: Mapping[str, nn.Module]) -> None:
-    """Have the units that hold blocks fuse as before.
+    """Keep the fusing methods of units working that now contain blocks.
 
     Args:
         model: A converted network, changed in place.
-        entries: By name of a block, what was reported of it.
-        norms: The batch norms that blocks have taken over, by name.
+        entries: The conversion report's entries by name of the block.
+        norms: The batch norms that blocks replaced, by name.
     """
     for name, unit in model.named_modules():
         verb = verb_of(unit)
@@ -102,7 +102,7 @@ def keep_units(model: nn.Module, entries: Mapping[str, LayerReport], norms: Mapp
 
 
 def _fuse_restored(unit: nn.Module, verb: str, pairs: Iterable[tuple[str, bool, str | None, Any]]) -> Any:
-    """Give a unit its own kinds of layers back, which compute what the blocks do, and let it fuse, in place."""
+    """Replace a unit's blocks by its own kinds of layers, which compute the same, and call its fusing method."""
     for block_name, biased, norm_name, shell in pairs:
         block = unit.get_submodule(block_name)
         if not isinstance(block, FusibleConv):
@@ -123,7 +123,7 @@ def _fuse_restored(unit: nn.Module, verb: str, pairs: Iterable[tuple[str, bool, 
 
 @torch.no_grad()
 def _restored(shell: _BatchNorm, conv: nn.Conv2d, rest: nn.Module) -> _BatchNorm:
-    """A batch norm that does nothing but add the bias of a convolution, with the activation that it had, if any."""
+    """Return a batch norm that only adds a convolution's bias, and keeps its activation if it had one."""
     assert conv.bias is not None
     norm = copy.deepcopy(shell).to_empty(device=conv.weight.device).to(conv.weight).train(conv.training)
     assert norm.running_mean is not None
@@ -144,11 +144,11 @@ def _restored(shell: _BatchNorm, conv: nn.Conv2d, rest: nn.Module) -> _BatchNorm
 
 @torch.no_grad()
 def _fuse_unit(unit: nn.Module, verb: str) -> nn.Module:
-    """Fuse a copy of a unit, exactly, or raise."""
+    """Fuse a copy of a unit in float64; raise an error if the result does not compute the same."""
     weight = next((parameter for parameter in unit.parameters()), None)
     exact, trained = deep_copy(unit).cpu().double(), deep_copy(unit).cpu().double()
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # of the layers that its method makes
+    torch.set_default_dtype(torch.float64)  # for the layers that the unit's method creates
     try:
         result = getattr(exact, verb)()
     finally:
@@ -168,7 +168,7 @@ def _fuse_unit(unit: nn.Module, verb: str) -> nn.Module:
 
 
 def _itself(unit: nn.Module) -> nn.Module:
-    """Return a unit that has been fused, when it is asked to fuse again."""
+    """Return an already fused unit unchanged: its fusing method from then on."""
     return unit
 
 
@@ -177,7 +177,7 @@ def _maps(unit: nn.Module) -> Iterator[Tensor]:
 
 
 def _compare(trained: nn.Module, fused: nn.Module) -> None:
-    """Raise an error where two units do not give the same for random numbers, or take none of the usual shapes."""
+    """Raise an error if two units differ on random numbers, or accept none of the usual shapes."""
     found = (getattr(module, name, None) for module in trained.modules() for name in _CHANNELS)
     widths = dict.fromkeys(size for size in found if isinstance(size, int))
     generator = torch.Generator().manual_seed(0)
@@ -188,7 +188,7 @@ def _compare(trained: nn.Module, fused: nn.Module) -> None:
             expected = trained(x)
         except (RuntimeError, ValueError, IndexError):
             continue
-        largest = float(expected.abs().max()) or 1.0  # all zero where γ is
+        largest = float(expected.abs().max()) or 1.0  # all outputs are zero if γ is
         difference = float((fused(x) - expected).abs().max()) / largest
         if not difference <= 1e-6:
             raise FusionError(f"relative difference {difference:.1e} on random numbers")
