@@ -66,7 +66,7 @@ class Counts:
 
     Attributes:
         gradients: Bytes of its gradients in float32.
-        merged: The same if the kernels of a block went as one k×k gradient.
+        as_one: The same if the kernels of a block went as one k×k gradient.
         norms: Batch norms.
         norm_channels: Channels of all of them.
         macs: Multiply-accumulates of a training forward pass, for one image.
@@ -74,7 +74,7 @@ class Counts:
     """
 
     gradients: int
-    merged: int
+    as_one: int
     norms: int
     norm_channels: int
     macs: int
@@ -104,7 +104,7 @@ def count(build: Callable[[ConvBuilder], nn.Module], conv: ConvBuilder) -> Count
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     return Counts(
         gradients=4 * gradients,
-        merged=4 * (gradients - separate + sum(next(block.kernels()).numel() for block in _blocks(network))),
+        as_one=4 * (gradients - separate + sum(next(block.kernels()).numel() for block in _blocks(network))),
         norms=len(norms),
         norm_channels=sum(norm.num_features for norm in norms),
         macs=macs // 2,
@@ -143,9 +143,9 @@ def counted(networks: dict[tuple[str, str], Counts]) -> str:
     for (name, conv), c in networks.items():
         gradients = f"{c.gradients / 1e6:.1f} MB ({c.gradients / networks[name, 'plain'].gradients:.2f}×)"
         small = f"{4 * (4 * c.norm_channels + c.norms) / 1e6:.2f} MB in {2 * c.norms}"
-        cells = [f"{c.gradients / 4e6:.2f} M", gradients, f"{c.merged / 1e6:.1f} MB", f"{c.macs / 1e9:.2f} G"]
+        cells = [f"{c.gradients / 4e6:.2f} M", gradients, f"{c.as_one / 1e6:.1f} MB", f"{c.macs / 1e9:.2f} G"]
         rows.append([name, conv, *cells, f"{c.saved / 1e6:.1f} MB", small])
-    heads = ["parameters", "gradients", "merged", "MACs", "saved for backward", "SyncBN, collectives"]
+    heads = ["parameters", "gradients", "sent as one", "MACs", "saved for backward", "SyncBN, collectives"]
     return table(["network", "conv", *heads], rows)
 
 
@@ -178,10 +178,10 @@ def exchanged(networks: dict[tuple[str, str], Counts], on: Assumptions) -> str:
         left = [c.images_per_second(on, time) / c.images_per_second(on) for time in times]
         cells = [f"{1e3 * time:.1f} ms, {share:.0%}" for time, share in zip(times, left, strict=True)]
         hidden = 1.5 * times[-1] / c.seconds(on)  # where the backward pass, 2/3 of the step, lasts as long
-        sent = all_reduce(c.merged, *places[-1]) if conv == "BN after the sum" else times[-1]
-        merged = f"{1e3 * sent:.1f} ms, {c.images_per_second(on, sent) / c.images_per_second(on):.0%}"
-        rows.append([name, conv, *cells, f"{hidden:.0f}", merged if sent < times[-1] else "-"])
-    heads = ["8 GPUs, NVLink", "64, InfiniBand", "64, Ethernet", "images per GPU to hide it", "merged gradients"]
+        sent = all_reduce(c.as_one, *places[-1]) if conv == "BN after the sum" else times[-1]
+        as_one = f"{1e3 * sent:.1f} ms, {c.images_per_second(on, sent) / c.images_per_second(on):.0%}"
+        rows.append([name, conv, *cells, f"{hidden:.0f}", as_one if sent < times[-1] else "-"])
+    heads = ["8 GPUs, NVLink", "64, InfiniBand", "64, Ethernet", "images per GPU to hide it", "sent as one, Ethernet"]
     return table(["network", "conv", *heads], rows)
 
 

@@ -54,17 +54,17 @@ def test_with_one_norm_after_the_sum_the_gradients_are_crops_of_one(k: int, leng
     size = -(-12 // stride)
     x, target = torch.randn(5, 4, 12, 12).double(), torch.randn(5, 6, size, size).double()
     gradients = train(block, x, target)
-    merged = next(block.kernels()).detach().clone()
-    for name, part in crop(merged, length).items():
+    summed = next(block.kernels()).detach().clone()
+    for name, part in crop(summed, length).items():
         if name != "square":
             part += getattr(block, name).weight.detach()
-    merged.requires_grad_()
+    summed.requires_grad_()
     plain = nn.functional.batch_norm(
-        nn.functional.conv2d(x, merged, stride=stride, padding=k // 2), None, None, block.norm.weight, None, True
+        nn.functional.conv2d(x, summed, stride=stride, padding=k // 2), None, None, block.norm.weight, None, True
     )
     ((plain - target) ** 2).mean().backward()
-    assert merged.grad is not None
-    for name, expected in crop(merged.grad, length).items():
+    assert summed.grad is not None
+    for name, expected in crop(summed.grad, length).items():
         torch.testing.assert_close(gradients[name], expected, rtol=1e-10, atol=1e-12)
 
 
@@ -97,11 +97,11 @@ def test_the_counts_are_those_of_torchvisions_network_and_the_articles_block(dep
     weights = sum(parameter.numel() for parameter in stock.parameters())
     shapes = [m.weight.shape for m in stock.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     plain, acnet, after = (networks[f"ResNet-{depth}", conv] for conv in ("plain", "ACNet", "BN after the sum"))
-    assert plain.gradients == plain.merged == 4 * weights
+    assert plain.gradients == plain.as_one == 4 * weights
     added = sum(6 * outputs * inputs for outputs, inputs, *_ in shapes)
     assert added / sum(9 * outputs * inputs for outputs, inputs, *_ in shapes) == pytest.approx(15 / 9 - 1)
     assert acnet.gradients == 4 * (weights + added + 4 * sum(shape[0] for shape in shapes))
-    assert (after.gradients, after.merged) == (4 * (weights + added), 4 * weights)
+    assert (after.gradients, after.as_one) == (4 * (weights + added), 4 * weights)
     assert acnet.norms == plain.norms + 2 * len(shapes) == after.norms + 2 * len(shapes)
     assert after.macs == plain.macs
 
