@@ -1,7 +1,7 @@
 """Does it pay to fine-tune a trained torchvision net with asymmetric blocks? The same extra epochs with and without.
 
 A small torchvision ResNet is trained plain on CIFAR-10. From these weights two copies are trained on, alike in images,
-epochs and learning rates: one as it is, one after ``convert_to_acnet(init="preserve")``. The latter is then folded back
+epochs and learning rates: one as it is, one after ``convert_to_acnet(init="preserve")``. The latter is then fused back
 into the stock architecture with ``load_state_dict(stock_state_dict(acnet))``, strictly, and both are tested.
 
     python benchmarks/finetune.py --root data --out results/cifar10/finetune.json
@@ -106,18 +106,18 @@ def run(seed: int, images: Images, options: argparse.Namespace) -> dict[str, Any
 
     stock = make_net().to(device)
     stock.load_state_dict(stock_state_dict(acnet), strict=True)
-    folded = compare(acnet, stock, images.test)
-    if not folded.within(TOLERANCE):
-        raise SystemExit(f"the stock model is not the trained ACNet: {folded}")
+    fused = compare(acnet, stock, images.test)
+    if not fused.within(TOLERANCE):
+        raise SystemExit(f"the stock model is not the trained ACNet: {fused}")
     shape = (3, 32, 32)
     return {
         "seed": seed,
         "pretrained": accuracy(net, images.test),
         "converted": kept.fused_accuracy,
         "plain": accuracy(plain, images.test),
-        "acnet": folded.trained_accuracy,
-        "acnet_in_stock": folded.fused_accuracy,
-        "stock_max_rel_difference": folded.max_rel_difference,
+        "acnet": fused.trained_accuracy,
+        "acnet_in_stock": fused.fused_accuracy,
+        "stock_max_rel_difference": fused.max_rel_difference,
         "converted_layers": len(conversion_report(acnet).converted),
         "parameters": {
             name: complexity(model, shape).parameters for name, model in (("acnet", acnet), ("stock", stock))
@@ -177,7 +177,7 @@ def main() -> None:
         runs.append(run(seed, images, options))
         figures = {
             "what": "torchvision ResNet (one BasicBlock a stage, 3×3 stem of stride 2) trained plain, then trained on "
-            "plain or as ACNet (init='preserve') and folded back into the stock model",
+            "plain or as ACNet (init='preserve') and fused back into the stock model",
             "data": options.data_name,
             "settings": {
                 "train_images": len(images.images),

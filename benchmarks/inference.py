@@ -1,6 +1,6 @@
-"""How fast is the folded ACNet? Plain network, ACNet unfolded and ACNet folded, side by side in one process.
+"""How fast is the fused ACNet? Plain network, ACNet unfused and ACNet fused, side by side in one process.
 
-The plain network is folded too (its batch norms into its convolutions), as anybody would deploy it. Each contender runs
+The plain network is fused too (its batch norms into its convolutions), as anybody would deploy it. Each contender runs
 in PyTorch and in onnxruntime. Every round times each of them once, in an order that rotates, so that a slow moment of
 the machine hits all alike; ratios are medians over rounds of the ratio within a round. Where in memory a network lies
 makes a difference of some per cent, so all are copied afresh several times, and a second copy of the plain network
@@ -57,7 +57,7 @@ def in_torch(model: nn.Module, x: Tensor) -> Contender:
 
 
 def write_onnx(model: nn.Module, x: Tensor, path: Path) -> Path:
-    """A folded model by way of `export_model`, which verifies it; one with blocks as its three branches."""
+    """A fused model by way of `export_model`, which verifies it; one with blocks as its three branches."""
     if not any(isinstance(module, FusibleConv) for module in model.modules()):
         return export_model(model, path, "onnx", example_input=x).path
     with warnings.catch_warnings(), explicit_branches(model):
@@ -98,8 +98,8 @@ def measure(name: str, batch: int, options: argparse.Namespace, folder: Path) ->
     torch.manual_seed(0)
     plain, acnet = (NETWORKS[name](conv).eval() for conv in (PlainConv(), ACBConv()))
     x = torch.randn(batch, 3, 32, 32)
-    folded = fuse_model(plain, x)
-    models = dict(zip(CONTENDERS, (folded, folded, acnet, fuse_model(acnet, x)), strict=True))
+    fused = fuse_model(plain, x)
+    models = dict(zip(CONTENDERS, (fused, fused, acnet, fuse_model(acnet, x)), strict=True))
     files = {label: write_onnx(model, x, folder / f"{label}.onnx") for label, model in models.items()}
     rows = []
     for runtime in ("torch", "onnxruntime"):
@@ -143,11 +143,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "batch",
         "runtime",
         "plain ms",
-        "unfolded ms",
-        "folded ms",
+        "unfused ms",
+        "fused ms",
         "again",
-        "unfolded",
-        "folded",
+        "unfused",
+        "fused",
     ):
         result.add_column(column, justify="left" if column in ("network", "runtime") else "right")
     for row in rows:

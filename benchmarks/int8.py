@@ -1,7 +1,7 @@
-"""What does INT8 cost a folded ACNet, and what a plain network? Post-training static quantisation by onnxruntime.
+"""What does INT8 cost a fused ACNet, and what a plain network? Post-training static quantisation by onnxruntime.
 
 Re-parameterised networks can have wider weight and activation ranges than plain ones and then lose more. Both networks
-are folded, exported to ONNX and quantised with the same calibration images (training images without augmentation),
+are fused, exported to ONNX and quantised with the same calibration images (training images without augmentation),
 weights per tensor and per channel; then tested on all test images.
 
     python benchmarks/int8.py --root data --plain runs/PLAIN/TIME/checkpoints/last.ckpt \\
@@ -57,7 +57,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]
 
 
 def load(path: Path) -> nn.Module:
-    """A folded network out of a checkpoint or a fused.safetensors."""
+    """A fused network out of a checkpoint or a fused.safetensors."""
     return load_fused(path) if path.suffix == ".safetensors" else fuse_model(load_network(path)[0])
 
 

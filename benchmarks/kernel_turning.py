@@ -1,8 +1,8 @@
-"""How far one training step turns the folded kernels: what the learning rate amounts to for each variant of the block.
+"""How far one training step turns the fused kernels: what the learning rate amounts to for each variant of the block.
 
 Batch norm makes the length of a kernel immaterial, so the angle is what a step changes. A block splits each kernel, and
-its gradient, into branches, and γ scales what reaches them; at the same learning rate an ACNet's folded kernels turn at
-another speed than the plain network's. Measured on real images from fresh weights, SGD without momentum, kernels folded
+its gradient, into branches, and γ scales what reaches them; at the same learning rate an ACNet's fused kernels turn at
+another speed than the plain network's. Measured on real images from fresh weights, SGD without momentum, kernels fused
 with the statistics of one fixed batch before and after the step.
 
     python benchmarks/kernel_turning.py --data.root DIR --out benchmarks/results/kernel_turning.json
@@ -38,16 +38,16 @@ VARIANTS: dict[str, ConvBuilder] = {
 }
 
 
-def folded_kernels(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """The 3×3 kernels that the network would fold to with the batch's own statistics, flat, float64."""
+def fused_kernels(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The 3×3 kernels that the network would fuse to with the batch's own statistics, flat, float64."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0  # running statistics are those of the last batch
     with torch.no_grad():
         network.train()(images)
-    folded = fuse_model(network.eval())
+    fused = fuse_model(network.eval())
     network.train()
-    convs = [module for module in folded.modules() if isinstance(module, nn.Conv2d)]
+    convs = [module for module in fused.modules() if isinstance(module, nn.Conv2d)]
     return [conv.weight.detach().double().flatten() for conv in convs if conv.kernel_size == (3, 3)]
 
 
@@ -58,18 +58,18 @@ def angle(a: Tensor, b: Tensor) -> float:
 
 
 def turned(conv: ConvBuilder, batches: list[list[Tensor]], depth: int, seed: int, lr: float) -> list[float]:
-    """Degrees by which each step turns each layer's folded kernel; the last batch gives the statistics."""
+    """Degrees by which each step turns each layer's fused kernel; the last batch gives the statistics."""
     torch.manual_seed(seed)
     network = ResNetCifar(conv, 10, depth=depth)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     fixed = batches[-1][0]
     angles: list[float] = []
-    before = folded_kernels(network, fixed)
+    before = fused_kernels(network, fixed)
     for images, labels in batches[:-1]:
         optimizer.zero_grad()
         torch.autograd.backward(F.cross_entropy(network(images), labels))
         optimizer.step()
-        after = folded_kernels(network, fixed)
+        after = fused_kernels(network, fixed)
         angles += [angle(a, b) for a, b in zip(before, after, strict=True)]
         before = after
     return angles

@@ -269,7 +269,7 @@ class TestNothingIsExecuted:
             Torchvision(PlainConv(), 5, name="resnet18", weights_file=name)
         assert "secret" not in str(refused.value)
 
-    def test_a_malicious_folded_file_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_malicious_fused_file_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path, proof = tmp_path / "fused.safetensors", tmp_path / "proof"
         torch.save(Malicious(proof), path)
         for load in (fused_info, load_fused):

@@ -117,7 +117,7 @@ def test_a_file_of_fixed_batch_takes_that_one_alone_and_is_verified_on_all_image
 
 
 @pytest.mark.parametrize("format", RUNTIMES)
-def test_the_exported_network_is_the_folded_one(format: str, tmp_path: Path) -> None:
+def test_the_exported_network_is_the_fused_one(format: str, tmp_path: Path) -> None:
     path = export_model(
         NETWORKS["own"](),
         tmp_path / "net.pt2",
@@ -160,7 +160,7 @@ def test_networks_with_several_outputs(format: str, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, wanted[key], rtol=1e-4, atol=1e-5)
 
 
-def test_folded_weights_load_into_the_folded_network(tmp_path: Path) -> None:
+def test_fused_weights_load_into_the_fused_network(tmp_path: Path) -> None:
     model = NETWORKS["converted"]()
     path = export_model(
         model, tmp_path / "net.safetensors", "safetensors", example_input=torch.randn(2, 3, 64, 64)
@@ -241,7 +241,7 @@ def test_stock_weights_of_a_packages_network(
 
 
 @pytest.mark.parametrize("conv", [ACBConv(), ACBConv(branch_norm=False)], ids=["branch_norm", "norm_after_sum"])
-def test_stock_weights_of_a_pre_activation_network_that_was_folded_late(conv: ConvBuilder) -> None:
+def test_stock_weights_of_a_pre_activation_network_that_was_fused_late(conv: ConvBuilder) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = randomised(WideResNet(conv, 10, depth=10, width=1)).double()
     moments = output_moments(network, images)
@@ -263,7 +263,7 @@ def test_stock_weights_without_a_place_for_a_bias_are_refused(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stock_weights_of_another_or_a_folded_architecture_are_refused() -> None:
+def test_stock_weights_of_another_or_a_fused_architecture_are_refused() -> None:
     stock = ResNetCifar(PlainConv(), 10, depth=8)
     with pytest.raises(ValueError, match=r"other convolutions: only one of them has `"):
         stock_weights(ResNetCifar(ACBConv(), 10, depth=14), stock)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: whole runs on it, compiled networks, processes' batch norms, folding in mid-training.
+"""What only a GPU can show: whole runs on it, compiled networks, processes' batch norms, fusing in mid-training.
 
 Each test runs on a CPU too, where it can, so that what is asked of the GPU is known to be right.
 """
@@ -89,7 +89,7 @@ def test_the_losses_are_those_of_the_cpu(precision: str, conv: ConvBuilder, tmp_
 
 
 @pytest.mark.gpu
-def test_a_compiled_network_trains_as_the_eager_one_and_folds(tmp_path: Path) -> None:
+def test_a_compiled_network_trains_as_the_eager_one_and_fuses(tmp_path: Path) -> None:
     expected = train(tmp_path, "cuda", classifier(ACBConv(gamma_init=1 / 3)))
     model = classifier(ACBConv(gamma_init=1 / 3), compile=True)
     close(train(tmp_path, "cuda", model)[:4], expected[:4], 1e-2)
@@ -100,8 +100,8 @@ def test_a_compiled_network_trains_as_the_eager_one_and_folds(tmp_path: Path) ->
 
 
 @pytest.mark.gpu
-def test_folded_kernels_follow_the_weights_under_reduced_overhead() -> None:
-    """CUDA graphs inside: in eval mode nothing of an earlier fold may be left, nor in training of an earlier step."""
+def test_fused_kernels_follow_the_weights_under_reduced_overhead() -> None:
+    """CUDA graphs inside: in eval mode no kernel fused earlier may be left, nor in training of an earlier step."""
     torch.compiler.reset()
     eager = classifier(ACBConv(gamma_init=1 / 3)).net.cuda()
     network = copy.deepcopy(eager)
@@ -141,9 +141,9 @@ def test_synchronised_batch_norms_of_one_process_change_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_network_that_was_folded_in_mid_training_trains_on(device: str, tmp_path: Path) -> None:
+def test_a_network_that_was_fused_in_mid_training_trains_on(device: str, tmp_path: Path) -> None:
     class Before(pl.Callback):
-        """Remembers what the network says of some images before it is folded, and what it says after."""
+        """Remembers what the network says of some images before it is fused, and what it says after."""
 
         def __init__(self) -> None:
             self.outputs: list[Tensor] = []

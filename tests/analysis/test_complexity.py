@@ -31,7 +31,7 @@ def test_macs_count_every_branch_of_the_model_as_given(
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_folded_acnet_costs_what_the_folded_plain_net_costs(small_net: Callable[..., nn.Module]) -> None:
+def test_fused_acnet_costs_what_the_fused_plain_net_costs(small_net: Callable[..., nn.Module]) -> None:
     plain, acnet = (complexity(fuse_model(small_net(conv)), (3, 12, 8)) for conv in (PlainConv(), ACBConv()))
     assert acnet == plain
 

@@ -40,9 +40,9 @@ def _corrupt(model: nn.Module, layer: str, value: float = 0.5) -> None:
 @pytest.mark.parametrize("layer", ["0", "2", "4", "5", "9"])
 def test_the_corrupted_layer_is_named(small_net: Callable[..., nn.Module], conv: object, layer: str) -> None:
     net = small_net(conv)
-    folded = fuse_model(net)
-    _corrupt(folded, layer)
-    result = first_divergence(net, folded, torch.randn(4, 3, 10, 10))
+    fused = fuse_model(net)
+    _corrupt(fused, layer)
+    result = first_divergence(net, fused, torch.randn(4, 3, 10, 10))
     assert result.layer == layer
     names = list(result.differences)
     assert names == [*map(str, range(10)), "(model)"]
@@ -52,36 +52,38 @@ def test_the_corrupted_layer_is_named(small_net: Callable[..., nn.Module], conv:
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "block", "head"])
-def test_convolutions_that_absorbed_a_batch_norm(randomised: Callable[[nn.Module], nn.Module], layer: str) -> None:
+def test_convolutions_that_were_fused_with_a_batch_norm(
+    randomised: Callable[[nn.Module], nn.Module], layer: str
+) -> None:
     net = randomised(Residual())
-    folded = fuse_model(net)
-    assert isinstance(folded.norm1, nn.Identity)
+    fused = fuse_model(net)
+    assert isinstance(fused.norm1, nn.Identity)
     images = torch.randn(2, 3, 8, 8)
-    unharmed = first_divergence(net, folded, images)
+    unharmed = first_divergence(net, fused, images)
     assert unharmed.layer is None
     names = ["conv1", "norm1", "relu", "conv2", "norm2", "relu (call 2)", "block", "head", "(model)"]
     assert list(unharmed.differences) == names
     assert str(unharmed) == "no layer of 9 parts by more than 0.0001"
-    _corrupt(folded, layer)
-    assert first_divergence(net, folded, images).layer == layer
+    _corrupt(fused, layer)
+    assert first_divergence(net, fused, images).layer == layer
 
 
 def test_a_batch_norm_with_an_activation_inside(randomised: Callable[[nn.Module], nn.Module]) -> None:
     layers = pytest.importorskip("timm.layers")
     net = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), layers.BatchNormAct2d(8), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)))
-    folded = fuse_model(net)
+    fused = fuse_model(net)
     images = torch.randn(2, 3, 8, 8)
-    assert isinstance(folded.get_submodule("1.act"), nn.ReLU)
-    assert first_divergence(net, folded, images).layer is None
-    _corrupt(folded, "0")
-    assert first_divergence(net, folded, images).layer == "1.act"  # the first output that both have
+    assert isinstance(fused.get_submodule("1.act"), nn.ReLU)
+    assert first_divergence(net, fused, images).layer is None
+    _corrupt(fused, "0")
+    assert first_divergence(net, fused, images).layer == "1.act"  # the first output that both have
 
 
 def test_nan_is_a_divergence(small_net: Callable[..., nn.Module]) -> None:
     net = small_net()
-    folded = fuse_model(net)
-    _corrupt(folded, "2", float("nan"))
-    assert first_divergence(net, folded, torch.randn(4, 3, 10, 10), tolerance=float("inf")).layer == "2"
+    fused = fuse_model(net)
+    _corrupt(fused, "2", float("nan"))
+    assert first_divergence(net, fused, torch.randn(4, 3, 10, 10), tolerance=float("inf")).layer == "2"
 
 
 def test_a_single_block_is_the_model(randomised: Callable[[nn.Module], nn.Module]) -> None:
@@ -93,9 +95,9 @@ def test_a_single_block_is_the_model(randomised: Callable[[nn.Module], nn.Module
 
 def test_no_hooks_and_modes_are_left_behind(small_net: Callable[..., nn.Module]) -> None:
     net = small_net().train()
-    folded = fuse_model(net.eval())
+    fused = fuse_model(net.eval())
     net.train()
-    first_divergence(net, folded, torch.randn(4, 3, 10, 10))
-    for module in [*net.modules(), *folded.modules()]:
+    first_divergence(net, fused, torch.randn(4, 3, 10, 10))
+    for module in [*net.modules(), *fused.modules()]:
         assert not module._forward_hooks
     assert all(module.training for module in net.modules())

@@ -23,7 +23,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("conv", VARIANTS, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_folded_net_is_the_trained_one(
+def test_a_fused_net_is_the_trained_one(
     small_net: Callable[..., nn.Module], batches: Batches, conv: ConvBuilder, dtype: torch.dtype
 ) -> None:
     net = small_net(conv).to(dtype)
@@ -35,12 +35,12 @@ def test_a_folded_net_is_the_trained_one(
 
 
 def test_numbers_are_numpys(small_net: Callable[..., nn.Module], batches: Batches) -> None:
-    trained, folded = small_net(), small_net()  # two networks that differ
+    trained, fused = small_net(), small_net()  # two networks that differ
     with torch.no_grad():
         a = np.concatenate([trained(images).double().numpy() for images, _ in batches])
-        b = np.concatenate([folded(images).double().numpy() for images, _ in batches])
+        b = np.concatenate([fused(images).double().numpy() for images, _ in batches])
     labels = np.concatenate([labels.numpy() for _, labels in batches])
-    result = compare(trained, folded, batches)
+    result = compare(trained, fused, batches)
     assert result.max_abs_difference == pytest.approx(np.abs(a - b).max(), rel=1e-4)
     assert result.max_rel_difference == pytest.approx(np.abs(a - b).max() / np.abs(a).max(), rel=1e-4)
     assert result.top1_agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
@@ -49,11 +49,11 @@ def test_numbers_are_numpys(small_net: Callable[..., nn.Module], batches: Batche
     assert not result.within(1e-3)
 
 
-def test_the_branches_are_evaluated_and_not_the_folded_shortcut(
+def test_the_branches_are_evaluated_and_not_the_fused_shortcut(
     small_net: Callable[..., nn.Module], batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = small_net().train()
-    folded = fuse_model(net.eval())
+    fused = fuse_model(net.eval())
     net.train()
     seen = []
     original = ACBlock.forward_branches
@@ -63,7 +63,7 @@ def test_the_branches_are_evaluated_and_not_the_folded_shortcut(
         return original(self, x)
 
     monkeypatch.setattr(ACBlock, "forward_branches", spy)
-    compare(net, folded, batches)
+    compare(net, fused, batches)
     assert seen == [False] * 9  # three blocks, three batches
     assert all(module.training for module in net.modules())
 
@@ -84,18 +84,18 @@ def test_without_labels_there_is_no_accuracy(small_net: Callable[..., nn.Module]
 
 def test_nan_is_never_within_a_tolerance(small_net: Callable[..., nn.Module], batches: Batches) -> None:
     net = small_net()
-    folded = fuse_model(net)
+    fused = fuse_model(net)
     with torch.no_grad():
-        next(folded.parameters()).fill_(torch.nan)
-    result = compare(net, folded, [*batches, *batches])
+        next(fused.parameters()).fill_(torch.nan)
+    result = compare(net, fused, [*batches, *batches])
     assert np.isnan(result.max_abs_difference)
     assert not result.within(float("inf"))
 
 
-@pytest.mark.parametrize(("folded", "expected"), [(0.0, 0.0), (1.0, float("inf"))])
-def test_a_model_that_gives_zeros(folded: float, expected: float) -> None:
+@pytest.mark.parametrize(("fused", "expected"), [(0.0, 0.0), (1.0, float("inf"))])
+def test_a_model_that_gives_zeros(fused: float, expected: float) -> None:
     metric = EquivalenceMetric()
-    metric.update(torch.zeros(2, 3), torch.full((2, 3), folded))
+    metric.update(torch.zeros(2, 3), torch.full((2, 3), fused))
     assert metric.result().max_rel_difference == expected
 
 

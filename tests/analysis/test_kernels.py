@@ -26,16 +26,16 @@ def _by_loops(kernels: list[np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("conv", [PlainConv(), ACBConv(), ACBConv(branch_norm=False), ACBConv(position="border")])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("training", [True, False])
-def test_equations_9_and_10_on_the_folded_kernels(
+def test_equations_9_and_10_on_the_fused_kernels(
     small_net: Callable[..., nn.Module], conv: ConvBuilder, size: int, training: bool
 ) -> None:
     net = small_net(conv)
-    folded = fuse_model(net)
+    fused = fuse_model(net)
     convs = {"0": 5, "2": 3, "5": 3}
     kernels = [
-        folded.get_parameter(f"{name}.weight").detach().double().numpy() for name, k in convs.items() if k == size
+        fused.get_parameter(f"{name}.weight").detach().double().numpy() for name, k in convs.items() if k == size
     ]
-    for model in (net.train(training), folded):
+    for model in (net.train(training), fused):
         result = kernel_magnitude(model, size)
         assert list(result.layers) == [name for name, k in convs.items() if k == size]
         assert result.kernel_size == size

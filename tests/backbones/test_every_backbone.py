@@ -52,7 +52,7 @@ def image_size(cls: Net) -> int:
 
 @torch.no_grad()
 def evaluate(net: nn.Module, images: Tensor) -> Tensor:
-    """The logits, from the branches themselves and not from a kernel that is folded on the way."""
+    """The logits, from the branches themselves and not from a kernel that is fused on the way."""
     with explicit_branches(net):
         logits: Tensor = net(images)
     return logits
@@ -149,7 +149,7 @@ def test_fan_out_draw_reaches_every_layer(cls: Net) -> None:
 
 @pytest.mark.parametrize("conv", BUILDERS, ids=lambda conv: type(conv).__name__)
 @pytest.mark.parametrize(("cls", "options"), CASES)
-def test_folded_net_computes_what_the_trained_one_did(
+def test_fused_net_computes_what_the_trained_one_did(
     cls: Net, options: dict[str, Any], conv: ConvBuilder, randomised: Callable[[nn.Module, Tensor], nn.Module]
 ) -> None:
     torch.manual_seed(0)
@@ -161,15 +161,15 @@ def test_folded_net_computes_what_the_trained_one_did(
     exact = evaluate(net.double(), images.double())
     scale = exact.abs().max()
     assert exact.std(0).max() > 1e-2 * scale, "the logits depend on the images"
-    folded = fuse_model(net)
-    assert (evaluate(folded, images.double()) - exact).abs().max() <= 1e-12 * scale
-    # In float32 folding adds no more than the rounding that the trained net, deep and with random kernels, has itself.
+    fused = fuse_model(net)
+    assert (evaluate(fused, images.double()) - exact).abs().max() <= 1e-12 * scale
+    # In float32 fusing adds no more than the rounding that the trained net, deep and with random kernels, has itself.
     rounding = max((trained - exact).abs().max(), 1e-6 * scale)
-    assert (evaluate(folded.float(), images) - exact).abs().max() <= 4 * rounding
+    assert (evaluate(fused.float(), images) - exact).abs().max() <= 4 * rounding
 
 
 @pytest.mark.parametrize(("cls", "options"), CASES)
-def test_folded_acnet_computes_it_in_float32_with_the_plain_structure(cls: Net, options: dict[str, Any]) -> None:
+def test_fused_acnet_computes_it_in_float32_with_the_plain_structure(cls: Net, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     size = image_size(cls)
     net = cls(ACBConv(asymmetric_size=3, draw="fan_out"), num_classes=10, **options).eval()

@@ -182,12 +182,14 @@ def test_no_classifier_and_no_metric(tmp_path: Path) -> None:
         )
 
 
-def test_a_wrong_fold_of_nested_outputs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_with_nested_outputs_that_was_fused_wrongly_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wrong(model: nn.Module, example_input: Any = None) -> Any:
-        folded: Any = fuse_model(model, example_input)
+        fused: Any = fuse_model(model, example_input)
         with torch.no_grad():
-            folded.coarse.weight.mul_(1.01)
-        return folded
+            fused.coarse.weight.mul_(1.01)
+        return fused
 
     monkeypatch.setattr("acnet_pl.callbacks.subject.fuse_model", wrong)
     with pytest.raises(EquivalenceError, match="part at 'coarse'"):
@@ -251,7 +253,7 @@ def plain(model: nn.Module) -> bool:
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
 @pytest.mark.parametrize("kind", [Own, OwnSegmentation, OwnPairs, people.OwnLayers])
-def test_a_checkpoint_after_the_late_fold_loads_into_the_module(kind: type[Own], tmp_path: Path) -> None:
+def test_a_checkpoint_after_late_fusing_loads_into_the_module(kind: type[Own], tmp_path: Path) -> None:
     model = seeded(kind)
     trainer(tmp_path, LateFuse(1), RunCheckpoint()).fit(model, loader(kind), loader(kind))
     assert plain(model)
@@ -267,11 +269,11 @@ def test_a_checkpoint_after_the_late_fold_loads_into_the_module(kind: type[Own],
     assert run.global_step == 6
 
 
-@pytest.mark.parametrize("first", ["average", "fold"])
+@pytest.mark.parametrize("first", ["average", "fuse"])
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
-def test_averages_go_on_across_the_late_fold(first: str, tmp_path: Path) -> None:
+def test_averages_go_on_across_late_fusing(first: str, tmp_path: Path) -> None:
     class Watch(pl.Callback):
-        """Holds the average to its function at the fold, and to a second average from there on."""
+        """Holds the average to its function when the network is fused, and to a second average from there on."""
 
         def __init__(self, averaging: Any) -> None:
             self.averaging, self.before = averaging, torch.empty(0)
@@ -318,7 +320,7 @@ def test_averages_go_on_across_the_late_fold(first: str, tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
-def test_stochastic_weight_averaging_across_the_late_fold(tmp_path: Path) -> None:
+def test_stochastic_weight_averaging_across_late_fusing(tmp_path: Path) -> None:
     for late in (1, 2):  # before and after the averaging begins
         model = seeded(Own)
         averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
@@ -330,7 +332,7 @@ def test_stochastic_weight_averaging_across_the_late_fold(tmp_path: Path) -> Non
             assert torch.equal(mine, theirs)
 
 
-class TestALateFoldThatCannotWork:
+class TestALateFuseThatCannotWork:
     def test_a_block_that_the_network_does_not_use(self, tmp_path: Path) -> None:
         model = seeded(Own)
         model.model.unused = ACBlock(3, 3, 3)

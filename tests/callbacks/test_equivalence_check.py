@@ -35,7 +35,7 @@ def data():
     return DigitsDataModule(image_size=8, eval_batch_size=64)
 
 
-def test_fit_and_validate_log_figures_of_a_true_fold(tmp_path):
+def test_fit_and_validate_log_figures_of_a_rightly_fused_network(tmp_path):
     check = EquivalenceCheck(fit_batches=2)
     model, run = classifier(), trainer(tmp_path, check)
     run.fit(model, datamodule=data())
@@ -49,11 +49,11 @@ def test_fit_and_validate_log_figures_of_a_true_fold(tmp_path):
 
 
 def test_the_branches_and_not_the_shortcut_are_compared(tmp_path, monkeypatch):
-    """Were the shortcut compared with the fold, a wrong fold would equal itself."""
-    fold = ACBlock.fuse_kernel
+    """Were the shortcut compared with the fused network, a wrongly fused kernel would equal itself."""
+    fuse = ACBlock.fuse_kernel
 
     def wrong(self):
-        kernel, bias = fold(self)
+        kernel, bias = fuse(self)
         return kernel * 1.01, bias
 
     monkeypatch.setattr(ACBlock, "fuse_kernel", wrong)
@@ -64,10 +64,10 @@ def test_the_branches_and_not_the_shortcut_are_compared(tmp_path, monkeypatch):
 
 def test_the_layer_where_they_part_is_named(tmp_path, monkeypatch):
     def broken(model, example_input=None):
-        folded = fuse_model(model, example_input)
+        fused = fuse_model(model, example_input)
         with torch.no_grad():
-            folded.stages[1][0].conv2.weight[0, 0, 0, 0] += 5
-        return folded
+            fused.stages[1][0].conv2.weight[0, 0, 0, 0] += 5
+        return fused
 
     monkeypatch.setattr("acnet_pl.callbacks.subject.fuse_model", broken)
     with pytest.raises(EquivalenceError, match=r"part at 'stages\.1\.0\.conv2'"):

@@ -35,16 +35,16 @@ def fit(tmp_path, callback, conv=None, checkpoint=None, epochs=1, **options):
 
 
 @pytest.mark.parametrize("conv", [PlainConv(), ACBConv(), ACBConv(branch_norm=False)])
-def test_the_file_is_the_trained_network_folded(tmp_path, conv):
+def test_the_file_is_the_trained_network_fused(tmp_path, conv):
     callback = FuseOnFitEnd()
     model, images = fit(tmp_path, callback, conv)
-    folded = acnet_pl.load_fused(tmp_path / "fused.safetensors")
-    assert not any(isinstance(module, (ACBlock, nn.BatchNorm2d)) for module in folded.modules())
-    assert not folded.training
+    fused = acnet_pl.load_fused(tmp_path / "fused.safetensors")
+    assert not any(isinstance(module, (ACBlock, nn.BatchNorm2d)) for module in fused.modules())
+    assert not fused.training
     with torch.no_grad(), acnet_pl.explicit_branches(model):
         trained = model.eval()(images)
     with torch.no_grad():
-        difference = (trained - folded(images)).abs().max() / trained.abs().max()
+        difference = (trained - fused(images)).abs().max() / trained.abs().max()
     assert difference <= 1e-5
     assert callback.result.weights == "last"
     assert callback.result.path == str(tmp_path / "fused.safetensors")
@@ -76,7 +76,7 @@ def test_plain_and_acnet_deploy_to_the_same_structure(tmp_path):
     assert results["acnet"].macs_trained > results["acnet"].macs_fused
 
 
-def test_the_best_checkpoint_is_folded_where_one_is_monitored(tmp_path):
+def test_the_best_checkpoint_is_fused_where_one_is_monitored(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, monitor="val/loss", mode="min", filename="best")
 
     class Worsen(pl.Callback):
@@ -103,10 +103,10 @@ def test_the_best_checkpoint_is_folded_where_one_is_monitored(tmp_path):
     twin.load_state_dict(best)
     data.setup("test")
     images = data.normalize(data.test_set.images)
-    folded = acnet_pl.load_fused(callback.result.path)
+    fused = acnet_pl.load_fused(callback.result.path)
     with torch.no_grad():
-        assert torch.allclose(folded(images), twin.eval()(images), atol=1e-4)
-        assert not torch.allclose(folded(images), model.eval()(images), atol=1e-4)
+        assert torch.allclose(fused(images), twin.eval()(images), atol=1e-4)
+        assert not torch.allclose(fused(images), model.eval()(images), atol=1e-4)
 
 
 def test_the_trained_model_stays_trainable(tmp_path):

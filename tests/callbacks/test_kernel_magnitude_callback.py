@@ -93,7 +93,7 @@ def test_it_logs_every_few_epochs_the_first_and_the_last(every: int, logged: lis
     assert list(logger.seen) == logged
 
 
-def test_the_shares_are_those_of_the_folded_network(tmp_path: Path) -> None:
+def test_the_shares_are_those_of_the_fused_network(tmp_path: Path) -> None:
     logger, callback = Logged(tmp_path), KernelMagnitude()
     model = fit(tmp_path, callback, 1, ACBConv(), logger=logger)
     expected = kernel_magnitude(model.net)

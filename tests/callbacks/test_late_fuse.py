@@ -1,4 +1,4 @@
-"""LateFuse: the same function at the fold, a plain net's training after it, and checkpoints of it that resume."""
+"""LateFuse: the same function when it fuses, a plain net's training afterwards, and checkpoints that resume."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, ACBlock)]
 
 
-def merged(network: nn.Module, images: Tensor) -> nn.Module:
+def fused_plain(network: nn.Module, images: Tensor) -> nn.Module:
     moments = output_moments(network, images)
     return replace_modules(network, {block: fuse_block(block, found) for block, found in moments.items()})
 
@@ -93,7 +93,7 @@ def test_the_function_stays_and_batches_are_normalised_as_before(conv: Any, dtyp
     network = randomise(CifarQuick(conv, 10)).to(dtype).train()
     images = torch.randn(64, 3, 32, 32, dtype=dtype)
     trained = copy.deepcopy(network).eval()
-    plain = merged(network, images)
+    plain = fused_plain(network, images)
     assert not blocks(plain)
     assert all(module.training for module in plain.modules())
     with torch.no_grad(), acnet_pl.explicit_branches(trained):
@@ -105,7 +105,7 @@ def test_the_function_stays_and_batches_are_normalised_as_before(conv: Any, dtyp
             assert (plain(images) - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
-def test_the_statistics_are_those_of_the_folded_convolution() -> None:
+def test_the_statistics_are_those_of_the_fused_convolution() -> None:
     block = randomise(ACBlock(4, 6, 3, 2, 1, groups=2, padding_mode="reflect")).double().train()
     assert isinstance(block, ACBlock)
     images = torch.randn(5, 4, 9, 9, dtype=torch.float64) + 1
@@ -123,18 +123,18 @@ def test_the_statistics_are_those_of_the_folded_convolution() -> None:
 
 
 @pytest.mark.parametrize("conv", BUILDERS, ids=repr)
-def test_velocity_is_that_of_the_folded_kernel(conv: Any) -> None:
+def test_velocity_is_that_of_the_fused_kernel(conv: Any) -> None:
     block: Any = randomise(conv(3, 4, 3, padding=1)).double()
     velocity = {parameter: torch.randn_like(parameter) for parameter in block.parameters()}
 
-    def folded(time: float) -> Tensor:
+    def fused(time: float) -> Tensor:
         moved = copy.deepcopy(block)
         with torch.no_grad():
             for mine, parameter in zip(moved.parameters(), block.parameters(), strict=True):
                 mine.add_(velocity[parameter], alpha=time)
         return fuse_block(moved, (torch.zeros(4), torch.ones(4))).conv.weight.detach()
 
-    expected = (folded(1e-6) - folded(-1e-6)) / 2e-6
+    expected = (fused(1e-6) - fused(-1e-6)) / 2e-6
     found = fused_velocity(block, velocity)
     torch.testing.assert_close(found[block.square.weight], expected, rtol=1e-6, atol=1e-6)
     if conv.branch_norm is True:
@@ -149,7 +149,7 @@ def test_velocity_is_that_of_the_folded_kernel(conv: Any) -> None:
 @pytest.mark.parametrize("conv", BUILDERS, ids=repr)
 def test_training_goes_on_as_that_of_a_plain_network(conv: Any, tmp_path: Path) -> None:
     class Watch(pl.Callback):
-        """Sets a plain network beside the run after the fold."""
+        """Sets a plain network beside the run after fusing."""
 
         plain: ImageClassifier
         optimizer: torch.optim.Optimizer
@@ -195,7 +195,7 @@ def test_training_goes_on_as_that_of_a_plain_network(conv: Any, tmp_path: Path) 
 
 
 class Momenta(pl.Callback):
-    """Remembers the optimizer before and after the fold."""
+    """Remembers the optimizer before and after fusing."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tm
 
 
 @pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1, momentum=0.9), partial(Adam, lr=1e-3), RMSprop, AdamW])
-def test_blocks_that_are_folded_before_the_first_step_train(optimizer: Any, tmp_path: Path) -> None:
+def test_blocks_that_are_fused_before_the_first_step_train(optimizer: Any, tmp_path: Path) -> None:
     model = classifier(ACBConv(), optimizer=optimizer)
     run = trainer(tmp_path, LateFuse(0.1), epochs=1)  # rounded down to the very beginning
     run.fit(model, datamodule=data())
@@ -235,7 +235,7 @@ def test_blocks_that_are_folded_before_the_first_step_train(optimizer: Any, tmp_
 @pytest.mark.parametrize(
     ("death", "first"),
     [((1, 0), True), ((1, 0), False), ((1, 3), False), ((2, 1), True)],
-    ids=["checkpoint first, at the fold", "fold first, at the fold", "after it", "an epoch later"],
+    ids=["checkpoint first, when fusing", "fuse first, when fusing", "after it", "an epoch later"],
 )
 def test_a_killed_run_ends_with_the_same_bits(death: tuple[int, int], first: bool, tmp_path: Path) -> None:
     def run(folder: Path, *others: pl.Callback, resume: str | None = None) -> ImageClassifier:
@@ -262,7 +262,7 @@ def test_a_killed_run_ends_with_the_same_bits(death: tuple[int, int], first: boo
         assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(left, right, strict=True))
 
 
-def test_a_checkpoint_after_the_fold_loads_everywhere(tmp_path: Path) -> None:
+def test_a_checkpoint_after_fusing_loads_everywhere(tmp_path: Path) -> None:
     model, fuse, equivalence = classifier(ACBConv()), FuseOnFitEnd(), EquivalenceCheck()
     best = ModelCheckpoint(tmp_path, monitor="val/top1", mode="max")
     run = trainer(tmp_path, RunCheckpoint(), LateFuse(0.5), best, fuse, equivalence, epochs=2)
@@ -287,7 +287,7 @@ def test_a_checkpoint_after_the_fold_loads_everywhere(tmp_path: Path) -> None:
     assert other["val/top1"] == outcome["val/top1"]
 
 
-def test_the_best_weights_are_chosen_anew_after_the_fold(tmp_path: Path) -> None:
+def test_the_best_weights_are_chosen_anew_after_fusing(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path, monitor="train/top1", mode="min", filename="best-{epoch}")  # the first is the best
     fuse = FuseOnFitEnd()
     trainer(tmp_path, RunCheckpoint(), LateFuse(1), best, fuse).fit(classifier(ACBConv()), datamodule=data())
@@ -317,7 +317,7 @@ def test_a_network_without_blocks_is_left_alone(tmp_path: Path) -> None:
     assert {id(parameter) for parameter in model.parameters()} == parameters
 
 
-def test_a_block_that_cannot_be_merged() -> None:
+def test_a_block_that_cannot_be_fused() -> None:
     block = ACBlock(4, 6, 3)
     with pytest.raises(ValueError, match="needs the `moments`"):
         fuse_block(block)

@@ -1,4 +1,4 @@
-"""``python -m acnet_pl export`` on checkpoints and folded files."""
+"""``python -m acnet_pl export`` on checkpoints and fused files."""
 
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_safetensors_keep_what_the_run_knows_of_its_images(checkpoint: Path, tmp
         torch.testing.assert_close(acnet_pl.load_fused(path)(images), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_folding_again_keeps_what_is_known_of_the_images(checkpoint: Path) -> None:
+def test_fusing_again_keeps_what_is_known_of_the_images(checkpoint: Path) -> None:
     path = write_fused(checkpoint)
     assert main(["fuse", str(checkpoint)]) == 0
     assert acnet_pl.fused_info(path)["preprocessing"] == PREPROCESSING

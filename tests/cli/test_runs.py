@@ -20,7 +20,7 @@ def test_a_run_keeps_everything_in_a_folder_of_its_own(finished):
     assert (finished / "wandb").is_dir()
 
 
-def test_the_summary_holds_the_figures_of_the_folded_file(finished):
+def test_the_summary_holds_the_figures_of_the_fused_file(finished):
     summary = json.loads((finished / "summary.json").read_text())
     data = DigitsDataModule(image_size=8)
     data.setup("test")
@@ -94,7 +94,7 @@ def test_predictions_are_those_of_the_network(finished, tmp_path):
     assert [int(row["predicted"]) for row in rows] == got.argmax(1).tolist()
 
 
-def test_fuse_writes_what_the_run_folded(finished, tmp_path, capsys):
+def test_fuse_writes_what_the_run_fused(finished, tmp_path, capsys):
     path = tmp_path / "again.safetensors"
     assert main(["fuse", str(finished / "checkpoints/last.ckpt"), "--output", str(path), "--image_size", "8"]) == 0
     assert "top-1 agreement 100.00%" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`fit` on two processes: one run folder, one folded file, and every image counted once."""
+"""`fit` on two processes: one run folder, one fused file, and every image counted once."""
 
 import json
 import os

@@ -43,7 +43,7 @@ def test_the_whole_configuration_is_logged(records):
     assert config["config"]["model"]["backbone"]["init_args"]["depth"] == 8
 
 
-def test_rotation_table_and_folded_file_are_artifacts(records):
+def test_rotation_table_and_fused_file_are_artifacts(records):
     artifacts = [
         record.request.log_artifact.artifact for record in records if record.WhichOneof("record_type") == "request"
     ]

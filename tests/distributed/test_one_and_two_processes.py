@@ -61,7 +61,7 @@ def test_the_loss_curve_is_the_same(one: Any, two: Any) -> None:
     assert difference(one.curve("train/loss"), two.curve("train/loss")) < 1e-10
 
 
-def test_the_folded_weights_are_the_same(one: Any, two: Any) -> None:
+def test_the_fused_weights_are_the_same(one: Any, two: Any) -> None:
     assert one.fused.keys() == two.fused.keys()
     for name, weight in one.fused.items():
         assert weight.dtype == torch.float64
@@ -77,12 +77,12 @@ def test_the_trained_weights_and_statistics_are_the_same(one: Any, two: Any) -> 
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10 * largest)
 
 
-def test_late_folding_is_the_same(launch: Any) -> None:
+def test_late_fusing_is_the_same(launch: Any) -> None:
     """Statistics are those of all processes, and gradients of the plain network are exchanged as before."""
-    fold = ["--trainer.callbacks+", "acnet_pl.callbacks.LateFuse", "--trainer.callbacks.epoch", "1"]
+    fuse = ["--trainer.callbacks+", "acnet_pl.callbacks.LateFuse", "--trainer.callbacks.epoch", "1"]
     options = ["fit", "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1", "--test_after_fit", "false"]
-    alone = launch(*options, *FLOAT64, *fold)
-    together = launch(*options, *FLOAT64, *SYNC, *fold, processes=2)
+    alone = launch(*options, *FLOAT64, *fuse)
+    together = launch(*options, *FLOAT64, *SYNC, *fuse, processes=2)
     assert "Fused" in together.outputs[0]
     assert "net.stem.conv.weight" in read_checkpoint(together.run / "checkpoints" / "last.ckpt")["state_dict"]
     assert len(alone.curve("train/loss")) == 2 * STEPS_PER_EPOCH

@@ -83,7 +83,7 @@ class Outcome:
         return (self.folder / "fused.safetensors").read_bytes()
 
     def assert_same_as(self, other: Outcome) -> None:
-        """Bit for bit: weights, batch-norm statistics, momentum, metrics, summary and folded file."""
+        """Bit for bit: weights, batch-norm statistics, momentum, metrics, summary and fused file."""
         mine, theirs = self.checkpoint, other.checkpoint
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             left, right = (torch.utils._pytree.tree_flatten(content[key])[0] for content in (mine, theirs))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 # Where a run can die: in a step, in the middle of an epoch, while it validates, while a checkpoint is written (before
-# the sync, between the renames), at the end of training, while it folds, tests and writes its summary.
+# the sync, between the renames), at the end of training, while it fuses, tests and writes its summary.
 MOMENTS: list[list[Any]] = [
     ["at", "acnet_pl.modules:ImageClassifier.training_step", 3],
     ["at", "acnet_pl.modules:ImageClassifier.training_step", 7],
@@ -22,12 +22,12 @@ MOMENTS: list[list[Any]] = [
     ["at", "acnet_pl.cli.lightning:write_summary", 1],
 ]
 
-# Functions whose calls are the phases of a run, and how many of them there are while it trains and folds.
+# Functions whose calls are the phases of a run, and how many of them there are while it trains and fuses.
 PHASES = {
     "a step": ("pytorch_lightning.loops.training_epoch_loop:_TrainingEpochLoop.advance", 33),
     "validation": ("pytorch_lightning.loops.evaluation_loop:_EvaluationLoop.run", 3),
     "the writing of a checkpoint": ("acnet_pl.checkpoint:AtomicCheckpointIO.save_checkpoint", 9),
-    "folding": ("acnet_pl.callbacks:FuseOnFitEnd.on_fit_end", 1),
+    "fusing": ("acnet_pl.callbacks:FuseOnFitEnd.on_fit_end", 1),
 }
 
 
@@ -56,7 +56,7 @@ def test_the_weights_with_the_best_metric(
     for name in ("alone", "killed"):
         (tmp_path / name).mkdir()
     mortal.run(tmp_path / "alone", *options)
-    # Dies between writing a new best and the checkpoint that refers to it, and while the best is folded.
+    # Dies between writing a new best and the checkpoint that refers to it, and while the best is fused.
     mortal.run(tmp_path / "killed", *options, death=["at", "pytorch_lightning:Trainer.save_checkpoint", 4])
     mortal.run(tmp_path / "killed", *options, death=["at", "acnet_pl.deploy:save_file", 1])
     mortal.run(tmp_path / "killed", *options)

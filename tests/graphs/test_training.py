@@ -108,7 +108,7 @@ class Replayed:
             self.training._step()
 
 
-def test_what_was_folded_before_a_replay_is_not_used_after_it(make: Make, digits: DigitsDataModule) -> None:
+def test_what_was_fused_before_a_replay_is_not_used_after_it(make: Make, digits: DigitsDataModule) -> None:
     training = make()
     training._graph = cast(Any, Replayed(training))
     val = DeviceImages.of(digits.val_set, digits.mean, digits.std, torch.device("cpu"))

@@ -114,7 +114,7 @@ def test_a_configuration_trains_with_data_schedule_and_callback_of_bolts(
     assert summary["equivalence"]["samples"] == 40
     assert summary["equivalence"]["max_rel_difference"] < 1e-5
 
-    # The folded file is the trained network, from plain convolutions.
+    # The fused file is the trained network, from plain convolutions.
     publish_md5(cifar10_root, 10)
     fused = load_fused(run / "fused.safetensors")
     assert not any(isinstance(module, ACBlock) for module in fused.modules())

@@ -68,7 +68,7 @@ def test_synchronised_network_computes_the_same_and_is_put_back(network: nn.Modu
     assert not torch.allclose(changed, expected)
 
 
-def test_norms_that_lightning_leaves_behind_fold_and_convert() -> None:
+def test_norms_that_lightning_leaves_behind_fuse_and_convert() -> None:
     """Its own plugin ends in a class of Lightning's, which computes what nn.BatchNorm2d does."""
     model = timm.create_model("resnet18", num_classes=5)
     plugin = TorchSyncBatchNorm()

@@ -1,4 +1,4 @@
-"""The block equals its fold (Eq. 8): over all geometries, against a naive sliding window, and in its gradients."""
+"""The block equals its fused kernel (Eq. 8), in all geometries, against a naive sliding window and in its gradients."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def cases(draw: st.DrawFn, largest: int = 11) -> Case:
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(case=cases())
-def test_folded_equals_trained(case: Case) -> None:
+def test_fused_equals_trained(case: Case) -> None:
     exact_block, exact_x = case.block(), case.input()
     for dtype in (torch.float64, torch.float32):
         block, x = copy.deepcopy(exact_block).to(dtype), exact_x.to(dtype)
@@ -197,13 +197,13 @@ def test_branches_are_the_articles_sliding_window(case: Case) -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(case=cases(largest=7))
-def test_training_forward_of_merged_kernels_equals_explicit_branches(case: Case) -> None:
+def test_training_forward_of_summed_kernels_equals_explicit_branches(case: Case) -> None:
     if case.options["branch_norm"] is True:
         case.options["branch_norm"] = False
-    merged, x = case.block().train(), case.input().requires_grad_()
-    explicit = copy.deepcopy(merged)
+    summed, x = case.block().train(), case.input().requires_grad_()
+    explicit = copy.deepcopy(summed)
     results = []
-    for block, context in ((merged, False), (explicit, True)):
+    for block, context in ((summed, False), (explicit, True)):
         block.explicit = context
         out = block(x)
         grads = torch.autograd.grad(
@@ -481,7 +481,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         ACBlock(**{"in_channels": 6, "out_channels": 8, "kernel_size": 3, **arguments})
 
 
-def test_a_block_in_train_mode_is_not_folded() -> None:
+def test_a_block_in_train_mode_is_not_fused() -> None:
     block = _block()
     assert block.square_norm is not None
     block.square_norm.train()  # one batch norm suffices
@@ -495,9 +495,9 @@ def test_no_running_statistics(branch_norm: bool) -> None:
     block = _block(branch_norm=branch_norm)
     name = "square_norm" if branch_norm else "norm"
     setattr(block, name, nn.BatchNorm2d(6, track_running_stats=False).eval())
-    for fold in (block.fuse, block.get_equivalent_kernel_bias):
+    for fuse in (block.fuse, block.get_equivalent_kernel_bias):
         with pytest.raises(FusionError, match=r"track_running_stats=False.*train with track_running_stats=True"):
-            fold()
+            fuse()
     x = torch.randn(3, 4, 5, 5)
     torch.testing.assert_close(block(x), block.forward_branches(x))
 
@@ -509,7 +509,7 @@ class _NormAndActivation(nn.BatchNorm2d):
 
 @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6), nn.Identity(), _NormAndActivation(6)])
 @pytest.mark.parametrize("branch_norm", [True, False])
-def test_another_norm_is_evaluated_but_not_folded(norm: nn.Module, branch_norm: bool) -> None:
+def test_another_norm_is_evaluated_but_not_fused(norm: nn.Module, branch_norm: bool) -> None:
     block, x = _block(branch_norm=branch_norm), torch.randn(3, 4, 5, 5)
     setattr(block, "vertical_norm" if branch_norm else "norm", norm.eval())
     torch.testing.assert_close(block(x), block.forward_branches(x))
@@ -532,7 +532,7 @@ def test_values_that_are_not_finite(name: str, value: float) -> None:
         block.fuse()
 
 
-def test_folded_values_that_are_not_finite() -> None:
+def test_fused_values_that_are_not_finite() -> None:
     overflowing = _block().half()
     overflowing.state_dict()["square_norm.weight"].fill_(6e4)
     with pytest.raises(FusionError, match=r"not finite in torch.float16: they overflow.*fuse model.float\(\)"):

@@ -65,15 +65,15 @@ def test_compiled_block_follows_mode_and_explicit_branches() -> None:
     block = make(padding=1).eval()
     compiled = torch.compile(block, fullgraph=True, backend="eager")
     with torch.no_grad():
-        folded = compiled(X)
+        fused = compiled(X)
         with explicit_branches(block):
             explicit = compiled(X)
         assert torch.equal(explicit, block.forward_branches(X))
-        assert not torch.equal(explicit, folded)  # rounded differently, so it was computed differently
-        torch.testing.assert_close(explicit, folded, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(explicit, fused)  # rounded differently, so it was computed differently
+        torch.testing.assert_close(explicit, fused, rtol=1e-4, atol=1e-5)
         block.train()
         trained = compiled(X)
-        assert not torch.allclose(trained, folded)
+        assert not torch.allclose(trained, fused)
 
 
 @pytest.mark.slow
@@ -224,11 +224,11 @@ def test_half_precision(options: dict[str, Any], dtype: torch.dtype) -> None:
     exact = copy.deepcopy(block).double().forward_branches(X.to(dtype).double())
     error = {}
     with torch.no_grad():
-        for name, out in (("folded", block(X.to(dtype))), ("branches", block.forward_branches(X.to(dtype)))):
+        for name, out in (("fused", block(X.to(dtype))), ("branches", block.forward_branches(X.to(dtype)))):
             assert out.dtype == dtype
             error[name] = float((out.double() - exact).abs().max() / exact.abs().max())
-    assert error["folded"] < {torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-    assert error["folded"] < 1.5 * error["branches"]
+    assert error["fused"] < {torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    assert error["fused"] < 1.5 * error["branches"]
 
 
 def test_default_device_and_dtype_are_respected() -> None:

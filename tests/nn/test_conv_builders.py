@@ -37,7 +37,7 @@ def randomise(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("builder", BUILDERS, ids=repr)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_builds_a_layer_that_folds_to_the_plain_structure(builder: ConvBuilder, layer: dict[str, Any]) -> None:
+def test_builds_a_layer_that_fuses_to_the_plain_structure(builder: ConvBuilder, layer: dict[str, Any]) -> None:
     torch.manual_seed(0)
     module = builder(4, 6, **layer)
     assert isinstance(module, FusibleConv)
@@ -107,7 +107,7 @@ def test_fused_plain_layer_is_a_copy() -> None:
     assert not fused.bias.any()
 
 
-def test_plain_layer_in_train_mode_is_not_folded() -> None:
+def test_plain_layer_in_train_mode_is_not_fused() -> None:
     with pytest.raises(FusionError, match=r"train mode.*model.eval\(\)"):
         ConvNorm(4, 6, 3).fuse()
 

@@ -227,7 +227,7 @@ def test_pruned_and_parametrised_layers_train_and_evaluate(block: ACBlock, chang
 
 @pytest.mark.parametrize("change", [_prune, torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-def test_a_kernel_that_a_hook_computes_is_folded_as_it_is_now(
+def test_a_kernel_that_a_hook_computes_is_fused_as_it_is_now(
     block: ACBlock, change: Callable[[nn.Module], object]
 ) -> None:
     change(block if change is _prune else square_of(block))

@@ -17,7 +17,7 @@ def _normal(*shape: int) -> Tensor:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_folded_kernel_computes_convolution_then_batch_norm(affine: bool, with_bias: bool, groups: int) -> None:
+def test_fused_kernel_computes_convolution_then_batch_norm(affine: bool, with_bias: bool, groups: int) -> None:
     torch.manual_seed(0)
     kernel, bias = _normal(8, 4 // groups, 3, 5), _normal(8) if with_bias else None
     mean, var = _normal(8), torch.rand(8, dtype=torch.float64) + 0.1
@@ -28,7 +28,7 @@ def test_folded_kernel_computes_convolution_then_batch_norm(affine: bool, with_b
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_folding_by_hand() -> None:
+def test_fusing_by_hand() -> None:
     # γ/σ = 3/√(3 + 1) = 1.5; (b - μ)·1.5 + β = (5 - 1)·1.5 + 7 = 13
     one = torch.ones(1, dtype=torch.float64)
     kernel, bias = fuse_batch_norm(one.reshape(1, 1, 1, 1) * 2, 5 * one, one, 3 * one, 3 * one, 7 * one, eps=1.0)
@@ -71,19 +71,19 @@ def test_sum_of_branches_is_convolution_by_the_sum(count: int) -> None:
 def test_functions_are_differentiable() -> None:
     torch.manual_seed(0)
 
-    def fold(kernel: Tensor, mean: Tensor, var: Tensor, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def fuse(kernel: Tensor, mean: Tensor, var: Tensor, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         kernel, bias = fuse_batch_norm(kernel, None, mean, var, weight, shift)
         return sum_branches([(embed_kernel(kernel, (3, 3), (1, 0)), bias), (_square, bias)])
 
     _square = _normal(2, 2, 3, 3)
     inputs = [_normal(2, 2, 1, 3), _normal(2), torch.rand(2, dtype=torch.float64) + 0.5, _normal(2), _normal(2)]
-    assert torch.autograd.gradcheck(fold, [tensor.requires_grad_() for tensor in inputs])
+    assert torch.autograd.gradcheck(fuse, [tensor.requires_grad_() for tensor in inputs])
 
 
 def test_arguments_are_left_alone() -> None:
     kernel, mean, var = torch.ones(2, 2, 1, 3), torch.ones(2), torch.ones(2)
-    folded, bias = fuse_batch_norm(kernel, torch.ones(2), mean, var)
-    branches = [(embed_kernel(folded, (3, 3), (1, 0)), bias)] * 2
+    fused, bias = fuse_batch_norm(kernel, torch.ones(2), mean, var)
+    branches = [(embed_kernel(fused, (3, 3), (1, 0)), bias)] * 2
     sum_branches(branches)
     for tensor in (kernel, mean, var):
         assert torch.equal(tensor, torch.ones_like(tensor))

@@ -160,7 +160,7 @@ def test_gradients_accumulate_over_backward_passes_of_one_graph() -> None:
     torch.testing.assert_close(x.grad, 2 * once)
 
 
-def test_folds_as_ever() -> None:
+def test_fuses_as_ever() -> None:
     block, x = make(), images()
     with pytest.raises(FusionError, match="train mode"):
         block.fuse()

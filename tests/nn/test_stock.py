@@ -263,15 +263,15 @@ def test_densenet_has_places_for_all_biases(randomise: Randomise, difference: Di
 
 
 @pytest.mark.parametrize("name", ["resnet14t", "efficientnet_lite0", "test_byobnet", "resnetv2_18", "ghostnet_050"])
-def test_timm_folds_the_blocks(name: str, randomise: Randomise, difference: Difference) -> None:
+def test_timm_fuses_the_blocks(name: str, randomise: Randomise, difference: Difference) -> None:
     acnet = randomise(convert_to_acnet(timm.create_model(name, num_classes=5))).eval()
-    folded = reparameterize_model(acnet)
-    assert not any(isinstance(module, ACBlock) for module in folded.modules())
-    assert difference(acnet, folded, images(2, 64).float()) <= 1e-5
+    fused = reparameterize_model(acnet)
+    assert not any(isinstance(module, ACBlock) for module in fused.modules())
+    assert difference(acnet, fused, images(2, 64).float()) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0"])
-def test_timm_folds_the_stock_model_of_its_own_blocks(name: str, randomise: Randomise, difference: Difference) -> None:
+def test_timm_fuses_the_stock_model_of_its_own_blocks(name: str, randomise: Randomise, difference: Difference) -> None:
     acnet = randomise(convert_to_acnet(timm.create_model(name, num_classes=5))).eval()
     stock = timm.create_model(name, num_classes=5).eval()
     stock.load_state_dict(stock_state_dict(acnet))

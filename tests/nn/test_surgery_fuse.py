@@ -1,4 +1,4 @@
-"""fuse_model: a folded copy of any network, with the structure of the plain network's fold."""
+"""fuse_model: a fused copy of any network, with the structure of the fused plain network."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def network(randomise: Randomise) -> nn.Module:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_fold_computes_what_the_network_computes(
+def test_fused_copy_computes_what_the_network_computes(
     network: nn.Module, difference: Difference, dtype: torch.dtype, tolerance: float
 ) -> None:
     network.to(dtype)
@@ -73,14 +73,14 @@ def test_shared_modules_stay_shared(network: Blocks) -> None:
     assert fused.again is fused.body[0]
 
 
-def test_folding_again_changes_nothing(network: nn.Module) -> None:
+def test_fusing_again_changes_nothing(network: nn.Module) -> None:
     once = fuse_model(network)
     twice = fuse_model(once)
     assert repr(once) == repr(twice)
     assert all(torch.equal(value, twice.state_dict()[key]) for key, value in once.state_dict().items())
 
 
-def test_network_with_nothing_to_fold_is_copied_whatever_its_mode() -> None:
+def test_network_with_nothing_to_fuse_is_copied_whatever_its_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 3), nn.LayerNorm(2), nn.BatchNorm1d(2)).train()
     fused = fuse_model(model)
     assert repr(fused) == repr(model)
@@ -108,11 +108,11 @@ def test_plain_network_and_acnet_deploy_to_the_same_structure(build: Callable[[]
         if isinstance(plain, torchvision.models.ResNet)
         else ResNetCifar(ACBConv(), 10, depth=20)
     )
-    folded_plain, folded_acnet = fuse_model(plain.eval()), fuse_model(acnet.eval())
-    assert repr(folded_plain) == repr(folded_acnet)
-    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (folded_plain, folded_acnet)]
+    fused_plain, fused_acnet = fuse_model(plain.eval()), fuse_model(acnet.eval())
+    assert repr(fused_plain) == repr(fused_acnet)
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (fused_plain, fused_acnet)]
     assert shapes[0] == shapes[1]
-    assert norms(folded_plain) == 0
+    assert norms(fused_plain) == 0
 
 
 def test_pre_activation_batch_norms_stay(randomise: Randomise, difference: Difference) -> None:
@@ -139,7 +139,7 @@ def test_batch_norm_with_activation_keeps_it(randomise: Randomise, difference: D
 @pytest.mark.parametrize(
     "geometry", [{"groups": 4, "stride": 2}, {"padding": 2, "padding_mode": "circular"}, {"dilation": 2}]
 )
-def test_every_kind_of_batch_norm_and_convolution_folds(
+def test_every_kind_of_batch_norm_and_convolution_fuses(
     kind: type[_BatchNorm], affine: bool, bias: bool, geometry: Any, randomise: Randomise, difference: Difference
 ) -> None:
     conv = nn.Conv2d(4, 8, (3, 2), bias=bias, **geometry)
@@ -198,7 +198,7 @@ def test_flags_hooks_and_memory_format_are_kept(network: Blocks) -> None:
     assert fused.get_parameter("stem.0.weight").is_contiguous(memory_format=torch.channels_last)
 
 
-def test_weights_tied_between_convolutions_are_folded_apart(randomise: Randomise, difference: Difference) -> None:
+def test_weights_tied_between_convolutions_are_fused_apart(randomise: Randomise, difference: Difference) -> None:
     model = nn.Sequential(*(layer for _ in "ab" for layer in (nn.Conv2d(3, 3, 3, bias=False), nn.BatchNorm2d(3))))
     model[2].weight = model[0].weight
     for seed, norm in enumerate((model[1], model[3])):
@@ -234,7 +234,7 @@ def test_network_that_does_not_trace_needs_an_example(randomise: Randomise, diff
     assert difference(model, fused, X) <= 1e-5
 
 
-def test_convolution_whose_weight_is_read_is_not_folded(randomise: Randomise, difference: Difference) -> None:
+def test_convolution_whose_weight_is_read_is_not_fused(randomise: Randomise, difference: Difference) -> None:
     class Reader(Dynamic):
         def forward(self, x: Tensor) -> Tensor:
             return self.norm(self.conv(x)) + F.conv2d(x, self.conv.weight)  # type: ignore[no-any-return]
@@ -251,7 +251,7 @@ def test_hidden_train_mode_of_a_single_batch_norm_is_seen(network: Blocks) -> No
         fuse_model(network)
 
 
-def test_fold_can_be_trained_and_exported(network: nn.Module) -> None:
+def test_fused_copy_can_be_trained_and_exported(network: nn.Module) -> None:
     fused = fuse_model(network)
     fused(X).sum().backward()
     assert all(parameter.grad is not None for parameter in fused.parameters())

@@ -1,4 +1,4 @@
-"""Real architectures, torchvision's and timm's: converted, trained, folded and brought back to stock."""
+"""Real architectures, torchvision's and timm's: converted, trained, fused and brought back to stock."""
 
 from __future__ import annotations
 

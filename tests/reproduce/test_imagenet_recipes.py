@@ -40,7 +40,7 @@ def test_a_recipe_is_parsed_and_has_a_batch_of_256(recipe: str, parser: Settings
 
 
 # Two steps are too few for the batch statistics of DenseNet-121, and AlexNet is large: the smallest stands for all.
-def test_a_recipe_trains_and_folds_on_a_tree_made_on_the_spot(
+def test_a_recipe_trains_and_fuses_on_a_tree_made_on_the_spot(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")

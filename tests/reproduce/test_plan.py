@@ -136,7 +136,7 @@ def test_the_cost_is_three_forward_passes_of_every_image(tmp_path: Path, parser:
     assert plan_one(tmp_path, parser, fit=("--data", "DigitsDataModule")).training_macs is None
 
 
-def test_the_cost_of_a_late_fold_is_that_of_both_networks(tmp_path: Path, parser: SettingsParser) -> None:
+def test_the_cost_of_late_fusing_is_that_of_both_networks(tmp_path: Path, parser: SettingsParser) -> None:
     ((_, runs),) = make_plan(Options(("cheaper",), epochs=5, seeds=(0,), runs_dir=tmp_path), parser).values()
     macs = {run.run.variant: run.cost.macs for run in runs}
     cost = {run.run.variant: run.training_macs for run in runs}
