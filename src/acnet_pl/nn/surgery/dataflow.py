@@ -99,7 +99,7 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
 
 
 def _idle_attributes(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
-    """Map layers to an uncalled layer of the same kind that their module's code refers to by name.
+    """Map layers to an uncalled layer of the same kind that their module's code may refer to by name.
 
     A call may choose that layer instead without a condition, as in ``(self.a, self.b)[x.shape[-1] % 2](x)``.
     """

@@ -228,7 +228,7 @@ def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
 
 
 def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[int, ...] = ()) -> Iterator[Site]:
-    """Iterate over the conditional jumps, nested functions' included, that can be inverted without an endless loop."""
+    """Iterate over the conditional jumps, including nested functions', that do not loop endlessly if inverted."""
     instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
     loops = [
         (instruction.argval, offset)

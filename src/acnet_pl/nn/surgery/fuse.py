@@ -61,10 +61,10 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
 
     A plain network and its ACNet fuse to the same structure: each fused batch norm becomes an ``nn.Identity`` (or its
     activation if it has one, as timm's ``BatchNormAct2d`` has), and its convolution has a bias. A batch norm is fused
-    if the data flow proves that it normalises only the output of one layer, which nothing else uses, or that only
-    layers that can take it up use its output; `fuse_report` explains each case. Fusing the result again changes
-    nothing. Modules of timm that re-parameterise themselves (RepVGG, MobileOne, FastViT, RepViT, ...) do so in float64,
-    and their outputs are compared.
+    into the layers before it or after it, if the data flow proves that their tensors go nowhere else; `fuse_report`
+    lists each case and the reason for every batch norm that stays. Fusing the result again changes nothing. Modules of
+    timm that re-parameterise themselves (RepVGG, MobileOne, FastViT, RepViT, ...) do so in float64, and their outputs
+    are compared with the original's.
 
     Args:
         model: Any module. It is not changed. The layers to fuse must be in eval mode.

@@ -29,8 +29,8 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
     In *train* mode such a batch norm would normalise values that it should pass unchanged. Give ``calibrate`` if you
     want to train the stock model further: batch norms then get the true statistics of their inputs, and γ and β that
-    undo them. The function is the same in eval mode and nearly the same in train mode. (Batch norms without γ and β
-    cannot be calibrated.)
+    undo them. The function is the same in eval mode and nearly the same in train mode. (Batch norms without γ and β are
+    not calibrated.)
 
     Args:
         acnet: The trained result of `convert_to_acnet`, or a module that contains it, such as a LightningModule. It may

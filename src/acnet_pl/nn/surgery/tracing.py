@@ -27,8 +27,8 @@ _SYMBOL: Any = object()  # stands for an argument of any value
 class _LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
-    ``variation`` is another path for the modules of one class. ``open`` collects modules that have a batch norm's
-    neighbour inside and the batch norm outside, or the reverse, and modules that an argument may control.
+    ``variation`` is another path for the modules of one class. ``open`` collects modules across whose boundary a batch
+    norm and a layer before or after it may be connected, and modules that an argument may control.
     """
 
     def __init__(
