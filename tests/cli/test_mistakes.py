@@ -42,7 +42,9 @@ PARSED = [
     (["fit", "--model.conv", "ACBConv", "--model.conv.gamma_init", "large"], ["gamma_init", "a float", "large"]),
     (["fit", "--model.schedule.warmup_epochs", "[1]"], ["warmup_epochs", "a float"]),
     (["fit", "--model.backbone", "no_such_package.Net"], ["no_such_package"]),
-    (["fit", "--trainer.callbacks+=NoSuchCallback"], ["trainer.callbacks", "NoSuchCallback"]),
+    (["fit", "--trainer.callbacks+=NoSuchCallback"], ["trainer.callbacks", "NoSuchCallback", "acnet_pl fit --help"]),
+    (["fit", "--trainer.callbacks+=EarlyStoping"], ["EarlyStoping: there is no such callback", "mean EarlyStopping?"]),
+    (["fit", "--trainer.logger", "Tensorboard"], ["Tensorboard: there is no such logger", "mean TensorBoardLogger?"]),
 ]
 
 
@@ -56,15 +58,19 @@ RUN = [
     (["fit", "--model.backbone", "ResNetCifar", "--model.backbone.depth", "9"], ["depth", "9", "6n+2", "8"]),
     (["fit", "--data", "ImageFolderDataModule", "--data.root", "."], ["photos belong in one folder for each class"]),
     (["fit", "--data.batch_size", "5000"], ["batch_size", "5000", "1197"]),
-    (["fit", "--data.image_size", "16"], ["32"]),  # Cifar-quick's head is made for 32×32
+    (["fit", "--data.image_size", "16"], ["CifarQuick takes 32×32 images, got 16×16"]),
+    (["fit", "--data", "CIFARDataModule", "--data.root", "."], ["cifar"]),
+    (["fit", "--fuse.filename", ".."], [".. is a folder", "--fuse.filename"]),
 ]
 
 
 @pytest.mark.parametrize(("args", "expected"), RUN, ids=[" ".join(args) for args, _ in RUN])
 def test_mistakes_that_show_when_it_runs(args, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*args, "--runs_dir", str(tmp_path), "--wandb.mode", "disabled"]) == 1
+    assert main([*args, "--runs_dir", str(tmp_path / "runs"), "--wandb.mode", "disabled"]) == 1
     check(capsys.readouterr().err, expected)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [] or "--fuse.filename" in args, "a run that could not begin leaves nothing behind"
 
 
 def test_a_checkpoint_of_another_architecture(finished, tmp_path, capsys):

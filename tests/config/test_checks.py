@@ -8,6 +8,7 @@ import pytest
 
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.checks import check_run
+from acnet_pl.config.defaults import with_checkpoint
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import EXPERIMENTS, with_recipes
 
@@ -21,6 +22,10 @@ FILES = {
     "twice.yaml": "model:\n  backbone: VGG16\ntrainer: {max_epochs: 3}\nmodel: {conv: ACBConv}\n",
     "below.yaml": "trainer:\n  callbacks:\n  - class_path: Timer\n    class_path: EarlyStopping\n",
     "list.yaml": "- 1\n",
+    "number.yaml": "model: 3\n",
+    "outside.yaml": "name: ../a\n",
+    "empty.yaml": "# nothing\n",
+    "stopping.yaml": "trainer: {callbacks: [Timer, {class_path: EarlyStopping, init_args: {mode: max}}]}\n",
     "value.yaml": "trainer:\n  max_epochs: many\n",
 }
 WRONG = [
@@ -64,6 +69,17 @@ WRONG = [
     ("--config .", ["--config . is a folder"]),
     ("--data CIFARDataModule --data.root no/where", ["--data.root no/where: there is no such folder", "download true"]),
     ("--ckpt_path no/such.ckpt", ["--ckpt_path no/such.ckpt: there is no such file"]),
+    ("--config number.yaml", ["number.yaml: model: expected options and their values", "got 3"]),
+    ("--name ..", ["--name ..: ", "leaves --runs_dir"]),
+    ("--name a/../../b", ["--name a/../../b: ", "leaves --runs_dir"]),
+    ("--name /elsewhere", ["leaves --runs_dir"]),
+    ("--name .", ["leaves --runs_dir"]),
+    ("--config outside.yaml", ["outside.yaml: name ../a: ", "leaves --runs_dir"]),
+    ("--trainer.callbacks+ EarlyStopping", ["EarlyStopping needs monitor; give it with --trainer.callbacks.monitor"]),
+    (
+        "--config stopping.yaml",
+        ["stopping.yaml: trainer.callbacks: EarlyStopping needs monitor; give it with init_args"],
+    ),
     ("--resume no/such", ["--resume no/such: there is no such folder"]),
 ]
 
@@ -107,6 +123,9 @@ RIGHT = [
     "--config quickstart.yaml --wandb.tags+ a",
     '--config={"trainer":{"max_epochs":3}}',
     "--config anchors.yaml",
+    "--config empty.yaml --name sweeps/first",
+    "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val/loss --trainer.callbacks+ Timer",
+    '--trainer.callbacks+={"class_path":"EarlyStopping","init_args":{"monitor":"val/loss"}}',
 ]
 
 
@@ -147,8 +166,17 @@ def test_evaluation_needs_a_checkpoint() -> None:
     for command in ("validate", "test", "predict"):
         with pytest.raises(UsageError, match="--ckpt_path"):
             check_run([command])
-        with pytest.raises(UsageError, match=r"for a checkpoint write --ckpt_path runs/last\.ckpt"):
-            check_run([command, "runs/last.ckpt"])
+    with pytest.raises(UsageError, match=r"'b.ckpt' is not part of an option; a command takes one checkpoint"):
+        check_run(with_checkpoint(["test", "--ckpt_path", "a.ckpt", "b.ckpt"]))
+
+
+def test_a_file_after_test_and_validate_is_the_checkpoint() -> None:
+    for command in ("test", "validate"):
+        words = with_checkpoint([command, "--seed_everything", "1", "a.ckpt", "--trainer.devices", "1"])
+        assert Arguments(words).last("ckpt_path") == "a.ckpt"
+        assert len(Arguments(words).options) == 3
+    for words in (["fit", "a.ckpt"], ["test", "a.ckpt", "b.ckpt"], ["test", "a.yaml"], ["test", "--ckpt_path=a", "b"]):
+        assert with_checkpoint(words) == words
 
 
 def test_arguments_are_read_as_they_were_typed() -> None:

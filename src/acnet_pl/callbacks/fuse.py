@@ -89,7 +89,8 @@ class FuseOnFitEnd(Callback):
     Raises:
         FusionError: A layer cannot be fused, which is tried before the first step; or the file does not give the fused
             network back.
-        ValueError: Before the first step: there is no such network, or the best checkpoint could not be read.
+        ValueError: Before the first step: there is no such network, the best checkpoint could not be read, or a folder
+            is in the place of the file.
     """
 
     def __init__(
@@ -116,6 +117,11 @@ class FuseOnFitEnd(Callback):
         """Remember the run's folder; asking for it is a collective operation and impossible after fit."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if self.enabled and stage == "fit":
+            if (file := self._folder / self.filename).is_dir():
+                raise ValueError(
+                    f"{file} is a folder where the fused network is to be written; move it away, or give another "
+                    "--fuse.filename"
+                )
             require_whole_parameters(trainer, self)
             self.subject.check_name(pl_module)
             if _monitoring(trainer) is not None:

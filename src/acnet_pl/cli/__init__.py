@@ -31,6 +31,7 @@ examples:
   {program} fit --model.backbone ResNetCifar --model.backbone.depth 56 --model.conv ACBConv \\
       --data CIFARDataModule --data.root data/
   {program} fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml
+  {program} test runs/NAME/TIME/checkpoints/last.ckpt
   {program} fuse runs/NAME/TIME/checkpoints/last.ckpt
 
 your own photos, a folder for each class:
@@ -98,9 +99,10 @@ def run_on_data(args: Sequence[str]) -> None:
     from acnet_pl.cli.help import run_help, topic_of
     from acnet_pl.config.arguments import Arguments
     from acnet_pl.config.checks import check_run
+    from acnet_pl.config.defaults import with_checkpoint
     from acnet_pl.config.files import with_recipes
 
-    args = with_recipes(args)
+    args = with_checkpoint(with_recipes(args))
     if (topic := topic_of(Arguments(args))) is not None:
         print(run_help(args, topic))
         return

@@ -9,10 +9,13 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 
+from acnet_pl.backbones._checks import ImageSize
+from acnet_pl.callbacks.preprocessing import describe_images
 from acnet_pl.data import CIFARDataModule, ImageFolderDataModule, InMemoryDataModule
 
-__all__ = ["check_accelerator", "check_data", "images_per_step", "warn_of_selection"]
+__all__ = ["check_accelerator", "check_data", "check_image_size", "images_per_step", "warn_of_selection"]
 
 _FEW = 8  # processes that any CPU may be given, for trying
 
@@ -49,6 +52,14 @@ def check_data(data: LightningDataModule, trainer: Trainer) -> None:
         data.prepare_data()
         data.setup("fit")
         data.train_dataloader()
+
+
+def check_image_size(network: nn.Module, data: LightningDataModule) -> None:
+    """Raise a ValueError if the network does not take images of the size that the data have, where both are known."""
+    shape: list[int] = describe_images(data).get("image_shape", [])
+    for layer in network.modules() if shape else ():
+        if isinstance(layer, ImageSize):
+            layer(torch.empty([1, *shape], device="meta"))
 
 
 def warn_of_selection(data: LightningDataModule, trainer: Trainer) -> None:

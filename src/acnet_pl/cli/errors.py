@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from acnet_pl.config.errors import UsageError
-from acnet_pl.config.messages import show_mistake
+from acnet_pl.config.messages import RUNNING, show_mistake
 
 __all__ = ["Outcome", "readable_errors"]
 
@@ -32,6 +32,7 @@ def readable_errors(command: str) -> Iterator[Outcome]:
     ``ACNET_PL_DEBUG=1`` lets it through with its traceback.
     """
     outcome = Outcome()
+    running = RUNNING.set(command)
     try:
         yield outcome
     except SystemExit as stop:
@@ -48,6 +49,8 @@ def readable_errors(command: str) -> Iterator[Outcome]:
             raise
         print(f"acnet_pl {command}: error: {message}", file=sys.stderr)
         outcome.code = 1
+    finally:
+        RUNNING.reset(running)
 
 
 def _of_libraries() -> tuple[type[Exception], ...]:

@@ -56,7 +56,7 @@ _SCREEN = {
         ("wandb.mode", "NAME", "offline, online, disabled"),
     ],
     "evaluate": [
-        ("ckpt_path", "FILE", "the checkpoint; the network and its data are those of its run"),
+        ("ckpt_path", "FILE", "the checkpoint, if not given above; network and data are its run's"),
         ("data", "NAME", "other data: {names}"),
         ("data.root", "DIR", "the images, for data that are on disk"),
         ("trainer.accelerator", "NAME", "auto, cpu, gpu, mps"),
@@ -68,7 +68,7 @@ _EXAMPLES = {
     "fit": """  {program} fit
   {program} fit --data CIFARDataModule --data.root data/ --model.backbone ResNetCifar --model.backbone.depth 20
   {program} fit --config experiments/cifar10/resnet56.yaml --config experiments/conv/acb.yaml --data.root data/""",
-    "evaluate": "  {program} {command} --ckpt_path runs/NAME/TIME/checkpoints/last.ckpt",
+    "evaluate": "  {program} {command} {option}runs/NAME/TIME/checkpoints/last.ckpt",
 }
 
 
@@ -121,7 +121,8 @@ def run_help(words: Sequence[str], topic: str) -> str:
 
 def _screen(command: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str:
     kind = command if command in _SCREEN else "evaluate"
-    lines = [f"usage: {program()} {command} [--config FILE]... [--OPTION VALUE]...", "", _ABOUT[command], ""]
+    file = " CHECKPOINT" if command in ("validate", "test") else ""
+    lines = [f"usage: {program()} {command}{file} [--config FILE]... [--OPTION VALUE]...", "", _ABOUT[command], ""]
     for name, metavar, text in _SCREEN[kind]:
         if not name:
             lines.append(f"{text}:")
@@ -136,7 +137,7 @@ def _screen(command: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str
         *described("  --print_config", "print all options as YAML, and stop"),
         "",
         "examples:",
-        _EXAMPLES[kind].format(program=program(), command=command),
+        _EXAMPLES[kind].format(program=program(), command=command, option="" if file else "--ckpt_path "),
         "",
         f"More: {program()} {command} --help all, or --help with trainer, model, data, backbone, conv, callbacks,",
         "optimizer, schedule, checkpoint, or the name of a class, such as --help ResNetCifar",

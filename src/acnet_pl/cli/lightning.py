@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
@@ -29,8 +27,14 @@ from acnet_pl.callbacks import (
     RunCheckpoint,
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, build_described, preprocessing_of, read_checkpoint
-from acnet_pl.cli.before_training import check_accelerator, check_data, images_per_step, warn_of_selection
+from acnet_pl.checkpoint import CheckpointError, build_described, preprocessing_of, read_checkpoint
+from acnet_pl.cli.before_training import (
+    check_accelerator,
+    check_data,
+    check_image_size,
+    images_per_step,
+    warn_of_selection,
+)
 from acnet_pl.cli.evaluation import check_classes_of_data, evaluation_folder, with_mapped_classes
 from acnet_pl.cli.loggers import (
     in_run_folder,
@@ -41,16 +45,17 @@ from acnet_pl.cli.loggers import (
     wandb_mode,
     wandb_run_ends,
 )
+from acnet_pl.cli.plugins import plugins_of
 from acnet_pl.cli.resume import find_run
 from acnet_pl.cli.summary import metrics_table, write_summary
-from acnet_pl.cli.torchrun import fresh_store
+from acnet_pl.cli.torchrun import fresh_store, tell_nodes_apart
 from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
 from acnet_pl.config.program import program
 from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
 from acnet_pl.config.run_options import RunOptions, RunParser, import_named
 from acnet_pl.integrations import enable_installed
-from acnet_pl.modules import ImageClassifier, NormSync
+from acnet_pl.modules import ImageClassifier
 from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
 from acnet_pl.quiet import keep_advice_quiet
 
@@ -82,8 +87,8 @@ class CLI(RunOptions):
                 "runs/NAME/TIME/checkpoints/last.ckpt"
             )
         check_classes(self.config[self.subcommand])
-        require_packages(self.config[self.subcommand].trainer.get("logger"))
         trainer = self.config[self.subcommand].trainer
+        require_packages(trainer.get("logger"))
         check_accelerator(trainer.accelerator, trainer.devices)
 
     def _parse_ckpt_path(self) -> None:
@@ -92,8 +97,7 @@ class CLI(RunOptions):
         Raises:
             ValueError: The checkpoint cannot be read safely, or has another backbone or conv than the configuration.
         """
-        path = self.subcommand_config().get("ckpt_path")
-        if not path:
+        if not (path := self.subcommand_config().get("ckpt_path")):
             return
         if Path(path).is_file():
             content = read_checkpoint(path)
@@ -124,10 +128,25 @@ class CLI(RunOptions):
     def _description(self, key: str) -> Any:
         return _plain(self.subcommand_config().model.get(key))
 
+    @contextmanager
+    def _no_run_unless_it_begins(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if self.claim is not None:
+                self.claim.abandon()
+            raise
+
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer; leave no folder behind if one cannot be made."""
+        with self._no_run_unless_it_begins():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the run's folder and a trainer that keeps everything in it."""
         config = self.config[self.subcommand]
         check_classes_of_data(self.images, self.datamodule)
+        check_image_size(self.model, self.datamodule)
         name = config.name or run_name(self.model.hparams)
         self._choose_run_folder(config, name)
         kwargs["default_root_dir"] = str(self.run_folder)
@@ -139,10 +158,7 @@ class CLI(RunOptions):
             given = self.config_init[self.subcommand].trainer.logger
             kwargs["logger"] = in_run_folder(self.run_folder, given, config.trainer.logger)
         trainer_config = {**self.config_init[self.subcommand].trainer, **kwargs}
-        plugins = _with_safe_io(trainer_config.get("plugins"))
-        if trainer_config.get("sync_batchnorm") and not any(isinstance(plugin, LayerSync) for plugin in plugins):
-            plugins.append(NormSync())
-        trainer_config["plugins"] = plugins
+        trainer_config["plugins"] = plugins_of(trainer_config)
         callbacks = [self.config_init[self.subcommand][key] for key in self._parser(self.subcommand).callback_keys]
         callbacks.sort(key=lambda callback: not isinstance(callback, RunCheckpoint))  # it has to be the first
         best = config.checkpoint.monitor is not None or config.checkpoint.save_top_k != 1
@@ -164,7 +180,7 @@ class CLI(RunOptions):
 
     def _choose_run_folder(self, config: Namespace, name: str) -> None:
         """Continue in the folder of an unfinished run, or make one and write the configuration to it."""
-        fits = self.subcommand == "fit"
+        fits, first = self.subcommand == "fit", getattr(rank_zero_only, "rank", 0) == 0
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
         given = config.trainer.get("default_root_dir") and Path(config.trainer.default_root_dir).absolute()
         if fits and config.resume:
@@ -177,14 +193,15 @@ class CLI(RunOptions):
         if given is None:
             made = make_run_folder(config.runs_dir, name) if fits else evaluation_folder(config, self.subcommand, name)
         self.run_folder = given or made
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if first:
             self.run_folder.mkdir(parents=True, exist_ok=True)
             write_config(self.run_folder, text)
-            self.claim = Claim.of(self.run_folder) if fits else None
+            self.claim = Claim.of(self.run_folder, is_new=given is None) if fits else None
 
     def before_fit(self) -> None:
         """Check the data before loggers start, and print the images per step."""
-        check_data(self.datamodule, self.trainer)
+        with self._no_run_unless_it_begins():
+            check_data(self.datamodule, self.trainer)
         warn_of_selection(self.datamodule, self.trainer)
         if self.trainer.is_global_zero and (images := images_per_step(self.datamodule, self.trainer)):
             Console(markup=False, emoji=False).print(images, highlight=False)
@@ -192,8 +209,8 @@ class CLI(RunOptions):
     def after_validate(self) -> None:
         """Show the figures and where the files are."""
         if self.trainer.is_global_zero:
-            figures, where = metrics_table(self.trainer.callback_metrics), f"Files in {self.run_folder}"
-            Console(markup=False, emoji=False).print(figures, where, sep="\n", soft_wrap=True, highlight=False)
+            shown = metrics_table(self.trainer.callback_metrics), f"Files in {self.run_folder}"
+            Console(markup=False, emoji=False).print(*shown, sep="\n", soft_wrap=True, highlight=False)
 
     after_test = after_validate
 
@@ -244,7 +261,7 @@ class CLI(RunOptions):
 def run(args: Sequence[str]) -> Path:
     """Run ``fit``, ``validate``, ``test`` or ``predict`` with its options; returns the run's folder."""
     torch.set_float32_matmul_precision("high")
-    _tell_nodes_apart()
+    tell_nodes_apart()
     keep_advice_quiet()
     enable_installed()
     know_run_folder()
@@ -270,22 +287,6 @@ def run(args: Sequence[str]) -> Path:
         )
     del store
     return cli.run_folder
-
-
-def _tell_nodes_apart() -> None:
-    """Give processes of other machines a nonzero rank, so that they write nothing before the trainer exists.
-
-    Lightning takes a process for the first one until the trainer exists, unless torchrun or SLURM gave it a rank.
-    """
-    node = int(os.environ.get("NODE_RANK") or 0)
-    if node and not getattr(rank_zero_only, "rank", 0):
-        vars(rank_zero_only)["rank"] = node
-
-
-def _with_safe_io(plugins: Any) -> list[Any]:
-    """Return a trainer's plugins with `AtomicCheckpointIO`, unless the user gave another one."""
-    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins] if plugins else []
-    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, AtomicCheckpointIO()]
 
 
 def _plain(value: Any) -> Any:

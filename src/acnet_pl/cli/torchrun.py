@@ -1,4 +1,4 @@
-"""Support restarts under torchrun."""
+"""Support restarts under torchrun, and several machines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
-__all__ = ["fresh_store"]
+__all__ = ["fresh_store", "tell_nodes_apart"]
 
 _KEY = "acnet_pl"
 _PATIENCE = timedelta(minutes=10)
@@ -67,3 +69,13 @@ def _store(address: str, port: int, **options: Any) -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # which some builds do without
 
     return TCPStore(address, port, wait_for_workers=False, **options)
+
+
+def tell_nodes_apart() -> None:
+    """Give processes of other machines a nonzero rank, so that they write nothing before the trainer exists.
+
+    Lightning takes a process for the first one until the trainer exists, unless torchrun or SLURM gave it a rank.
+    """
+    node = int(os.environ.get("NODE_RANK") or 0)
+    if node and not getattr(rank_zero_only, "rank", 0):
+        vars(rank_zero_only)["rank"] = node

@@ -5,6 +5,7 @@ What these checks let pass, the parser and the classes themselves judge; what th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from acnet_pl.config.defaults import checkpoint_that_brings_data, data_of_checkp
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import CONFIG, is_missing, nearby
 from acnet_pl.config.names import did_you_mean, nearest, nearest_option
-from acnet_pl.config.settings import Setting, settings_of_arguments, settings_of_files, text_of
+from acnet_pl.config.settings import GROUPS, Setting, settings_of_arguments, settings_of_files, text_of
 from acnet_pl.config.signatures import signature
+from acnet_pl.config.trainer_classes import check_trainer_classes
 
 __all__ = ["check_run"]
 
@@ -37,7 +39,7 @@ def check_run(words: Sequence[str]) -> None:
     for _, word in arguments.positional:
         way_out = "options begin with --, a file is given with --config"
         if arguments.command != "fit" and not word.endswith((".yaml", ".yml")):
-            way_out = f"for a checkpoint write --ckpt_path {word}"
+            way_out = "a command takes one checkpoint: its file, or --ckpt_path FILE"
         raise UsageError(f"{word!r} is not part of an option; {way_out}")
     catalogue = Catalogue(arguments.command)
     final: dict[str, Setting] = {}
@@ -53,14 +55,19 @@ def check_run(words: Sequence[str]) -> None:
         options = data.get("init_args") if isinstance(data, dict) else None
         for option, value in options.items() if isinstance(options, dict) else ():
             final[f"data.{option}"] = Setting(f"data.{option}", value, f"data.{option}", str(checkpoint), -1)
-    for setting in settings_of_arguments(arguments):
+    settings = [*settings_of_arguments(arguments)]
+    for setting in settings:
         _check_name(setting, catalogue)
-        if setting.name in SLOTS:
+        if setting.name in GROUPS:
+            _check_group(setting)
+        elif setting.name in SLOTS:
             _check_class(setting)
             catalogue.choose(setting)
         else:
             _check_value(setting, catalogue)
         final[setting.name] = setting
+    check_trainer_classes(settings)
+    _check_run_name(final.get("name"))
     if any(option.name == "print_config" for option in arguments.options):
         return  # nothing is run: what is missing may be said later
     _check_required(final, catalogue)
@@ -80,6 +87,25 @@ def _check_name(setting: Setting, catalogue: Catalogue) -> None:
     own = [name.rpartition(".")[2] for name in catalogue.options_of(group)] if owner else []
     has = f"it has {', '.join(own)}" if own else "it has none" if owner else "`--help all` lists every option"
     raise UsageError(f"{setting}: {missing}; {has}")
+
+
+def _check_group(setting: Setting) -> None:
+    """Refuse a plain value in the place of several options; a file of options may be named, which the parser opens."""
+    value = setting.value
+    if value is None or (isinstance(value, str) and (value.lstrip().startswith("{") or "." in value)):
+        return
+    raise UsageError(f"{setting}: expected options and their values, as in `{setting.name}: {{...}}`, got {value!r}")
+
+
+def _check_run_name(given: Setting | None) -> None:
+    """Refuse a name by which the run's folder would not be below the folder of runs."""
+    if given is None or not isinstance(given.value, str) or not given.value:
+        return
+    if Path(given.value).is_absolute() or Path(os.path.normpath(given.value)).parts[:1] in ((), (os.pardir,)):
+        raise UsageError(
+            f"{given} {given.value}: a run's folder is runs_dir/NAME/TIME, and this name leaves --runs_dir; give a "
+            "name such as resnet56-acb, and another place with --runs_dir"
+        )
 
 
 def _check_class(setting: Setting) -> None:

@@ -72,7 +72,7 @@ def _rewritten(arguments: Arguments, dropped: dict[int, list[str]]) -> list[str]
         elif option.name == "config":
             content = read_config(option.value)
             changed = _without(content, dropped.get(option.position, ()))
-            if changed != content:
+            if changed != content or (not content and "://" not in option.value):  # the parser takes no empty file
                 words[option.position : option.position + length] = [f"--config={json.dumps(changed)}"]
     return words
 

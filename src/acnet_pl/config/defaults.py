@@ -16,6 +16,7 @@ __all__ = [
     "checkpoint_that_brings_data",
     "data_of_checkpoint",
     "default_configs",
+    "with_checkpoint",
     "with_config_of_resumed",
     "with_data_of_checkpoint",
 ]
@@ -42,6 +43,21 @@ def default_configs(args: Sequence[str]) -> list[str]:
     if {name.rpartition(".")[2] for name in _named(arguments, "model.optimizer")} <= {"SGD"}:
         files.append(optimizer)
     return files
+
+
+def with_checkpoint(args: Sequence[str]) -> list[str]:
+    """Return a command line in which the one file that `validate` or `test` is given is its ``--ckpt_path``.
+
+    Args:
+        args: The command and its arguments.
+    """
+    arguments = Arguments(args)
+    words = list(args)
+    if arguments.command in ("validate", "test") and len(arguments.positional) == 1:
+        position, file = arguments.positional[0]
+        if arguments.last("ckpt_path") is None and not file.endswith((".yaml", ".yml")):
+            words[position] = f"--ckpt_path={file}"
+    return words
 
 
 def with_config_of_resumed(args: Sequence[str]) -> list[str]:

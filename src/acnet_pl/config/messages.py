@@ -6,14 +6,19 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from typing import NoReturn
 
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.names import did_you_mean, nearest
 from acnet_pl.config.program import program
+from acnet_pl.config.trainer_classes import TRAINER_CLASSES, no_such_class
 from acnet_pl.integrations import INSTALL
 
-__all__ = ["ReadableErrors", "show_mistake"]
+__all__ = ["RUNNING", "ReadableErrors", "show_mistake"]
+
+RUNNING: ContextVar[str] = ContextVar("command", default="")
+"""The command that runs."""
 
 # What jsonargparse says about how it looked for a value, where what it expected is enough.
 _NOISE = re.compile(r"Does not validate against any|Subtypes:|^\s*Errors:|Given value type|Namespace\(")
@@ -39,7 +44,8 @@ class ReadableErrors:
         if os.environ.get("ACNET_PL_DEBUG") and ex is not None:
             raise ex
         known = [option for action in getattr(self, "_actions", ()) for option in action.option_strings]
-        show_mistake(readable(message, known), self.prog.rpartition(" ")[2])
+        # The parser of a class, or the one above the commands, does not know which command runs.
+        show_mistake(readable(message, known), RUNNING.get() or self.prog.rpartition(" ")[2])
         raise SystemExit(2)
 
 
@@ -60,6 +66,10 @@ def readable(message: str, known: Sequence[str] = ()) -> str:
     if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text, re.DOTALL):
         choices = found[2].replace("'", "").split(", ")
         return f"{found[1]!r} is none of {', '.join(choices)}{did_you_mean(nearest(found[1], choices))}"
+    if found := re.search(r"--([\w.]+)\b.*? path string: (\w[\w.]*)", text, re.DOTALL):
+        option = re.sub(r"^(fit|validate|test|predict)\.", "", found[1])
+        if option in TRAINER_CLASSES:
+            return no_such_class(option, found[2])
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     return "\n  ".join(dict.fromkeys(_merged(lines))) + _install(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,25 +31,37 @@ class Claim:
     Attributes:
         folder: The run's folder.
         descriptor: Of the open, locked marker.
+        is_new: Whether the folder was made for this run.
     """
 
     folder: Path
     descriptor: int
+    is_new: bool = False
 
     @classmethod
-    def of(cls, folder: Path) -> Claim | None:
+    def of(cls, folder: Path, is_new: bool = False) -> Claim | None:
         """Mark and lock a folder; return None if a living process holds it."""
         descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
         if not _lock(descriptor):
             os.close(descriptor)
             return None
         os.pwrite(descriptor, _NOTE.encode(), 0)
-        return cls(folder, descriptor)
+        return cls(folder, descriptor, is_new)
 
     def finish(self) -> None:
         """Remove the mark of a finished run."""
         (self.folder / MARKER).unlink(missing_ok=True)
         os.close(self.descriptor)
+
+    def abandon(self) -> None:
+        """Remove the folder of a run that could not begin, if it was made for it and holds nothing else by now."""
+        if not self.is_new or {entry.name for entry in self.folder.iterdir()} - {CONFIG, MARKER}:
+            return
+        (self.folder / CONFIG).unlink(missing_ok=True)
+        self.finish()
+        self.folder.rmdir()
+        with suppress(OSError):  # other runs of this name
+            self.folder.parent.rmdir()
 
 
 def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:

@@ -39,6 +39,8 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     from acnet_pl.nn.surgery.fuse import fuse_with_report
 
     network, info, folder = load_trained(checkpoint)
+    output = output or folder / "fused.safetensors"
+    check_output(output, checkpoint)
     image_size = image_size or image_size_of(info) or 32
     images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     fused, report = fuse_with_report(network, images)
@@ -47,10 +49,13 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
         raise FusionError(
             f"the fused network is not the trained one: {equivalence}; tolerance {tolerance:g} (relative)"
         )
-    path = save_fused(fused, output or folder / "fused.safetensors", info)
+    path = save_fused(fused, output, info)
     shape = (3, image_size, image_size)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"Before: {complexity(network, shape)}\nAfter:  {complexity(fused, shape)}\n{equivalence}")
+    console.print(
+        f"Before: {complexity(network, shape)}\nAfter:  {complexity(fused, shape)}\n"
+        f"{equivalence} (random images; `test` compares on those of the run)"
+    )
     console.print(report.summary())
     console.print(f"Wrote {path}; load it with acnet_pl.load_fused({str(path)!r})")
 
