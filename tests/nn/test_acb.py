@@ -513,7 +513,7 @@ def test_another_norm_is_evaluated_but_not_fused(norm: nn.Module, branch_norm: b
     block, x = _block(branch_norm=branch_norm), torch.randn(3, 4, 5, 5)
     setattr(block, "vertical_norm" if branch_norm else "norm", norm.eval())
     torch.testing.assert_close(block(x), block.forward_branches(x))
-    with pytest.raises(FusionError, match=rf"its norm is a {type(norm).__name__}; only nn.BatchNorm2d.*deploy this"):
+    with pytest.raises(FusionError, match=rf"its norm is a {type(norm).__name__}; only nn.BatchNorm2d.*leave this"):
         block.fuse()
 
 
