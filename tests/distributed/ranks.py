@@ -51,6 +51,8 @@ def work(folder: Path, args: list[str], rank: int, given: dict[str, str]) -> Non
     written: list[str] = []
 
     def note(event: str, details: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(details[0], int):
+            return  # a descriptor that is open already, such as standard output
         if event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             written.append(str(details[0]))
         elif event in ("os.mkdir", "os.rename"):
