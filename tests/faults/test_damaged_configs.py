@@ -86,12 +86,17 @@ def test_nonsense_in_the_place_of_a_value(tmp_path: Path, capsys: Any, record_pr
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff\xfe\x00", b"{" * 2000, b"a: &a [*a]", b"- 1\n- 2\n", b"!!python/object/apply:os.system [exit]"],
+    [b"\xff\xfe\x00", b"{" * 2000, b"a: &a [*a]", b"- 1\n- 2\n", b"!!python/object/apply:os.system [exit]"],
 )
 def test_what_is_no_configuration(content: bytes, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     assert parse(path, capsys) in (1, 2)
+
+
+def test_an_empty_file_has_no_options(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"")
+    assert parse(tmp_path / "config.yaml", capsys) == 0
 
 
 def test_the_good_one_is_good(tmp_path: Path, capsys: Any) -> None:
