@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_each_stage_has_its_limit_and_leaves_what_it_had(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check.json", "log.txt", "torn.json"]
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """SIGINT is an interrupt also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_a_stage_ends_with_the_check(check: Any, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
