@@ -21,7 +21,11 @@ from acnet_pl.nn import ACBlock, FusionError, conversion_report, convert_to_acne
 Randomise = Callable[[nn.Module], nn.Module]
 Difference = Callable[[nn.Module, nn.Module, Tensor], float]
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore:`blocks.12.norm` is not fused",  # xception41p: the attribute `no_skip` decides who reads it
+)
 
 
 @dataclass(frozen=True)
