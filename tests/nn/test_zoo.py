@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,7 @@ from acnet_pl.nn import ACBlock, FusionError, conversion_report, convert_to_acne
 Randomise = Callable[[nn.Module], nn.Module]
 Difference = Callable[[nn.Module, nn.Module, Tensor], float]
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning",
-    "ignore::DeprecationWarning",
-    "ignore:`blocks.12.norm` is not fused",  # xception41p: the attribute `no_skip` decides who reads it
-)
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     slow: bool = False  # a sibling, with the same data flow, of a network that is tried each time
     stock: str = ""  # the block that the error names where the stock model has no place for a bias
+    undecided: str = ""  # the batch norm that fusing leaves, with a warning, since an attribute decides who reads it
 
     def build(self) -> nn.Module:
         library, name = self.name.split("/")
@@ -120,7 +119,7 @@ CASES = [
     Case("timm/mobileone_s0", 85, 85, 32, slow=True),
     Case("timm/rexnetr_100", 17, 17, slow=True),
     Case("timm/legacy_xception", 36, 2),
-    Case("timm/xception41p", 41, 2, stock="blocks.12.stack.conv3.conv_dw"),
+    Case("timm/xception41p", 41, 2, stock="blocks.12.stack.conv3.conv_dw", undecided="blocks.12.norm"),
     Case("timm/cspdarknet53", 29, 29, 32, slow=True),
     Case("timm/skresnet18", 25, 25),
     Case("timm/dpn48b", 17, 17),
@@ -158,6 +157,14 @@ def train_a_step(model: nn.Module, x: Tensor) -> None:
     model.eval()
 
 
+def warns_of(norm: str) -> AbstractContextManager[object]:
+    return (
+        pytest.warns(UserWarning, match=f"`{re.escape(norm)}` is not fused: .* decides in line")
+        if norm
+        else nullcontext()
+    )
+
+
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.name, marks=[pytest.mark.slow] if c.slow else []) for c in CASES]
 )
@@ -183,9 +190,11 @@ def test_architecture(case: Case, randomise: Randomise, difference: Difference) 
 
     acnet = randomise(convert_to_acnet(model))
     train_a_step(acnet, x)
-    fused = fuse_model(acnet)
+    with warns_of(case.undecided):
+        fused = fuse_model(acnet)
     assert not any(isinstance(module, ACBlock) for module in fused.modules())
-    assert count_norms(fused) == count_norms(fuse_model(model))
+    with warns_of(case.undecided):
+        assert count_norms(fused) == count_norms(fuse_model(model))
     found = difference(acnet, fused, x)
     assert math.isfinite(found)
     assert found <= tolerance
