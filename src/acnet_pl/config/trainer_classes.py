@@ -18,6 +18,9 @@ TRAINER_CLASSES = {CALLBACK: "callback", "trainer.logger": "logger"}
 
 _LIBRARIES = {CALLBACK: "pytorch_lightning.callbacks", "trainer.logger": "pytorch_lightning.loggers"}
 
+_FILLED_IN = {CALLBACK: frozenset[str](), "trainer.logger": frozenset({"save_dir"})}
+"""Parameters that the command line gives itself if they are missing: loggers write into the run's folder."""
+
 
 def check_trainer_classes(settings: Iterable[Setting]) -> None:
     """Check that known callbacks and loggers are given what they need.
@@ -41,7 +44,7 @@ def check_trainer_classes(settings: Iterable[Setting]) -> None:
         for setting, name, given in named:
             about = signature(_known(option).get(name, name))
             for parameter in about.parameters.values() if about else ():
-                if parameter.default is None and parameter.name not in given:
+                if parameter.default is None and parameter.name not in given | _FILLED_IN[option]:
                     way = "init_args" if setting.source else f"--{option}.{parameter.name}"
                     raise UsageError(f"{setting}: {name} needs {parameter.name}; give it with {way}")
 
