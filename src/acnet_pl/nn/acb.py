@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import deprecated
@@ -15,7 +16,7 @@ from typing_extensions import deprecated
 from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
 from acnet_pl.nn.at_once import track_alike
 from acnet_pl.nn.conv_shape import ConvShape
-from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
+from acnet_pl.nn.draw import Device, KernelDraw, branch_generator, draw_kernel, placed
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen, kernel_of
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.keep import kept_or
@@ -75,6 +76,8 @@ class ACBlock(FusibleConv):
         at_once: Train all branches with one convolution and one batch norm: the same block in fewer, larger operations.
             The convolution has C_out outputs for each branch; shorter kernels are padded with zeros. Blocks with
             groups, or with frozen, synchronised or differing norms, still evaluate branch by branch.
+        device: Where the tensors live; None is PyTorch's default device.
+        dtype: Their dtype; None is PyTorch's default.
 
     Raises:
         ValueError: An argument is out of range; the message names it and says what it must be.
@@ -108,6 +111,8 @@ class ACBlock(FusibleConv):
         paired: bool = True,
         statistics_share: float = 1.0,
         at_once: bool = False,
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         shape = ConvShape.of(*arguments)
@@ -141,22 +146,17 @@ class ACBlock(FusibleConv):
         self.at_once = at_once
 
         line, start = (k - 1 if position == "border" else k // 2), (k - length) // 2
-        self.geometry: dict[str, BranchGeometry] = {}
-        for name, wanted, size, offset in (
-            ("square", True, (k, k), (0, 0)),
-            ("horizontal", horizontal, (1, length), (line, start)),
-            ("vertical", vertical, (length, 1), (start, line)),
-        ):
-            geometry = shape.geometry(*size, offset)
-            self.geometry[name] = geometry
-            self.register_module(name, self._branch_conv(geometry) if wanted else None)
-            norm = nn.BatchNorm2d(out_channels) if wanted and branch_norm is True else None
-            scale = ChannelScale(out_channels) if wanted and branch_norm == "scale" else None
-            self.register_module(f"{name}_norm", norm)
-            self.register_module(f"{name}_scale", scale)
-        self.register_module("norm", None if branch_norm is True else nn.BatchNorm2d(out_channels))
-        self.register_module("fused", None)
-        self.reset_parameters()
+        places = ((k, k, (0, 0)), (1, length, (line, start)), (length, 1, (start, line)))
+        self.geometry = {name: shape.geometry(*place) for name, place in zip(_BRANCHES, places, strict=True)}
+        with placed(self, device, dtype):
+            for name, wanted in zip(_BRANCHES, (True, horizontal, vertical), strict=True):
+                norm = nn.BatchNorm2d(out_channels) if wanted and branch_norm is True else None
+                scale = ChannelScale(out_channels) if wanted and branch_norm == "scale" else None
+                self.register_module(name, self._branch_conv(self.geometry[name]) if wanted else None)
+                self.register_module(f"{name}_norm", norm)
+                self.register_module(f"{name}_scale", scale)
+            self.register_module("norm", None if branch_norm is True else nn.BatchNorm2d(out_channels))
+            self.register_module("fused", None)
 
     square: nn.Conv2d | None
     horizontal: nn.Conv2d | None
@@ -273,7 +273,7 @@ class ACBlock(FusibleConv):
 
     def _branch_conv(self, geometry: BranchGeometry) -> nn.Conv2d:
         channels, steps = (self.in_channels, self.out_channels), (self.stride, geometry.padding, self.dilation)
-        return undrawn(nn.Conv2d, *channels, geometry.size, *steps, self.groups, bias=False)
+        return nn.Conv2d(*channels, geometry.size, *steps, self.groups, bias=False)
 
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
         total: Tensor | None = None

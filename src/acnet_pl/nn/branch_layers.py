@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.composition import identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
-from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel, undrawn
+from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel
 from acnet_pl.nn.fusible import Fused, exact, fuse_norm, kernel_of
 from acnet_pl.nn.scale import ChannelScale
 
@@ -97,7 +97,7 @@ class ConvBranch(BranchLayer):
         super().__init__(shape, "×".join(map(str, size)), norm)
         self.geometry = shape.geometry(*size)
         channels, padding = (shape.in_channels, shape.out_channels), self.geometry.padding
-        self.conv = undrawn(nn.Conv2d, *channels, size, shape.stride, padding, shape.dilation, shape.groups, bias=False)
+        self.conv = nn.Conv2d(*channels, size, shape.stride, padding, shape.dilation, shape.groups, bias=False)
         self.add_norm()
 
     def respond(self, x: Tensor) -> Tensor:  # noqa: D102

@@ -18,7 +18,7 @@ from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
 from acnet_pl.nn.branch_layers import BranchLayer
 from acnet_pl.nn.conv import BlockConv
 from acnet_pl.nn.conv_shape import ConvShape
-from acnet_pl.nn.draw import KernelDraw
+from acnet_pl.nn.draw import Device, KernelDraw, placed
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen
 from acnet_pl.nn.fusion import sum_branches
 from acnet_pl.nn.keep import kept_or
@@ -52,6 +52,8 @@ class BranchedConv(FusibleConv):
         draw: Distribution of new kernels: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
         paired: Draw the other branches' kernels from generators of their own, so that a network of blocks has the same
             main kernels as the plain network built with the same seed.
+        device: Where the tensors live; None is PyTorch's default device.
+        dtype: Their dtype; None is PyTorch's default.
         options: Options of the block's own, the further parameters of its `branch_layers`.
 
     Raises:
@@ -78,6 +80,8 @@ class BranchedConv(FusibleConv):
         gamma_init: float | None = None,
         draw: KernelDraw = "pytorch",
         paired: bool = True,
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         check_choice("draw", draw, KernelDraw)
@@ -91,10 +95,10 @@ class BranchedConv(FusibleConv):
         self.gamma_init = self.scales if gamma_init is None else gamma_init
         self.draw: KernelDraw = draw
         self.paired = paired
-        self.layers = nn.ModuleDict(self.branch_layers(shape, **options))
-        online = any(isinstance(layer.norm, ChannelScale) for layer in self.layers.values())
-        self.register_module("norm", nn.BatchNorm2d(out_channels) if online else None)
-        self.reset_parameters()
+        with placed(self, device, dtype):
+            self.layers = nn.ModuleDict(self.branch_layers(shape, **options))
+            online = any(isinstance(layer.norm, ChannelScale) for layer in self.layers.values())
+            self.register_module("norm", nn.BatchNorm2d(out_channels) if online else None)
 
     @abstractmethod
     def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:

@@ -6,7 +6,8 @@ Sources: "Diverse Branch Block" (Ding et al., CVPR 2021, Fig. 2 and Sect. 3.2), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm
 from acnet_pl.nn.composition import compose_depthwise_first, compose_pointwise_first, filter_pointwise, identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
-from acnet_pl.nn.draw import KernelDraw, undrawn
+from acnet_pl.nn.draw import KernelDraw
 from acnet_pl.nn.fusible import fuse_norm, kernel_of
 
 __all__ = ["FilterBranch", "PointwiseFirstBranch", "SeparableBranch"]
@@ -105,7 +106,7 @@ class PointwiseFirstBranch(BranchLayer):
         self.pointwise = IdentityBasedConv(shape.in_channels, inner_channels, shape.groups)
         self.inner = _InnerNorm(inner_channels, shape, inner_norm)
         channels = (inner_channels, shape.out_channels, shape.size)
-        self.conv = undrawn(nn.Conv2d, *channels, shape.stride, 0, shape.dilation, shape.groups, bias=False)
+        self.conv = nn.Conv2d(*channels, shape.stride, 0, shape.dilation, shape.groups, bias=False)
         self.add_norm()
 
     def respond(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -130,7 +131,7 @@ class FilterBranch(BranchLayer):
     Args:
         shape: The arguments of the block's convolution.
         title: What it computes, for display.
-        window: The filter of each output channel, ``(C_out, k, k)``; None is the average.
+        window: Computes the filter of each output channel, ``(C_out, k, k)``, from C_out and k; None is the average.
         pointwise: Whether there is a 1×1 convolution. Without it the block must be depthwise with C_out = C_in.
         inner_norm: Whether there is a batch norm after the 1×1 convolution.
         norm: The last layer, "batch" or "scale".
@@ -143,18 +144,39 @@ class FilterBranch(BranchLayer):
         self,
         shape: ConvShape,
         title: str,
-        window: Tensor | None = None,
+        window: Callable[[int, int], Tensor] | None = None,
         pointwise: bool = True,
         inner_norm: bool = True,
         norm: BranchNorm = "batch",
     ) -> None:
         super().__init__(shape, title, norm)
         channels = (shape.in_channels, shape.out_channels, 1)
-        conv = undrawn(nn.Conv2d, *channels, groups=shape.groups, bias=False) if pointwise else None
+        conv = nn.Conv2d(*channels, groups=shape.groups, bias=False) if pointwise else None
         self.register_module("conv", conv)
         self.inner = _InnerNorm(shape.out_channels, shape, inner_norm and pointwise)
-        self.register_buffer("window", window, persistent=False)
+        size = (shape.out_channels, shape.size, shape.size)
+        self.register_buffer("window", None if window is None else torch.empty(size), persistent=False)
+        self._make_window = window
         self.add_norm()
+
+    def draw(self, draw: KernelDraw, paired_with: Tensor | None, name: str) -> None:  # noqa: D102
+        super().draw(draw, paired_with, name)
+        self._fill_window()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Load the tensors; compute the window, which no checkpoint has, for a block built without values."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        like = state_dict.get(f"{prefix}norm.weight")
+        if self.window is not None and self.window.is_meta and like is not None:  # load_state_dict(..., assign=True)
+            self.window = torch.empty_like(self.window, device=like.device, dtype=like.dtype)
+        self._fill_window()
+
+    @torch.no_grad()
+    def _fill_window(self) -> None:
+        if self.window is not None and self._make_window is not None:
+            with torch.device("cpu"):
+                window = self._make_window(self.shape.out_channels, self.shape.size)
+            self.window.copy_(window)
 
     def respond(self, x: Tensor) -> Tensor:  # noqa: D102
         x = self.inner(x if self.conv is None else self.conv(x))
@@ -193,10 +215,8 @@ class SeparableBranch(BranchLayer):
     def __init__(self, shape: ConvShape, multiple: int, norm: BranchNorm = "batch") -> None:
         super().__init__(shape, f"depthwise {shape.size}×{shape.size}-1×1", norm)
         wide, steps = shape.in_channels * multiple, (shape.stride, shape.zero_padding, shape.dilation)
-        self.depthwise = undrawn(
-            nn.Conv2d, shape.in_channels, wide, shape.size, *steps, groups=shape.in_channels, bias=False
-        )
-        self.pointwise = undrawn(nn.Conv2d, wide, shape.out_channels, 1, groups=shape.groups, bias=False)
+        self.depthwise = nn.Conv2d(shape.in_channels, wide, shape.size, *steps, groups=shape.in_channels, bias=False)
+        self.pointwise = nn.Conv2d(wide, shape.out_channels, 1, groups=shape.groups, bias=False)
         self.add_norm()
 
     def respond(self, x: Tensor) -> Tensor:  # noqa: D102

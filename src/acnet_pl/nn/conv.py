@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.arguments import ConvArguments, IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
-from acnet_pl.nn.draw import KernelDraw, draw_kernel, undrawn
+from acnet_pl.nn.draw import Device, KernelDraw, draw_kernel, placed
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, kernel_of
 
 __all__ = ["ACBConv", "BlockConv", "ConvBuilder", "ConvNorm", "PlainConv"]
@@ -34,6 +35,8 @@ class ConvNorm(FusibleConv):
         padding_mode: As nn.Conv2d's.
         norm: Whether a batch norm follows the convolution.
         draw: Distribution of the new kernel: "pytorch" as in nn.Conv2d, or "fan_out" (Kaiming-normal).
+        device: Where the tensors live; None is PyTorch's default device.
+        dtype: Their dtype; None is PyTorch's default.
     """
 
     is_plain = True
@@ -51,11 +54,10 @@ class ConvNorm(FusibleConv):
         *,
         norm: bool = True,
         draw: KernelDraw = "pytorch",
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_choice("draw", draw, KernelDraw)
-        conv = undrawn(
-            nn.Conv2d, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode
-        )
         super().__init__(
             in_channels,
             out_channels,
@@ -66,9 +68,17 @@ class ConvNorm(FusibleConv):
             groups,
             padding_mode,
         )
-        self.conv = conv
-        self.norm: _BatchNorm | None = nn.BatchNorm2d(out_channels) if norm else None
-        draw_kernel(conv.weight, draw)
+        self.draw: KernelDraw = draw
+        with placed(self, device, dtype):
+            arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode)
+            self.conv = nn.Conv2d(*arguments)
+            self.norm: _BatchNorm | None = nn.BatchNorm2d(out_channels) if norm else None
+
+    def reset_parameters(self) -> None:
+        """Draw a new kernel and reset the norm."""
+        draw_kernel(self.conv.weight, self.draw)
+        if self.norm is not None:
+            self.norm.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""

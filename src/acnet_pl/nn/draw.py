@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KernelDraw", "branch_generator", "draw_kernel", "undrawn"]
+__all__ = ["Device", "KernelDraw", "branch_generator", "draw_kernel", "placed"]
 
 KernelDraw = Literal["pytorch", "fan_out"]
 """The distribution of a new kernel.
@@ -20,20 +22,32 @@ expected squared length is then 1/3, whatever its size. "fan_out" is Kaiming-nor
 2 / fan-out: the squared length is 2 · C_in / C_out. At the same learning rate, longer kernels turn more slowly.
 """
 
-Layer = TypeVar("Layer", bound=nn.Module)
+Device = torch.device | str | int
+"""A device, as ``device=`` of nn.Conv2d takes it."""
 
 
-def undrawn(layer: type[Layer], *args: Any, **kwargs: Any) -> Layer:
-    """Build a layer with uninitialised parameters, without drawing random numbers.
+@contextmanager
+def placed(block: nn.Module, device: Device | None, dtype: torch.dtype | None) -> Iterator[None]:
+    """Build the layers of a block within this context; on leaving it they get memory, and ``reset_parameters`` draws.
+
+    Within the context layers are made on the meta device, so nothing is allocated or drawn twice. A block on the meta
+    device gets the same draw later from ``to_empty`` and its own ``reset_parameters``, called after those of its layers
+    if at all, as ``nn.Module.apply`` does.
 
     Args:
-        layer: Class of the layer.
-        *args: Its arguments.
-        **kwargs: Its keyword arguments.
+        block: The block, which has the method ``reset_parameters``.
+        device: Where its tensors live; None is PyTorch's default device.
+        dtype: Their dtype; None is PyTorch's default dtype.
+
+    Raises:
+        ValueError: The dtype is not a real floating-point one.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"`dtype` (={dtype}) must be a real floating-point dtype, such as torch.float32")
     with torch.device("meta"):
-        made = layer(*args, **kwargs)
-    return made.to_empty(device=torch.get_default_device())
+        yield
+    block.to(dtype=dtype).to_empty(device=torch.get_default_device() if device is None else device)
+    block.reset_parameters()  # type: ignore[operator]
 
 
 @torch.no_grad()
@@ -72,6 +86,6 @@ def branch_generator(main: Tensor, branch: str) -> torch.Generator | None:
     """
     if main.is_meta:
         return None
-    values = main.detach().flatten()[:8].double().tolist()
+    values = main.detach().flatten()[:8].tolist()
     seed = zlib.crc32(struct.pack(f"{len(values)}d", *values) + branch.encode())
     return torch.Generator(device=main.device).manual_seed(seed)

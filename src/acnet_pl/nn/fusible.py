@@ -219,7 +219,7 @@ class FusibleConv(nn.Module, ABC):
             )
         self._check_finite()
         kernel, bias = self.get_equivalent_kernel_bias()
-        if not (kernel.isfinite().all() and bias.isfinite().all()):
+        if not kernel.is_meta and not (kernel.isfinite().all() and bias.isfinite().all()):
             raise FusionError(
                 f"its fused weights are not finite in {kernel.dtype}: they overflow, or a variance + eps is not "
                 "positive; fuse model.float(), and if that fails too, a checkpoint with sound statistics"
@@ -269,7 +269,7 @@ class FusibleConv(nn.Module, ABC):
 
     def _check_finite(self) -> None:
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            bad = int((~tensor.isfinite()).sum())
+            bad = 0 if tensor.is_meta else int((~tensor.isfinite()).sum())
             if bad:
                 raise FusionError(
                     f"`{name}` holds {bad} NaN or infinite value{'s' * (bad > 1)} of {tensor.numel()}; the training "

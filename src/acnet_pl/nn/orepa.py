@@ -49,11 +49,10 @@ class OREPABlock(BranchedConv):
 
     def branch_layers(self, shape: ConvShape) -> dict[str, BranchLayer]:  # noqa: D102
         inner = shape.in_channels if shape.groups <= 4 else 2 * shape.in_channels
-        prior = frequency_prior(shape.out_channels, shape.size)
         return {
             "square": ConvBranch(shape, norm="scale"),
             "average": FilterBranch(shape, "1×1-average", inner_norm=False, norm="scale"),
-            "prior": FilterBranch(shape, "1×1-prior", prior, inner_norm=False, norm="scale"),
+            "prior": FilterBranch(shape, "1×1-prior", frequency_prior, inner_norm=False, norm="scale"),
             "sequence": PointwiseFirstBranch(shape, inner, inner_norm=False, norm="scale"),
             "pointwise": ConvBranch(shape, (1, 1), norm="scale"),
             "separable": SeparableBranch(shape, 8, norm="scale"),
