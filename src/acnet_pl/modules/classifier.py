@@ -28,6 +28,7 @@ from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
 from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
 from acnet_pl.nn import ConvBuilder, PlainConv
+from acnet_pl.nn.no_blocks import check_blocks
 from acnet_pl.nn.precision import full_precision
 
 __all__ = ["ImageClassifier", "default_optimizer"]
@@ -58,6 +59,10 @@ class ImageClassifier(LightningModule):
         bias_lr_multiplier: Learning rate of biases relative to that of weights; the authors have 2.
         channels_last: Keep the network in channels-last memory format.
         compile: Compile the network with ``torch.compile``.
+
+    Raises:
+        ValueError: An option is out of range, or ``conv`` is a builder of blocks and the network has none.
+        TypeError: ``backbone`` is a network that is built already.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class ImageClassifier(LightningModule):
         self.bias_lr_multiplier = bias_lr_multiplier
 
         self.net = backbone(conv, num_classes)
+        check_blocks(self.net, conv)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if compile:
