@@ -17,6 +17,10 @@ from acnet_pl.nn import (
     OREPAConv,
     RepVGGConv,
 )
+from acnet_pl.nn.branch_layers import BranchLayer, ConvBranch
+from acnet_pl.nn.branched import BranchedConv
+from acnet_pl.nn.chain_branches import FilterBranch
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Branch, Fused, exact, fuse_norm
 
 
@@ -53,6 +57,17 @@ class TwiceConv(BlockConv):
     kind = Twice
 
 
+class ScaledAverage(BranchedConv):
+    """Branches with scales and one batch norm after the sum, as OREPA, but with a batch norm inside a branch too."""
+
+    def branch_layers(self, shape: ConvShape) -> dict[str, BranchLayer]:
+        return {"square": ConvBranch(shape, norm="scale"), "average": FilterBranch(shape, "average", norm="scale")}
+
+
+class ScaledAverageConv(BlockConv):
+    kind = ScaledAverage
+
+
 BUILDERS: list[ConvBuilder] = [
     TwiceConv(),
     ACBConv(gamma_init=1 / 3),
@@ -65,4 +80,5 @@ BUILDERS: list[ConvBuilder] = [
     MobileOneConv(copies=2),
     OREPAConv(),
     RepVGGConv(),
+    ScaledAverageConv(),
 ]

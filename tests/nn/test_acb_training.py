@@ -7,26 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.nn.operations import Operations
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from acnet_pl.nn import ACBlock, convert, explicit_branches, fuse_model, stock_state_dict
 from acnet_pl.nn.conv import ACBConv
 from acnet_pl.nn.scale import ChannelScale
-
-
-class Operations(TorchDispatchMode):
-    """Lists the operations that are carried out."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **kwargs or {})
 
 
 def make(momentum: float | None = 0.1, **options: Any) -> ACBlock:

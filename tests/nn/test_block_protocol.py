@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.nn.builders import BUILDERS
+from tests.nn.builders import BUILDERS, TwiceConv
+from tests.nn.operations import Operations
 from torch import Tensor, nn
 
 import acnet_pl
@@ -76,6 +77,19 @@ def test_fused_branches_add_up_to_the_block(builder: ConvBuilder, layer: dict[st
     assert all(kernel.shape == conv.weight.shape for kernel, _ in fused.values())
     trainable = {id(parameter) for parameter in block.parameters()}
     assert all(id(kernel) in trainable for branch in branches for kernel in branch.kernels)
+
+
+@pytest.mark.parametrize("builder", [made for made in BUILDERS if not isinstance(made, TwiceConv)], ids=repr)
+def test_last_norms_are_fused_together_in_eval_mode(builder: ConvBuilder, randomise: Any) -> None:
+    """The number of operations decides the time of one image: one root for the last norms, one for each inner norm."""
+    block = block_of(builder, randomise).eval()
+    last = [branch.norm for branch in block.branches()] + [block.norm]
+    inner = [norm for norm in block.norms() if norm not in last]
+    with torch.no_grad(), Operations() as operations:
+        block(images())
+    assert sum("rsqrt" in name for name in operations.names) == 1 + len(inner)
+    assert sum("convolution" in name for name in operations.names) == 1
+    assert not any("pad" in name for name in operations.names), "smaller kernels are added in place"
 
 
 def test_input_gradients_are_those_of_the_branches(builder: ConvBuilder, randomise: Any) -> None:

@@ -21,7 +21,7 @@ from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
-from acnet_pl.nn.one_conv import Layer, fuse_frozen, sum_scaled, train_at_once, train_by_share
+from acnet_pl.nn.one_conv import Layer, fuse_layers, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.share import images_in_share, normalise_by_share, share_fraction, work_alike
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
@@ -288,7 +288,7 @@ class ACBlock(FusibleConv):
         return total
 
     def _fuse_frozen(self) -> Fused:
-        return fuse_frozen(self._layers(), self.norm)
+        return fuse_layers(self._layers(), self.norm)
 
     @staticmethod
     def _call(module: nn.Module, x: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class BranchLayer(nn.Module, ABC):
         self.shape = shape
         self.title = title
         self.last = norm
+        self.geometry = shape.geometry(shape.size, shape.size)
 
     norm: _BatchNorm | ChannelScale
 
@@ -50,7 +51,11 @@ class BranchLayer(nn.Module, ABC):
 
     @abstractmethod
     def compose(self, cast: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the kernel ``(O, I/groups, k, k)`` and bias, if any, of `respond` in eval mode, from cast tensors."""
+        """Return the kernel and bias, if any, of `respond` in eval mode, from cast tensors.
+
+        The kernel ``(O, I/groups, h, w)`` has the size of ``geometry``, which is its place in the block's window: the
+        whole window unless the branch sets another.
+        """
 
     @abstractmethod
     def kernels(self) -> tuple[Tensor, ...]:
@@ -62,8 +67,9 @@ class BranchLayer(nn.Module, ABC):
         return out
 
     def fused(self, cast: Callable[[Tensor], Tensor] = exact) -> tuple[Tensor, Tensor | None]:
-        """Return the kernel and bias with the last layer fused in."""
+        """Return the kernel ``(O, I/groups, k, k)`` and bias with the last layer fused in."""
         kernel, bias = self.compose(cast)
+        kernel = self.geometry.embed(kernel)
         if bias is None and isinstance(self.norm, ChannelScale):
             return self.norm.scale_kernel(kernel), None
         fused: Fused = fuse_norm(kernel, bias, self.norm)
@@ -105,7 +111,7 @@ class ConvBranch(BranchLayer):
         return out
 
     def compose(self, cast: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:  # noqa: D102
-        return self.geometry.embed(cast(kernel_of(self.conv))), None
+        return cast(kernel_of(self.conv)), None
 
     def kernels(self) -> tuple[Tensor, ...]:  # noqa: D102
         return (self.conv.weight,)
@@ -133,7 +139,7 @@ class IdentityBranch(BranchLayer):
 
     def compose(self, cast: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:  # noqa: D102
         channels = self.shape.out_channels
-        return self.geometry.embed(identity_kernel(channels, channels, self.shape.groups, cast(self.like()))), None
+        return identity_kernel(channels, channels, self.shape.groups, cast(self.like())), None
 
     def kernels(self) -> tuple[Tensor, ...]:  # noqa: D102
         return ()

@@ -19,9 +19,9 @@ from acnet_pl.nn.branch_layers import BranchLayer
 from acnet_pl.nn.conv import BlockConv
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import Device, KernelDraw, placed
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen
-from acnet_pl.nn.fusion import sum_branches
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, is_frozen
 from acnet_pl.nn.keep import kept_or
+from acnet_pl.nn.kernel_sum import fuse_frozen
 from acnet_pl.nn.scale import ChannelScale
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place
 
@@ -104,6 +104,11 @@ class BranchedConv(FusibleConv):
     def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:
         """Build the branches by name, the main one first; further parameters are the block's own options."""
 
+    @property
+    def share_apart(self) -> float:
+        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        return 0.0 if self.norm is not None and list(self.norms()) == [self.norm] else 1.0
+
     def reset_parameters(self) -> None:
         """Draw new kernels and reset the norms, the branches' last ones to γ = ``gamma_init``."""
         main: Tensor | None = None
@@ -123,10 +128,14 @@ class BranchedConv(FusibleConv):
             return self.forward_branches(x)
         if all(map(is_frozen, norms)):
             return self._shape.convolve(self._shape.pad(x), *kept_or(self, self._fuse_frozen))
-        if self.norm is not None:
-            out: Tensor = self.norm(self._shape.convolve(self._shape.pad(x), self._online_kernel(x)))
-            return out
-        return self._sum(x, may_add_in_place(norms))
+        if self.norm is None:
+            return self._sum(x, may_add_in_place(norms))
+        if all(is_frozen(norm) for norm in norms if norm is not self.norm):
+            total = self._shape.convolve(self._shape.pad(x), *self._fuse(lambda tensor: tensor, None))
+        else:
+            total = self._sum(x, in_place=False)
+        out: Tensor = self.norm(total)
+        return out
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Evaluate the branches one by one, whatever the mode: the definition of the block."""
@@ -142,10 +151,7 @@ class BranchedConv(FusibleConv):
 
     def fuse_branches(self) -> dict[str, Fused]:
         """Return each branch's kernel in the k×k window and bias, in float64."""
-        return self._fuse_branches(exact)
-
-    def _fuse_branches(self, cast: Callable[[Tensor], Tensor]) -> dict[str, Fused]:
-        fused = {name: layer.fused(cast) for name, layer in self._layers()}
+        fused = {name: layer.fused() for name, layer in self._layers()}
         return {
             name: (kernel, kernel.new_zeros(self.out_channels) if bias is None else bias)
             for name, (kernel, bias) in fused.items()
@@ -153,13 +159,19 @@ class BranchedConv(FusibleConv):
 
     def _fuse_frozen(self) -> Fused:
         """Return the fused kernel and bias of a block whose norms are in eval mode, in the block's own precision."""
-        like = next(self.kernels())
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        with torch.autocast(like.device.type, enabled=False):
-            kernel, bias = sum_branches(self._fuse_branches(lambda tensor: tensor.to(dtype)).values())
-            if self.norm is not None:
-                kernel, bias = fuse_norm(kernel, bias, self.norm)
-        return kernel.to(like.dtype), bias.to(like.dtype)
+        dtype = torch.promote_types(next(self.kernels()).dtype, torch.float32)
+        kernel, bias = self._fuse(lambda tensor: tensor.to(dtype), self.norm)
+        return kernel, kernel.new_zeros(self.out_channels) if bias is None else bias
+
+    def _fuse(self, cast: Callable[[Tensor], Tensor], after: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+        """Fuse branches with frozen norms and the norm ``after`` them, in their own precision even under autocast."""
+        like, layers = next(self.kernels()), [layer for _, layer in self._layers()]
+        device = like.device.type
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+            kernels, biases = zip(*(layer.compose(cast) for layer in layers), strict=True)
+            places = [layer.geometry for layer in layers]
+            kernel, bias = fuse_frozen(kernels, biases, [layer.norm for layer in layers], places, after)
+        return kernel.to(like.dtype), None if bias is None else bias.to(like.dtype)
 
     def _layers(self) -> list[tuple[str, BranchLayer]]:
         modules: dict[str, Any] = self.layers._modules
@@ -184,16 +196,6 @@ class BranchedConv(FusibleConv):
             out = layer(x)
             total = out if total is None else total.add_(out) if in_place else total + out
         assert total is not None
-        return total
-
-    def _online_kernel(self, x: Tensor) -> Tensor:
-        """Return the sum of the kernels, in their own precision even under autocast; it is computed once a step."""
-        device = x.device.type
-        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
-            kernels = [layer.fused(lambda tensor: tensor)[0] for _, layer in self._layers()]
-        total = kernels[0]
-        for kernel in kernels[1:]:
-            total = total + kernel
         return total
 
 

@@ -26,7 +26,7 @@ def identity_kernel(channels: int, in_channels: int, groups: int, like: Tensor |
     """
     width = in_channels // groups
     eye = torch.eye(width) if like is None else torch.eye(width, dtype=like.dtype, device=like.device)
-    return eye.repeat(-(-channels // width), 1)[:channels, :, None, None]
+    return (eye if channels == width else eye.repeat(-(-channels // width), 1)[:channels])[:, :, None, None]
 
 
 def compose_pointwise_first(

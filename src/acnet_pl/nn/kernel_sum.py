@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["frozen_scales_and_shift", "sum_kernels"]
+__all__ = ["frozen_scales_and_shift", "fuse_frozen", "sum_kernels"]
 
 
 def frozen_scales_and_shift(norms: Sequence[nn.Module | None]) -> tuple[list[Tensor | None], Tensor | None]:
@@ -46,6 +46,40 @@ def frozen_scales_and_shift(norms: Sequence[nn.Module | None]) -> tuple[list[Ten
     else:
         shifts = -mean * scale
     return list(scale.unbind()), shifts.sum((0, 2, 3, 4))
+
+
+def fuse_frozen(
+    kernels: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    norms: Sequence[nn.Module | None],
+    geometries: Sequence[BranchGeometry],
+    after: nn.Module | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Fuse branches whose last layers are frozen into one kernel and bias, for one batch (Eq. 2, 3, 6 and 7).
+
+    Args:
+        kernels: The kernel of each branch without its last layer; the first one fills the window.
+        biases: The bias ``(O,)`` of each; None is 0.
+        norms: The last layer of each: a batch norm in eval mode, a scale or None.
+        geometries: The places of the kernels.
+        after: The batch norm after the sum, also in eval mode; None if there is none.
+
+    Returns:
+        Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, None for 0; differentiable, in the higher precision of both.
+    """
+    scales, shift = frozen_scales_and_shift(norms)
+    for scale, bias in zip(scales, biases, strict=True):
+        if bias is not None:
+            part = bias if scale is None else bias * scale.flatten()
+            shift = part if shift is None else shift + part
+    kernel = sum_kernels(kernels, scales, geometries)
+    if after is None:
+        return kernel, shift
+    (outer,), offset = frozen_scales_and_shift([after])
+    assert outer is not None
+    if shift is not None:
+        offset = shift * outer.flatten() if offset is None else torch.addcmul(offset, shift, outer.flatten())
+    return kernel * outer, offset
 
 
 def sum_kernels(

@@ -14,10 +14,10 @@ from acnet_pl.nn.at_once import normalise_and_add, side_by_side
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Fused
 from acnet_pl.nn.geometry import BranchGeometry
-from acnet_pl.nn.kernel_sum import frozen_scales_and_shift, sum_kernels
+from acnet_pl.nn.kernel_sum import fuse_frozen, sum_kernels
 from acnet_pl.nn.share import scale_and_shift, take_images
 
-__all__ = ["Layer", "fuse_frozen", "sum_scaled", "train_at_once", "train_by_share"]
+__all__ = ["Layer", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
 
 
 class Layer(NamedTuple):
@@ -35,20 +35,18 @@ def sum_scaled(layers: Sequence[Layer], scales: Sequence[Tensor | None]) -> Tens
     return sum_kernels(kernels, scales, [layer.geometry for layer in layers]).to(kernels[0].dtype)
 
 
-def fuse_frozen(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
+def fuse_layers(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
     """Return the fused kernel and bias of branches whose norms are in eval mode, in their own precision.
 
     Args:
         layers: The branches.
         norm: The batch norm after their sum, also in eval mode; None if there is none.
     """
-    scales, shift = frozen_scales_and_shift([layer.norm for layer in layers])
-    if norm is not None:
-        (outer,), shift = frozen_scales_and_shift([norm])
-        assert outer is not None
-        scales = [outer if scale is None else outer * scale for scale in scales]
-    kernel = sum_scaled(layers, scales)
-    return kernel, kernel.new_zeros(kernel.shape[0]) if shift is None else shift.to(kernel.dtype)
+    _, convs, norms, geometries = zip(*layers, strict=True)
+    kernels = [conv.weight for conv in convs]
+    kernel, bias = fuse_frozen(kernels, [None] * len(kernels), norms, geometries, norm)
+    kernel = kernel.to(kernels[0].dtype)
+    return kernel, kernel.new_zeros(kernel.shape[0]) if bias is None else bias.to(kernel.dtype)
 
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
