@@ -101,7 +101,7 @@ def make_network(seed: int) -> nn.Module:
 
     for step in range(rng.randint(2, 6)):
         x, out = rng.choice(values[-2:]), f"v{step}"
-        kind = rng.randrange(24)
+        kind = rng.randrange(25)
         if kind < 5:
             lines += [f"{out} = self.{norm()}(self.{conv()}({x}))"]
         elif kind == 5:

@@ -116,6 +116,8 @@ def test_a_grid_on_digits_from_training_to_report(
     options = ["--models", "resnet8", "--variants", "plain", "acb", "--seeds", "3", "--epochs", "1"]
     options += ["--pruning_seeds", "1", "--data.image_size", "8", "--runs_dir", str(tmp_path)]
     assert main(["reproduce", "digits", *options]) == 0
+    for log in tmp_path.glob("digits-*/log.txt"):
+        assert "epoch 1/1  " in log.read_text()  # where training is can be read from the log
     report = tmp_path / "reproduce" / "digits"
     grid = json.loads((report / "results.json").read_text())["grids"]["digits"]
     assert grid["runs_finished"] == 2

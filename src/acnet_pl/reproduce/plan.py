@@ -34,8 +34,8 @@ from acnet_pl.reproduce.summary_file import read_summary
 
 __all__ = ["Options", "PlannedRun", "State", "describe_data", "instantiate_data", "make_plan"]
 
-# A run that was stopped goes on where it was; a log file has no use for a progress bar.
-_UNATTENDED = ("--resume", "auto", "--trainer.enable_progress_bar", "false")
+# A run that was stopped goes on where it was.
+_UNATTENDED = ("--resume", "auto")
 
 State = Literal["finished", "unfinished", "missing"]
 

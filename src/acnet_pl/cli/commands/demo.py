@@ -45,8 +45,7 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
     for one in planned:
         title = titles[one.run.variant]
         console.rule(f"{title}: training {epochs} epochs")
-        shown = ["--trainer.enable_progress_bar", "true", "--wandb.tags+", "demo"]
-        folder = lightning.run([*one.arguments, *shown])
+        folder = lightning.run([*one.arguments, "--wandb.tags+", "demo"])
         summaries[title] = json.loads((folder / "summary.json").read_text())
     runs = [RunResult.of(one) for one in planned]
     results = GridResult(replace(grid, analyses=("magnitude",)), runs, planned[0].recipe, "last", pruning_seeds=0)
