@@ -221,7 +221,7 @@ class Sampled(Net):
 
 
 @pytest.mark.parametrize(
-    ("kind", "pairs", "undecided", "course"),
+    ("kind", "pairs", "undecided", "decision"),
     [
         (Masked, {"conv2": "norm2"}, {"conv1"}, "it depends on the argument `mask`"),
         (ByIndex, {}, {"conv1", "conv2"}, "it depends on the argument `index`"),
@@ -232,7 +232,7 @@ class Sampled(Net):
 )
 @pytest.mark.parametrize("how", ["symbolic", "example"])
 def test_pair_that_another_call_may_part_is_undecided(
-    kind: type[Net], pairs: dict[str, str], undecided: set[str], course: str, how: str
+    kind: type[Net], pairs: dict[str, str], undecided: set[str], decision: str, how: str
 ) -> None:
     net = kind(in_order)
     given = (X, 0) if kind is ByIndex else X
@@ -243,7 +243,7 @@ def test_pair_that_another_call_may_part_is_undecided(
         assert flow.norm_of == {start + conv: start + norm for conv, norm in pairs.items()}
         assert flow.undecided == {start + conv for conv in undecided}
         if model is net:
-            assert course in flow.norm_missing.get("conv1", "")
+            assert decision in flow.norm_missing.get("conv1", "")
     assert vars(kind) == before
     assert type(net) is kind
 

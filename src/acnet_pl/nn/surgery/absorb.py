@@ -76,11 +76,11 @@ def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]
     with torch.no_grad():
         absorber = _Absorber(probe, loose, roomy)
         absorber.run(graph)
-        for course, other in other_graphs(probe):
+        for decision, other in other_graphs(probe):
             try:
                 absorber.run(other)
             except FusionError as error:
-                raise FusionError(f"{error} (this happens at some calls: {course})") from error
+                raise FusionError(f"{error} (this happens at some calls: {decision})") from error
     absorber.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
     return {name: shift for name, (shift, _) in absorber.absorbed.items() if shift is not None}
 

@@ -21,12 +21,12 @@ from acnet_pl.nn.surgery.running import call
 from acnet_pl.nn.surgery.trace import layers
 from acnet_pl.nn.surgery.tracing import graphs_of
 
-__all__ = ["other_course"]
+__all__ = ["changed_path"]
 
 _Step = tuple[Any, ...]
 
 
-def other_course(before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None) -> str:
+def changed_path(before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None) -> str:
     """Return the first difference in what a network's code does after some modules were replaced, "" if none.
 
     Args:

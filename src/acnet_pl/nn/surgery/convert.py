@@ -12,7 +12,7 @@ from typing_extensions import deprecated
 from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
-from acnet_pl.nn.surgery.checking import other_course
+from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
@@ -118,8 +118,9 @@ def convert(
                 if init == "preserve":
                     block.begin_as(layer, norm)
                 replacements[layer] = block
-                if norm is not None:
-                    replacements[norm] = activation_of(norm, None if isinstance(norm, nn.BatchNorm2d) else 4)
+                if norm is not None and norm_name is not None:
+                    rank = None if isinstance(norm, nn.BatchNorm2d) else 4
+                    replacements[norm] = activation_of(norm, rank, norm_name)
         entries.append(_entry(name, layer, reason, without, norm_name, norm))
     if unknown:
         raise ValueError(
@@ -133,7 +134,7 @@ def convert(
         raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
-    if replaced and (difference := other_course(model, acnet, replaced, example_input if init == "preserve" else None)):
+    if replaced and (difference := changed_path(model, acnet, replaced, example_input if init == "preserve" else None)):
         raise ValueError(
             f"with blocks in it the code of the network behaves differently ({difference}): it checks the class, an "
             "attribute or the number of its layers; check something that blocks have too, or exclude these layers"

@@ -124,7 +124,7 @@ def _read(
     siblings: Mapping[str, str] | None = None,
 ) -> Dataflow:
     """Combine traces; pairs come from the network as it is, and are dropped if another trace contradicts them."""
-    certain = [trace for trace in traces if not trace.course]
+    certain = [trace for trace in traces if not trace.decision]
     called = frozenset(name for trace in certain for name in trace.calls)
     seen = Neighbours(found, traces, {**idle_siblings(model, found, called), **(siblings or {})})
     norm_of: dict[str, str] = {}

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.affine import fuse_after, fuse_before
-from acnet_pl.nn.surgery.checking import other_course
+from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, light_copy, uncompiled
 from acnet_pl.nn.surgery.dataflow import Dataflow, follow
 from acnet_pl.nn.surgery.fuse_report import FuseReport, report_on
@@ -137,7 +137,7 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
     norms = {name: layer for name, layer in found.items() if isinstance(layer, _BatchNorm)}
     if all(why_norm_stays(norm) for norm in norms.values()):
         if convs:
-            _refuse_other_course(before, fused, (), example_input)
+            _refuse_changed_path(before, fused, (), example_input)
         return fused, report_on(model, fused, {}, {name: why_norm_stays(norm) for name, norm in norms.items()})
     flow = follow(fused, example_input)
     _warn_of_doubts(flow, found)
@@ -156,16 +156,18 @@ def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
             (fuse_after if norm_name in plan.after else fuse_before)(neighbours, norm)
         except FusionError as error:
             raise FusionError(f"{listed(names)}: its weights fused with batch norm `{norm_name}` {error}") from error
-    stand_ins: dict[nn.Module, nn.Module] = {norms[n]: activation_of(norms[n], rank) for n, rank in plan.ranks.items()}
+    stand_ins: dict[nn.Module, nn.Module] = {
+        norms[n]: activation_of(norms[n], rank, n) for n, rank in plan.ranks.items()
+    }
     into = {**plan.after, **plan.before}
     fused = replace_modules(fused, stand_ins)
     if convs or into:
-        _refuse_other_course(before, fused, plan.ranks, example_input)
+        _refuse_changed_path(before, fused, plan.ranks, example_input)
     return fused, report_on(model, fused, into, plan.left)
 
 
-def _refuse_other_course(before: nn.Module, fused: nn.Module, replaced: Collection[str], example_input: Any) -> None:
-    if difference := other_course(before, fused, replaced, example_input):
+def _refuse_changed_path(before: nn.Module, fused: nn.Module, replaced: Collection[str], example_input: Any) -> None:
+    if difference := changed_path(before, fused, replaced, example_input):
         raise FusionError(
             f"once fused the code of the network behaves differently ({difference}): it checks the class, an attribute "
             "or the number of its layers; check something that fusing does not change"

@@ -27,14 +27,14 @@ class Neighbours:
 
     def __init__(self, found: Mapping[str, Layer], traces: list[Trace], siblings: Mapping[str, str]) -> None:
         self.found = found
-        self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.course))
+        self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.decision))
         self.siblings = siblings
         self.read = frozenset(name for trace in traces for name in trace.read)
         self.undecided: set[str] = set()
 
     def parts(self, norm: str) -> tuple[str, ...]:
         """Return the layers whose (concatenated) outputs a batch norm takes now, or () if that varies."""
-        inputs = {made for trace in self.traces if not trace.course for made in trace.inputs[norm]}
+        inputs = {made for trace in self.traces if not trace.decision for made in trace.inputs[norm]}
         return inputs.pop() if len(inputs) == 1 else ()
 
     def norm_after(self, name: str) -> tuple[str, str]:
@@ -75,8 +75,8 @@ class Neighbours:
     def _against(self, name: str, ask: Callable[[Trace], str], start: str) -> str:
         for trace in self.traces:
             if reason := ask(trace):
-                self.undecided |= {name} if trace.course else set()
-                return f"{start} {reason}" + (f": {trace.course}" if trace.course else "")
+                self.undecided |= {name} if trace.decision else set()
+                return f"{start} {reason}" + (f": {trace.decision}" if trace.decision else "")
         return ""
 
     def _parted(self, name: str, norm: str, trace: Trace) -> str:
@@ -115,7 +115,7 @@ class Neighbours:
         return ""
 
     def _now(self, side: str, name: str) -> set[str]:
-        return {one for trace in self.traces if not trace.course for one in getattr(trace, side)[name]}
+        return {one for trace in self.traces if not trace.decision for one in getattr(trace, side)[name]}
 
     def _is_norm(self, name: str) -> bool:
         return isinstance(self.found.get(name), _BatchNorm)

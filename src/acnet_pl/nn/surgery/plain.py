@@ -91,26 +91,35 @@ class OfRank(nn.Identity):
 
     A batch norm always normalises the second dimension. The layer that it was fused into would treat a different
     dimension as channels if the input had more or fewer dimensions.
+
+    Args:
+        rank: The number of dimensions.
+        norm: The batch norm's name, for the error.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, norm: str) -> None:
         super().__init__()
         self.rank = rank
+        self.message = (
+            f"`{norm}`: its input must have {rank} dimensions: a neighbouring layer does the work of this batch norm, and "
+            "would take another dimension for the channels; give the network such inputs, or evaluate the original"
+        )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
-        torch._assert(input.dim() == self.rank, f"expected {self.rank} dimensions, as when it was fused")
+        torch._assert(input.dim() == self.rank, self.message)
         return input
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"rank={self.rank}"
 
 
-def activation_of(norm: _BatchNorm, rank: int | None = None) -> nn.Module:
+def activation_of(norm: _BatchNorm, rank: int | None, name: str) -> nn.Module:
     """Return the replacement of a fused batch norm: its activation, or an nn.Identity, with its hooks.
 
-    The activation keeps its name, so its parameters keep theirs. If ``rank`` is given, `OfRank` checks it.
+    The activation keeps its name, so its parameters keep theirs. Unless ``rank`` is None, `OfRank` checks it, and its
+    error gives the batch norm's ``name``.
     """
-    rest: nn.Module = nn.Identity() if rank is None else OfRank(rank)
+    rest: nn.Module = nn.Identity() if rank is None else OfRank(rank, name)
     if kept := activations(norm):
         rest = nn.Sequential(OrderedDict([*([] if rank is None else [("rank", rest)]), *kept]))
     rest.train(norm.training)

@@ -42,7 +42,7 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
 
 def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
     """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated."""
-    for course, example, changes in _courses(model.eval(), example_input, kinds):
+    for decision, example, changes in _other_paths(model.eval(), example_input, kinds):
         try:
             with ExitStack() as stack:
                 for change in changes:
@@ -50,10 +50,10 @@ def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[n
                 trace = _run(model, example)
         except Exception:  # an impossible path shows nothing
             continue
-        yield replace(trace, course=course)
+        yield replace(trace, decision=decision)
 
 
-def _courses(
+def _other_paths(
     model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]
 ) -> Iterator[tuple[str, Any, list[Any]]]:
     """Iterate over other paths: the place of the decision, the example, and the contexts for its evaluation."""

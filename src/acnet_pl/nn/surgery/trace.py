@@ -47,7 +47,7 @@ class Trace:
     """Calls of layers, consumers of their outputs, producers of their inputs, and layers whose tensors are read.
 
     Attributes:
-        course: "" for the network as it is, otherwise the decision that leads to this other path.
+        decision: "" for the path that the network takes as it is, otherwise the decision that leads to this other path.
         calls: Number of calls of each layer.
         consumers: By producer, how often each consumer took one of its outputs.
         producers: By consumer, how often it took an output of each producer.
@@ -56,7 +56,7 @@ class Trace:
         read: Layers whose tensors were read other than by calling them.
     """
 
-    course: str = ""
+    decision: str = ""
     calls: Counter[str] = field(default_factory=Counter)
     consumers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     producers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))

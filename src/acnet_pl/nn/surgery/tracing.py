@@ -125,9 +125,9 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
-    course = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
+    path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
     watching = nullcontext() if tracer.owners is None else tracer.owners.watching()
-    with warnings.catch_warnings(), state_kept(module), own_forward(module), course, watching:
+    with warnings.catch_warnings(), state_kept(module), own_forward(module), path, watching:
         warnings.simplefilter("ignore")
         graph = tracer.trace(module, concrete_args=concrete)
         for value in kept_values(module):
@@ -154,8 +154,8 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
 
 def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
     """Iterate over the other paths of a module that `trace_graph` traces: the decision and the graph of each."""
-    for course, graph, _ in _courses(module, set(), _LayerTracer(set()), deciding_kinds(module)):
-        yield course, graph
+    for decision, graph, _ in _other_paths(module, set(), _LayerTracer(set()), deciding_kinds(module)):
+        yield decision, graph
 
 
 class SymbolicTraces:
@@ -184,14 +184,14 @@ class SymbolicTraces:
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
         for part, (_, tracer) in self._parts.items():
-            for course, graph, closed in _courses(part, self._opaque, tracer, kinds):
-                trace = Trace(course)
+            for decision, graph, closed in _other_paths(part, self._opaque, tracer, kinds):
+                trace = Trace(decision)
                 read_graph(graph, part, self._names, self._opaque | closed, trace, self._owners)
                 trace.read |= self._owners.touched
                 yield trace
 
 
-def _courses(
+def _other_paths(
     part: nn.Module, opaque: set[nn.Module], base: _LayerTracer, kinds: Collection[type[nn.Module]]
 ) -> Iterator[tuple[str, fx.Graph, set[nn.Module]]]:
     """Iterate over graphs of the other paths of a part, without tracing into modules that these do not concern."""
