@@ -101,8 +101,8 @@ class OfRank(nn.Identity):
         super().__init__()
         self.rank = rank
         self.message = (
-            f"`{norm}`: its input must have {rank} dimensions: a neighbouring layer does the work of this batch norm, and "
-            "would take another dimension for the channels; give the network such inputs, or evaluate the original"
+            f"`{norm}`: its input must have {rank} dimensions: a neighbouring layer does the work of this batch norm, "
+            "and would take another dimension for the channels; give the network such inputs, or evaluate the original"
         )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
