@@ -73,7 +73,7 @@ def test_on_the_meta_device_nothing_is_drawn_and_later_the_same_is(builder: Conv
         assert fused.weight.shape == (4, 4, 3, 3)
         block.to_empty(device="cpu")
         torch.manual_seed(0)
-        block.reset_parameters()
+        block.reset_parameters()  # type: ignore[operator]
         assert same(block, expected)
         assert torch.equal(torch.get_rng_state(), numbers)
     with torch.device("meta"):
