@@ -72,7 +72,7 @@ class ACBlock(FusibleConv):
         statistics_share: Share of each training batch, its first images, whose statistics the branches' batch norms
             use. 1 is the exact block. Below 1 the block trains with one convolution on the batch and three on the
             share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
-        at_once: Train all branches with one convolution of zero-padded kernels and one batch norm: the same block with 7
+        at_once: Train all branches with one convolution of zero-padded kernels and one batch norm: the same with 7
             instead of 16 operations on feature maps a step, but 3k/(k + 2) times the multiplications. It may pay where
             maps are small on a GPU, hardly on a CPU; neither is measured, so no device chooses it: time both. Blocks
             with groups, or with frozen, synchronised or differing norms, still evaluate branch by branch.

@@ -58,7 +58,10 @@ def check_range(name: str, value: int, least: int) -> None:
 
 
 def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    """Raise ValueError if a number of channels is not positive or not divisible by the groups."""
+    """Raise ValueError if a number of channels is no positive int or not divisible by the groups."""
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"`{name}` (={value!r}) must be an int")
     check_range("in_channels", in_channels, 1)
     check_range("out_channels", out_channels, 1)
     check_range("groups", groups, 1)

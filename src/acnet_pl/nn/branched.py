@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.parametrize import is_parametrized
 
 from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
 from acnet_pl.nn.branch_layers import BranchLayer
+from acnet_pl.nn.chain_branches import IdentityBasedConv, InnerNorm
 from acnet_pl.nn.conv import BlockConv
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import Device, KernelDraw, placed
@@ -23,7 +23,7 @@ from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, is_frozen
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import fuse_frozen
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.shortcuts import is_traced, may_add_in_place
+from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["BranchedBuilder", "BranchedConv"]
 
@@ -178,16 +178,9 @@ class BranchedConv(FusibleConv):
         return list(modules.items())
 
     def _needs_calls(self) -> bool:
-        """Return True if an inner layer has a hook or parametrisation, which takes effect only when it is called."""
+        """Return True if the shortcuts would pass over what an inner layer does when it is called."""
         inner = chain.from_iterable(module.children() for module in self.modules())
-        return any(
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            or is_parametrized(module)
-            for module in inner
-        )
+        return needs_calls(inner, nn.ModuleDict, BranchLayer, InnerNorm, IdentityBasedConv)
 
     def _sum(self, x: Tensor, in_place: bool) -> Tensor:
         x = self._shape.pad(x)

@@ -20,7 +20,7 @@ from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw
 from acnet_pl.nn.fusible import fuse_norm, kernel_of
 
-__all__ = ["FilterBranch", "PointwiseFirstBranch", "SeparableBranch"]
+__all__ = ["FilterBranch", "IdentityBasedConv", "InnerNorm", "PointwiseFirstBranch", "SeparableBranch"]
 
 
 class IdentityBasedConv(nn.Module):
@@ -50,7 +50,7 @@ class IdentityBasedConv(nn.Module):
         return F.conv2d(x, self.kernel(self.weight), groups=self.groups)
 
 
-class _InnerNorm(nn.Module):
+class InnerNorm(nn.Module):
     """The batch norm after a branch's 1×1 convolution, if any, and the padding of its output.
 
     The padding value is what the norm makes of a zero, as if the block's input had been padded. The k×k convolution
@@ -65,6 +65,12 @@ class _InnerNorm(nn.Module):
     bn: _BatchNorm | None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise and pad ``(N, C, H, W)``."""
+        if self.bn is not None and not isinstance(self.bn, _BatchNorm):
+            raise TypeError(
+                f"a {type(self.bn).__name__} is in place of the batch norm inside a branch, whose statistics say what "
+                "to pad with; put a batch norm there"
+            )
         height, width = self.padding
         margins = (width, width, height, height)
         x = x if self.bn is None else self.bn(x)
@@ -80,6 +86,7 @@ class _InnerNorm(nn.Module):
         return F.pad(x - value, margins) + value
 
     def fuse_into(self, kernel: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the 1×1 kernel and bias with the norm fused in."""
         return (kernel, None) if self.bn is None else fuse_norm(kernel, None, self.bn)
 
 
@@ -104,7 +111,7 @@ class PointwiseFirstBranch(BranchLayer):
                 f"`internal_channels` (={inner_channels}) must be positive and divisible by `groups` (={shape.groups})"
             )
         self.pointwise = IdentityBasedConv(shape.in_channels, inner_channels, shape.groups)
-        self.inner = _InnerNorm(inner_channels, shape, inner_norm)
+        self.inner = InnerNorm(inner_channels, shape, inner_norm)
         channels = (inner_channels, shape.out_channels, shape.size)
         self.conv = nn.Conv2d(*channels, shape.stride, 0, shape.dilation, shape.groups, bias=False)
         self.add_norm()
@@ -153,7 +160,7 @@ class FilterBranch(BranchLayer):
         channels = (shape.in_channels, shape.out_channels, 1)
         conv = nn.Conv2d(*channels, groups=shape.groups, bias=False) if pointwise else None
         self.register_module("conv", conv)
-        self.inner = _InnerNorm(shape.out_channels, shape, inner_norm and pointwise)
+        self.inner = InnerNorm(shape.out_channels, shape, inner_norm and pointwise)
         size = (shape.out_channels, shape.size, shape.size)
         self.register_buffer("window", None if window is None else torch.empty(size), persistent=False)
         self._make_window = window

@@ -15,6 +15,7 @@ from typing_extensions import TypeIs, deprecated
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
+from acnet_pl.nn.inner_layers import check_hooks, kernel_of, why_other
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen", "kernel_of"]
@@ -28,15 +29,6 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float64) if tensor.device.type == "mps" else tensor.double()
 
 
-def kernel_of(conv: nn.Conv2d) -> Tensor:
-    """Return the kernel of the layer's next call, which ``torch.nn.utils`` (pruning, weight norm) sets in a hook."""
-    if "weight" not in conv._parameters:
-        for hook in conv._forward_pre_hooks.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):
-                hook(conv, ())
-    return conv.weight
-
-
 def is_frozen(norm: nn.Module | None) -> bool:
     """Return True if the norm treats every batch the same: None, a scale, or a batch norm in eval mode."""
     if norm is None or isinstance(norm, ChannelScale):
@@ -46,7 +38,8 @@ def is_frozen(norm: nn.Module | None) -> bool:
 
 def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
     """Return True for a batch norm without its own forward; a subclass with one may include an activation."""
-    return isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    usual = isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    return usual and "forward" not in vars(norm)
 
 
 def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -55,6 +48,8 @@ def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     Raises:
         FusionError: The norm is not a batch norm or keeps no running statistics, so no fixed convolution equals it.
     """
+    if reason := why_other(norm):
+        raise FusionError(reason)
     if isinstance(norm, ChannelScale):
         return norm.scale_kernel(kernel), norm.weight.to(kernel) * (0 if bias is None else bias)
     if not is_batch_norm(norm):
@@ -197,8 +192,8 @@ class FusibleConv(nn.Module, ABC):
 
         The name comes from the authors' code. Running statistics are used even in train mode.
         """
-        like = next(self.kernels())
         kernel, bias = self.fuse_kernel()
+        like = next(self.kernels())
         return kernel.to(like), bias.to(like)
 
     @torch.no_grad()
@@ -242,6 +237,7 @@ class FusibleConv(nn.Module, ABC):
         # Cloned because without a norm to fuse the kernel is the block's own.
         conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
+        check_hooks(self, self.forward_branches, conv)
         return conv.train(self.training)
 
     def __prepare_scriptable__(self) -> NoReturn:

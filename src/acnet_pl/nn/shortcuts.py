@@ -7,8 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.fx import Proxy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import is_batch_norm
+from acnet_pl.nn.inner_layers import why_other
+from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["is_traced", "may_add_in_place", "needs_calls"]
 
@@ -18,14 +21,22 @@ def is_traced(x: object) -> bool:
     return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def needs_calls(layers: Iterable[nn.Module | None]) -> bool:
-    """Return True if a layer has a hook or parametrisation, which takes effect only when that layer is called."""
+def needs_calls(layers: Iterable[nn.Module | None], *containers: type[nn.Module]) -> bool:
+    """Return True if a layer has a hook, parametrisation or another forward, which act only when it is called.
+
+    Args:
+        layers: Convolutions, batch norms, scales, and None for those that do not exist.
+        containers: Other kinds of layers that are no reason to call them; any further kind is.
+    """
+    known = (nn.Conv2d, _BatchNorm, ChannelScale, *containers)
     return any(
-        layer._modules
-        or layer._forward_hooks
+        layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
+        or "parametrizations" in layer._modules
+        or not isinstance(layer, known)
+        or why_other(layer)
         for layer in layers
         if layer is not None
     )
