@@ -15,6 +15,7 @@ import torch
 from tests.nn.builders import BUILDERS, TwiceConv
 from tests.nn.operations import Operations
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import acnet_pl
 from acnet_pl.analysis import complexity, flip_response
@@ -121,6 +122,16 @@ def test_trains_as_its_branches_do(builder: ConvBuilder, randomise: Any) -> None
                 other.copy_(mine)
     for name, tensor in block.state_dict().items():
         torch.testing.assert_close(tensor, twin.state_dict()[name], rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_are_the_same_with_checkpointing(builder: ConvBuilder, randomise: Any) -> None:
+    """In eval mode: a second forward pass in train mode would move running statistics, which DBB's padding uses."""
+    block = block_of(builder, randomise).eval()
+    x, twin = images(), copy.deepcopy(block)
+    torch.autograd.backward(checkpoint(block, x, use_reentrant=False).square().mean())
+    torch.autograd.backward(twin(x).square().mean())
+    for mine, other in zip(block.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("frozen", ["all", "first", "last"])

@@ -148,7 +148,8 @@ class _SumKernels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         count = len(ctx.places)
-        kernels, scales = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        saved = ctx.saved_tensors  # read once: under gradient checkpointing every reading unpacks them
+        kernels, scales = saved[:count], saved[count:]
         to_kernels: list[Tensor | None] = [None] * count
         to_scales: list[Tensor | None] = [None] * count
         for index, place in enumerate(ctx.places):
