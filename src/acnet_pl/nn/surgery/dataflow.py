@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
-from acnet_pl.nn.surgery.decisions import deciding_kinds, names_in
+from acnet_pl.nn.surgery.decisions import deciding_kinds
+from acnet_pl.nn.surgery.functions import names_in
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, idle_siblings, layers

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import copy
 import dis
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import pairwise
 from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 
+from acnet_pl.nn.surgery.functions import Key, is_users, names_in, reachable, strings
 from acnet_pl.nn.surgery.trace import is_layer
 
-__all__ = ["Variation", "deciding_kinds", "names_in", "other_values", "strings_in", "variations"]
+__all__ = ["Variation", "deciding_kinds", "other_values", "variations"]
 
-Key = tuple[int, str]
-"""Key of a function: how many classes up it was found (-1 for a global function), and its name."""
 Site = tuple[Key, tuple[int, ...], int]
 """A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
 
@@ -59,7 +58,7 @@ class Variation:
         kind, members = type(module), vars(module)
         changed = {}
         if self.attribute:
-            values = other_values(members.get(self.attribute), _strings(self.functions.values()))
+            values = other_values(members.get(self.attribute), strings(self.functions.values()))
             changed = {self.attribute: values[self.turn]} if self.turn < len(values) else {}
         spaces: dict[int, dict[str, Any]] = {}
         for (depth, name), function in _copies(self.functions, self.sites).items():
@@ -76,7 +75,8 @@ class Variation:
             module.__class__ = type(kind.__name__, (kind, *between), spaces.get(0, {}))
         members.update(changed)
         try:
-            yield
+            with redirect_stdout(StringIO()):  # a path that the network does not take prints nothing
+                yield
         finally:
             module.__class__ = kind
             members.update(before)
@@ -91,7 +91,7 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
         module: A module of the class.
         network: The network that contains it. Other modules of the class in it show which submodules may exist.
     """
-    kind, functions = type(module), _reachable(module)
+    kind, functions = type(module), reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
     chosen_sites: list[tuple[Site, ...]] = []
     for key, function in functions.items():
@@ -103,7 +103,7 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
         line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
     for name in sorted(names_in(module) & vars(module).keys()):
-        for turn in range(len(other_values(vars(module)[name], _strings(functions.values())))):
+        for turn in range(len(other_values(vars(module)[name], strings(functions.values())))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
 
 
@@ -126,34 +126,13 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
 
 
 def _is_settings(value: Any) -> bool:
-    return not isinstance(value, (nn.Module, type, FunctionType, Tensor)) and _is_users(type(value))
+    return not isinstance(value, (nn.Module, type, FunctionType, Tensor)) and is_users(type(value))
 
 
 def _changed(value: Any, name: str, other: Any) -> Any:
     changed = copy.copy(value)
     vars(changed)[name] = other
     return changed
-
-
-def names_in(module: nn.Module) -> set[str]:
-    """Return the names of attributes and globals in the code of a module's forward and of what it may call."""
-    return {name for f in _reachable(module).values() for code in _codes(f.__code__) for name in code.co_names}
-
-
-def strings_in(module: nn.Module) -> list[str]:
-    """List the string constants in the code of a module's forward and of what it may call."""
-    return _strings(_reachable(module).values())
-
-
-def _strings(functions: Iterable[FunctionType]) -> list[str]:
-    found = {
-        constant
-        for function in functions
-        for code in _codes(function.__code__)
-        for constant in code.co_consts
-        if isinstance(constant, str) and constant != function.__doc__ and len(constant) <= 40
-    }
-    return sorted(found)[:10]
 
 
 def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None = None) -> set[type[nn.Module]]:
@@ -165,60 +144,21 @@ def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None =
     modules = {name: module for name, module in model.named_modules() if not is_layer(module)}
     if pairs is None:
         holders = [m for m in modules.values() if any(is_layer(inner) for inner in m.modules())]
-        return {type(module) for module in holders if _is_users(type(module))}
+        return {type(module) for module in holders if is_users(type(module))}
     kinds: set[type[nn.Module]] = set()
     for layer, other in [*pairs, *((second, first) for first, second in pairs)]:
         while layer:
             layer = layer.rpartition(".")[0]
-            if _is_users(type(modules[layer])):
+            if is_users(type(modules[layer])):
                 kinds.add(type(modules[layer]))
                 if not layer or other.startswith(f"{layer}."):
                     break
     words = {name: [part for part in name.split(".") if not part.isdigit()] for pair in pairs for name in pair}
     called = {parts[-1] for parts in words.values() if parts}
     for module in modules.values():
-        if _is_users(type(module)) and type(module) not in kinds and names_in(module) & called:
+        if is_users(type(module)) and type(module) not in kinds and names_in(module) & called:
             kinds.add(type(module))
     return kinds
-
-
-def _is_users(thing: Any) -> bool:
-    """Return True if a class or function belongs neither to PyTorch nor to Python."""
-    top = str(getattr(thing, "__module__", "")).partition(".")[0]
-    return top != "torch" and top not in sys.stdlib_module_names - {"__main__"}
-
-
-def _reachable(module: nn.Module) -> dict[Key, FunctionType]:
-    """Return the functions that a forward may call by name: methods, functions in attributes, global functions."""
-    found: dict[Key, FunctionType] = {}
-    waiting: list[tuple[Key, Any]] = list(_members(module, "forward", False))
-    while waiting:
-        key, function = waiting.pop()
-        if key in found or not isinstance(function, FunctionType) or not _is_users(function):
-            continue
-        found[key] = function
-        for code in _codes(function.__code__):
-            for name in code.co_names:
-                waiting += _members(module, name, "super" in code.co_names)
-                waiting.append(((-1, name), function.__globals__.get(name)))
-    return found
-
-
-def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
-    """Iterate over what a name may mean in a module: an attribute, a method and, if asked, overridden methods."""
-    if name in vars(module):
-        yield (0, name), vars(module)[name]
-        return
-    homes = [depth for depth, kind in enumerate(type(module).__mro__) if name in vars(kind)]
-    for depth in homes if inherited else homes[:1]:
-        yield (depth, name), vars(type(module).__mro__[depth])[name]
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
 
 
 def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:

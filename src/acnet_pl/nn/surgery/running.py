@@ -13,8 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from acnet_pl.nn.surgery.copying import kept_values, leaves_inside, state_kept
-from acnet_pl.nn.surgery.decisions import other_values, strings_in, variations
+from acnet_pl.nn.surgery.copying import kept_values, leaves_inside
+from acnet_pl.nn.surgery.decisions import other_values, variations
+from acnet_pl.nn.surgery.functions import strings_in
+from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
 
@@ -144,7 +146,7 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
         handles += [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
     try:
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
-        with torch.random.fork_rng(devices), torch.no_grad(), recorder, state_kept(model):
+        with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
             with recorder.owners.watching_attributes():
                 output = call(model, example_input)
             kept = [value for value in kept_values(model) if isinstance(value, Tensor)]

@@ -13,9 +13,11 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from acnet_pl.nn.surgery.copying import kept_values, own_forward, state_kept
-from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, strings_in, variations
+from acnet_pl.nn.surgery.copying import kept_values, own_forward
+from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
+from acnet_pl.nn.surgery.functions import strings_in
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
+from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import Trace, is_layer
 
@@ -89,7 +91,7 @@ class _LayerTracer(fx.Tracer):
         if self.variation is None or type(m) is not self.variation.kind:
             return super().call_module(m, forward, args, kwargs)
         stack, depth, last = self.module_stack.copy(), len(self._inputs), next(reversed(self.graph.nodes))
-        with state_kept(m):
+        with all_kept(m):
             try:
                 with self.variation.taken_by(m):
                     return super().call_module(m, forward, args, kwargs)
@@ -127,7 +129,7 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
     variation = tracer.variation
     path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
     watching = nullcontext() if tracer.owners is None else tracer.owners.watching()
-    with warnings.catch_warnings(), state_kept(module), own_forward(module), path, watching:
+    with warnings.catch_warnings(), all_kept(module), own_forward(module), path, watching:
         warnings.simplefilter("ignore")
         graph = tracer.trace(module, concrete_args=concrete)
         for value in kept_values(module):

@@ -1,0 +1,91 @@
+"""List the functions that a network's code may call, and the names and strings in them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Key", "codes", "is_users", "named", "names_in", "reachable", "strings", "strings_in"]
+
+Key = tuple[int, str]
+"""Key of a function: how many classes up it was found (-1 for a global function), and its name."""
+
+
+def is_users(thing: Any) -> bool:
+    """Return True if a class or function belongs neither to PyTorch nor to Python."""
+    return _package(thing) not in (sys.stdlib_module_names | {"torch"}) - {"__main__"}
+
+
+def _package(thing: Any) -> str:
+    return str(getattr(thing, "__module__", "")).partition(".")[0]
+
+
+def reachable(module: nn.Module) -> dict[Key, FunctionType]:
+    """Return the functions that a forward may call by name: methods, functions in attributes, global functions.
+
+    Functions of libraries other than the module's own are left out: on another path they might do anything.
+    """
+    homes = {_package(base) for base in type(module).__mro__}
+    found: dict[Key, FunctionType] = {}
+    waiting: list[tuple[Key, Any]] = list(_members(module, "forward", False))
+    while waiting:
+        key, function = waiting.pop()
+        if key in found or not isinstance(function, FunctionType) or not is_users(function):
+            continue
+        if _package(function) not in homes and "-packages" in function.__code__.co_filename:
+            continue
+        found[key] = function
+        for code in codes(function.__code__):
+            for name in code.co_names:
+                waiting += _members(module, name, "super" in code.co_names)
+                waiting.append(((-1, name), function.__globals__.get(name)))
+    return found
+
+
+def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
+    """Iterate over what a name may mean in a module: an attribute, a method and, if asked, overridden methods."""
+    if name in vars(module):
+        yield (0, name), vars(module)[name]
+        return
+    homes = [depth for depth, kind in enumerate(type(module).__mro__) if name in vars(kind)]
+    for depth in homes if inherited else homes[:1]:
+        yield (depth, name), vars(type(module).__mro__[depth])[name]
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """Iterate over a code object and those nested in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes(constant)
+
+
+def names_in(module: nn.Module) -> set[str]:
+    """Return the names of attributes and globals in the code of a module's forward and of what it may call."""
+    return {name for function in reachable(module).values() for name in named(function)}
+
+
+def named(function: FunctionType) -> set[str]:
+    """Return the names of attributes and globals in a function's code."""
+    return {name for code in codes(function.__code__) for name in code.co_names}
+
+
+def strings_in(module: nn.Module) -> list[str]:
+    """List the string constants in the code of a module's forward and of what it may call."""
+    return strings(reachable(module).values())
+
+
+def strings(functions: Iterable[FunctionType]) -> list[str]:
+    """List the short string constants in the code of functions, at most 10."""
+    found = {
+        constant
+        for function in functions
+        for code in codes(function.__code__)
+        for constant in code.co_consts
+        if isinstance(constant, str) and constant != function.__doc__ and len(constant) <= 40
+    }
+    return sorted(found)[:10]
