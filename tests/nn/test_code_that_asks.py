@@ -261,3 +261,52 @@ def test_bias_moves_on_rightly_or_not_at_all(flow: Any, right: bool, randomise: 
     stock = Net(flow, change).double().eval()
     stock.load_state_dict(stock_state_dict(acnet))
     torch.testing.assert_close(stock(X), acnet(X), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("flow", "left"),
+    [
+        (lambda net, x: pair(net, x.to(net.conv.weight.dtype)), 0),
+        (lambda net, x: pair(net, x.to(net.norm.weight.dtype)), 1),
+        (lambda net, x: pair(net, x) * net.conv.weight.shape[0], 0),
+    ],
+)
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+def test_layer_whose_type_or_shape_is_asked_keeps_its_tensor(
+    flow: Any, left: int, example: Any, randomise: Randomise
+) -> None:
+    fused = check(lambda: Net(flow), randomise, example)
+    assert isinstance(fused.norm, nn.BatchNorm2d) == left
+
+
+def in_branches(net: Any, x: Tensor) -> Any:
+    return pair(net, x) if x.sum() > -1e9 and not net.conv.transposed else x
+
+
+@pytest.mark.parametrize("init", ["scratch", "preserve"])
+def test_attribute_that_blocks_lack_is_an_error_of_the_conversion(init: Any, randomise: Randomise) -> None:
+    model = randomise(Net(in_branches).double()).eval()
+    with pytest.raises(ValueError, match=r"differently \(AttributeError: 'ACBlock' object has no .*'transposed'"):
+        convert_to_acnet(model, X, init=init)
+
+
+def test_convolution_that_an_observer_watches_stays(randomise: Randomise) -> None:
+    def watch(net: Any) -> None:
+        net.conv.observer = nn.Identity()
+        net.conv.register_forward_hook(lambda module, args, output: module.observer(output))
+        net.last = nn.Conv2d(4, 4, 3)
+
+    model = randomise(Net(lambda net, x: net.last(pair(net, x)), watch).double()).eval()
+    acnet = convert_to_acnet(model, init="preserve")
+    assert conversion_report(acnet).reasons() == {"it holds more than a weight and a bias (observer)": 1}
+    torch.testing.assert_close(acnet(X), model(X), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.LazyLinear(4)])
+@pytest.mark.parametrize("act", [fuse_model, convert_to_acnet])
+def test_network_that_was_never_evaluated_is_refused(lazy: nn.Module, act: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), lazy)
+    for example in (None, X.float()):
+        with pytest.raises(ValueError, match=r"`1` \(Lazy\w+\) is not initialised yet; evaluate the network once"):
+            act(model.eval(), example)
+    assert type(lazy).__name__.startswith("Lazy")

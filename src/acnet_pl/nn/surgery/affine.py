@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import is_lazy
 
 from acnet_pl.nn.fusible import exact
 from acnet_pl.nn.fusion import FusionError
@@ -40,8 +39,6 @@ def why_not_after(layer: nn.Module) -> str:
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if "bias" not in layer._parameters:
         return "its bias is computed (parametrisation, pruning)"
-    if any(is_lazy(parameter) for parameter in layer.parameters()):
-        return "it is not initialised yet (a lazy module: evaluate the model once)"
     if not weight.is_floating_point():
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
     if reads_parameters(layer):

@@ -26,7 +26,9 @@ __all__ = ["changed_path"]
 _Step = tuple[Any, ...]
 
 
-def changed_path(before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None) -> str:
+def changed_path(
+    before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None, *, same: bool = True
+) -> str:
     """Return the first difference in what a network's code does after some modules were replaced, "" if none.
 
     Args:
@@ -34,6 +36,7 @@ def changed_path(before: nn.Module, after: nn.Module, replaced: Collection[str],
         after: The network after it.
         replaced: Names of the modules that may differ.
         example_input: Input for evaluating networks that torch.fx cannot trace.
+        same: Whether both networks compute the same. Otherwise evaluations only show whether the new one has an error.
     """
     networks = light_copy(before).eval(), light_copy(after).eval()
     whole = {*replaced, *dict(layers(before)), *dict(layers(after))}
@@ -43,7 +46,11 @@ def changed_path(before: nn.Module, after: nn.Module, replaced: Collection[str],
     found = next((text for part in old.keys() & new.keys() if (text := _first_difference(old[part], new[part]))), "")
     if found or not obstacle or example_input is None:
         return found
-    return _first_difference(*(_Evaluation(one, whole).steps_on(example_input) for one in networks))
+    try:
+        steps = _Evaluation(networks[1], whole).steps_on(example_input)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return _first_difference(_Evaluation(networks[0], whole).steps_on(example_input), steps) if same else ""
 
 
 def _outlines(model: nn.Module, whole: Collection[str]) -> tuple[dict[str, list[_Step]], str]:

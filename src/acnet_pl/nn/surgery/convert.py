@@ -13,7 +13,7 @@ from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.surgery.checking import changed_path
-from acnet_pl.nn.surgery.copying import deep_copy, uncompiled
+from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.inherit import inherit_layer
@@ -84,6 +84,7 @@ def convert(
             "from these weights, load stock_state_dict(acnet) into the original first"
         )
     model = uncompiled(model)
+    refuse_lazy(model)
     refuse_shared_memory(model)
     acnet = deep_copy(model)
     found = dict(layers(acnet))
@@ -134,7 +135,8 @@ def convert(
         raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
-    if replaced and (difference := changed_path(model, acnet, replaced, example_input if init == "preserve" else None)):
+    preserved = init == "preserve"
+    if replaced and (difference := changed_path(model, acnet, replaced, example_input, same=preserved)):
         raise ValueError(
             f"with blocks in it the code of the network behaves differently ({difference}): it checks the class, an "
             "attribute or the number of its layers; check something that blocks have too, or exclude these layers"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = [
     "deep_copy",
@@ -21,6 +22,7 @@ __all__ = [
     "light_copy",
     "memory_of",
     "own_forward",
+    "refuse_lazy",
     "state_kept",
     "uncompiled",
 ]
@@ -96,6 +98,16 @@ def uncompiled(model: nn.Module) -> nn.Module:
                 "module.compile(), which keeps the names of its weights"
             )
     return model
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise ValueError if a lazy module is not initialised yet, so that nothing can be known of its layers."""
+    for name, module in model.named_modules():
+        if any(is_lazy(tensor) for tensor in [*module._parameters.values(), *module._buffers.values()]):
+            raise ValueError(
+                f"`{name}` ({type(module).__name__}) is not initialised yet; evaluate the network once first, as in "
+                "model(torch.zeros(1, 3, 224, 224))"
+            )
 
 
 def _like(copied: nn.Module, model: nn.Module) -> nn.Module:

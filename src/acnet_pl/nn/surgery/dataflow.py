@@ -37,6 +37,7 @@ class Dataflow:
         not_before: For each such batch norm that is not in ``read_by`` either, the reason why.
         called: Layers and batch norms that are called.
         read: Layers whose tensors are read other than by calling them, as in ``F.conv2d(x, conv.weight)``.
+        asked: Layers whose tensors are referred to, as in ``x.to(conv.weight.dtype)``.
         undecided: Layers and batch norms that have such a neighbour now, but perhaps not at another call.
         unknown: Layers that may have a batch norm that could not be traced, for the reason in ``obstacle``.
         obstacle: What could not be traced and why, or "".
@@ -50,6 +51,7 @@ class Dataflow:
     not_before: Mapping[str, str]
     called: frozenset[str]
     read: frozenset[str]
+    asked: frozenset[str]
     undecided: frozenset[str]
     unknown: tuple[str, ...]
     obstacle: str
@@ -166,6 +168,7 @@ def _read(
         not_before=not_before,
         called=called,
         read=seen.read,
+        asked=seen.asked,
         undecided=frozenset(seen.undecided),
         unknown=_unknown(found, certain, norm_of) if obstacle else (),
         obstacle=obstacle,

@@ -72,8 +72,10 @@ class Eligibility:
             return "excluded"
         if self.kernel_sizes is not None and height not in self.kernel_sizes:
             return f"kernel size {height} not among kernel_sizes"
-        if name in flow.read:
+        if name in flow.read | flow.asked:
             return "its weight is read other than by calling it"
+        if own := {*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}:
+            return f"it holds more than a weight and a bias ({', '.join(sorted(own))})"
         if reads_parameters(layer):
             return "a hook reads or changes its parameters"
         if name not in flow.called and not flow.obstacle:

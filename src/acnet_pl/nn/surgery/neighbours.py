@@ -22,6 +22,7 @@ class Neighbours:
 
     Attributes:
         read: Layers whose tensors are read other than by calling them.
+        asked: Layers whose tensors are referred to, perhaps only for a shape or type.
         undecided: Queried layers and batch norms that are neighbours now, but perhaps not at another call.
     """
 
@@ -29,7 +30,9 @@ class Neighbours:
         self.found = found
         self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.decision))
         self.siblings = siblings
+        self.asked = frozenset(name for trace in traces for name in trace.asked)
         self.read = frozenset(name for trace in traces for name in trace.read)
+        self.read |= {name for name in self.asked if self._is_norm(name)}  # a fused one has none
         self.undecided: set[str] = set()
 
     def parts(self, norm: str) -> tuple[str, ...]:

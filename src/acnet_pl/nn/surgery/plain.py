@@ -8,7 +8,6 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedParameter, is_lazy
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import is_batch_norm
@@ -46,8 +45,6 @@ def why_not_plain(conv: nn.Conv2d) -> str:
         return f"{kind.__name__} has a __call__ of its own"
     if conv._parameters.get("weight") is None or hasattr(kind, "weight"):
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
-    if isinstance(conv.weight, UninitializedParameter):
-        return "its weight is not initialised yet (a lazy module: evaluate the model once)"
     if not conv.weight.is_floating_point():
         return f"its weight is {str(conv.weight.dtype).removeprefix('torch.')}"
     return ""
@@ -81,8 +78,6 @@ def why_not_batch_norm(norm: _BatchNorm) -> str:
         return f"{type(norm).__name__} has a __call__ of its own"
     if norm.affine and norm._parameters.get("weight") is None:
         return "its weight is computed (parametrisation, pruning)"
-    if any(is_lazy(tensor) for tensor in [*norm.parameters(), *norm.buffers()]):
-        return "it is not initialised yet (a lazy module: evaluate the model once)"
     return ""
 
 

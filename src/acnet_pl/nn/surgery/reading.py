@@ -61,7 +61,10 @@ def read_graph(
         consumer, module = _name(node), None
         if node.op == "get_attr":
             home, _, attribute = str(node.target).rpartition(".")
-            owners.use(getattr(root.get_submodule(home), attribute, None))
+            value = getattr(root.get_submodule(home), attribute, None)
+            owners.ask(value)
+            if not all(asks_metadata(user) for user in node.users):
+                owners.use(value)
         elif node.op in ("placeholder", "output"):
             consumer = OUTSIDE
         elif node.op == "call_module":

@@ -120,9 +120,11 @@ class _Recorder(TorchDispatchMode):
             self.take(values, name, norm)
             self.trace.calls[name] += 1
         self.depth += 1
+        self.owners.calling = True
 
     def leave(self, name: str, output: Any, norm: bool) -> None:
         self.depth -= 1
+        self.owners.calling = self.depth > 0
         if self.depth == 0:
             for value in tree_leaves(output):
                 if isinstance(value, Tensor):
@@ -152,6 +154,7 @@ def _run(model: nn.Module, example_input: Any) -> Trace:
             kept = [value for value in kept_values(model) if isinstance(value, Tensor)]
         recorder.take((list(leaves_inside(output)), kept), OUTSIDE)
         recorder.trace.read |= recorder.owners.touched
+        recorder.trace.asked |= recorder.owners.asked
     finally:
         for handle in handles:
             handle.remove()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from acnet_pl.nn.surgery.copying import kept_values, memory_of
 from acnet_pl.nn.surgery.trace import layers
@@ -45,7 +44,7 @@ def refuse_shared_memory(model: nn.Module) -> None:
     """
     found: dict[int, str] = {}
     for name, parameter in model.named_parameters():
-        if parameter.is_meta or is_lazy(parameter) or not parameter.numel():
+        if parameter.is_meta or not parameter.numel():
             continue
         if (other := found.setdefault(parameter.data_ptr(), name)) != name:
             raise ValueError(

@@ -22,10 +22,14 @@ class Owners:
 
     Attributes:
         touched: Names of the layers whose tensors were read or whose attributes were set so far.
+        asked: Names of the layers whose tensors were referred to, perhaps only for a shape or type.
+        calling: Whether a layer is being called, which refers to its tensors itself.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.touched: set[str] = set()
+        self.asked: set[str] = set()
+        self.calling = False
         self._names = {layer: name for name, layer in layers(model)}
         self._inside = {inner: name for layer, name in self._names.items() for inner in layer.modules()}
         self._own: dict[nn.Module, dict[int, Tensor]] = {}
@@ -46,6 +50,11 @@ class Owners:
             if isinstance(value, Tensor):
                 self.touched |= self.of(value)
 
+    def ask(self, value: Any) -> None:
+        """Record that a value, if it is a tensor, is referred to."""
+        if isinstance(value, Tensor):
+            self.asked |= self.of(value)
+
     def call(self, layer: Layer) -> None:
         """Record a layer that is called with tensors other than its own, as ``torch.func.functional_call`` does."""
         if any(id(tensor) not in self._own[layer] for tensor in [*layer.parameters(), *layer.buffers()]):
@@ -59,15 +68,21 @@ class Owners:
 
     @contextmanager
     def watching_attributes(self) -> Iterator[None]:
-        """Record layers whose attributes get a new value (``self.conv.dilation = (2, 2)``)."""
-        plain = nn.Module.__setattr__
+        """Record layers whose attributes get a new value (``self.conv.dilation = (2, 2)``) or whose tensors are got."""
+        plain, get = nn.Module.__setattr__, nn.Module.__getattr__
 
         def noting(module: nn.Module, name: str, value: Any) -> None:
             if name != "training" and module in self._inside:
                 self.touched.add(self._inside[module])
             plain(module, name, value)
 
-        with patch.object(nn.Module, "__setattr__", noting):
+        def asking(module: nn.Module, name: str) -> Any:
+            value = get(module, name)
+            if not self.calling:
+                self.ask(value)
+            return value
+
+        with patch.object(nn.Module, "__setattr__", noting), patch.object(nn.Module, "__getattr__", asking):
             yield
 
 

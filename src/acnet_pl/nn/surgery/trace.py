@@ -54,6 +54,7 @@ class Trace:
         inputs: By batch norm, how often its input was the concatenation along the channels of these producers' outputs.
         changed: Batch norms whose input may have been changed in place before a layer took their output.
         read: Layers whose tensors were read other than by calling them.
+        asked: Layers whose tensors were referred to, perhaps only for a shape or type.
     """
 
     decision: str = ""
@@ -63,6 +64,7 @@ class Trace:
     inputs: dict[str, Counter[tuple[str, ...]]] = field(default_factory=lambda: defaultdict(Counter))
     changed: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
 
     def edge(self, made: tuple[str, ...], consumer: str, *, norm: bool = False) -> None:
         """Record that outputs, concatenated along the channels if several, go to a consumer or batch norm."""

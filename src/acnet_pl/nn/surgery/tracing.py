@@ -182,6 +182,7 @@ class SymbolicTraces:
         for part, (graph, _) in self._parts.items():
             read_graph(graph, part, self._names, self._opaque, self.trace, self._owners)
         self.trace.read |= self._owners.touched
+        self.trace.asked |= self._owners.asked
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
@@ -190,6 +191,7 @@ class SymbolicTraces:
                 trace = Trace(decision)
                 read_graph(graph, part, self._names, self._opaque | closed, trace, self._owners)
                 trace.read |= self._owners.touched
+                trace.asked |= self._owners.asked
                 yield trace
 
 
