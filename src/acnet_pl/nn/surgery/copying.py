@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import sys
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
@@ -41,6 +42,8 @@ _HOOKS = (
 
 
 _WHOLE = (nn.Module, Tensor, type, str, fx.Proxy)
+_PLAIN = {type(None), bool, int, float, str, torch.dtype, torch.device}  # of which most attributes of layers are
+_CONTAINERS = {dict, OrderedDict, set, list, tuple}
 _MACHINERY = {"torch", "builtins", "pytorch_lightning", "lightning", "lightning_fabric", "weakref", "logging"}
 _REGISTERED = {"_parameters", "_buffers", "_modules"}
 
@@ -65,7 +68,7 @@ def light_copy(model: nn.Module) -> nn.Module:
 
 def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        return copy.deepcopy(model, dict(memo))
+        return copy.deepcopy(model, {**memo, **_new_hooks(model)})
     except Exception as error:
         for name, module in model.named_modules():
             for attribute, value in vars(module).items():
@@ -78,6 +81,12 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                         "remove it first, or give its class a __deepcopy__"
                     ) from error
         raise
+
+
+def _new_hooks(model: nn.Module) -> dict[int, Any]:
+    """Map the empty dicts of hooks, a dozen per module, to new ones, which ``copy.deepcopy`` takes long to make."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): OrderedDict() for value in held if type(value) is OrderedDict and not value}
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -163,6 +172,9 @@ def holds_values(value: Any) -> bool:
 
 def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """Iterate over the values inside containers, and inside objects that are neither modules nor PyTorch's."""
+    if type(value) in _PLAIN:
+        yield value
+        return
     seen = set() if seen is None else seen
     if type(value) in weakref.ProxyTypes or isinstance(value, _WHOLE) or callable(value):
         yield value
@@ -170,8 +182,8 @@ def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     if id(value) in seen:
         return
     seen.add(id(value))
-    parts = [*value.values()] if isinstance(value, Mapping) else []
-    parts += [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
+    parts = [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
+    parts += [*value.values()] if not parts and isinstance(value, Mapping) else []
     if holds_values(value):
         parts += [*vars(value).values()]
     if not parts:
@@ -219,5 +231,6 @@ def _shallow(value: Any) -> Any:
 
 def _computed(model: nn.Module) -> dict[int, Tensor]:
     held = (value for module in model.modules() for name, value in vars(module).items() if name not in _REGISTERED)
+    held = (value for value in held if type(value) not in _PLAIN and (type(value) not in _CONTAINERS or value))
     values = (leaf for value in held for leaf in leaves_inside(value) if isinstance(leaf, Tensor))
     return {id(value): value.detach().clone() for value in values if not value.is_leaf}
