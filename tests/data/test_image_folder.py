@@ -98,11 +98,26 @@ def test_a_class_of_which_all_would_validate_trains_on_one_with_a_warning(tmp_pa
     for name in ("cat", "dog"):
         for n in range(2):
             write(tmp_path / name / f"{n}.png")
-    with pytest.warns(UserWarning, match=r"class '(cat|dog)' has so few photos .* may validate once you add photos"):
+    few = r"2 classes have so few photos .* 'cat/\d\.png', 'dog/\d\.png' are used .* may validate once you add photos"
+    with pytest.warns(UserWarning, match=few) as told:
         train = PhotoFolders(tmp_path, 0.999).split("train")
+    assert len(told) == 1, "however many classes are so"
     assert train.labels.tolist() == [0, 1]
     assert len(PhotoFolders(tmp_path, 0.999).split("val")) == 2
     assert len(PhotoFolders(tmp_path, 0.001).split("val")) == 2, "and at least one validates"
+
+
+def test_a_class_of_which_none_validates_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in (("cat", 4), ("dog", 1)):
+        for n in range(count):
+            write(tmp_path / name / f"{n}.png")
+    (tmp_path / "dog" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "dog" / "0.png").unlink()
+    with pytest.warns(UserWarning, match="no photo of class 'dog' validates, so the accuracies say nothing of it"):
+        data = module(tmp_path, "fit", val_size=0.2)
+    assert data.val_set.split.labels.unique().tolist() == [0]
+    with pytest.raises(DataError, match=r"gone\.png cannot be decoded \(it is empty or cannot be opened\)"):
+        next(iter(data.train_dataloader()))
 
 
 def test_all_photos_can_be_evaluated(root: Path) -> None:

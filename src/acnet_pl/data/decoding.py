@@ -193,7 +193,11 @@ def _decode_by_pillow(encoded: Tensor, upright: bool) -> Tensor:
             _check_size(image.height, image.width)
             pixels = rgb_pixels(ImageOps.exif_transpose(image) if upright else image)
     except UnidentifiedImageError:
-        what = "it is empty" if not len(encoded) else "it is no image, or of a format that Pillow cannot read"
+        what = (
+            "it is empty or cannot be opened"
+            if not len(encoded)
+            else "it is no image, or of a format that Pillow cannot read"
+        )
         raise UnreadableImageError(what) from None
     except Exception as error:  # a decoder may fail in any way on a damaged file
         raise UnreadableImageError(str(error) or type(error).__name__) from None

@@ -122,6 +122,8 @@ class PhotoFolders:
     def _list(self, name: str, folder: Path, validates: bool | None) -> FileSplit:
         """List a folder's photos: all if ``validates`` is None, else only those that validate, or only the others."""
         names, labels = [], []
+        turned: list[str] = []  # photos that train although their hash chooses validation
+        unseen: list[str] = []  # classes without a photo for validation
         others: Counter[str] = Counter()
         for label, each in enumerate(self.class_names):
             files, passed_over = photos_below(folder / each) if (folder / each).is_dir() else ([], Counter())
@@ -132,7 +134,13 @@ class PhotoFolders:
                     f"{folder / each} holds no photo{only}; photos end in {', '.join(SUFFIXES)}. Put some there, or "
                     "remove the folder"
                 )
-            chosen = files if validates is None else self._share(each, files, validates)
+            chosen = files
+            if validates is not None:
+                chosen, kept = self._share(each, files, validates)
+                if kept and not validates:
+                    turned.append(f"{each}/{kept}")
+                if validates and files and not chosen:
+                    unseen.append(each)
             names += [os.path.join(each, file) for file in chosen]  # noqa: PTH118  (a name of many)
             labels += [label] * len(chosen)
         if not self._warned and others:
@@ -146,26 +154,35 @@ class PhotoFolders:
                 f"{folder} leaves no photos for {name} (val_size {self.val_size:g}); a class needs two photos, one to "
                 "train on and one to validate, and val_size must be more than 0, and less than 1 for training"
             )
+        if turned:
+            rank_zero_warn(
+                f"{len(turned)} class{'es have' if len(turned) > 1 else ' has'} so few photos that the hashes of all choose "
+                f"validation; {_listed(turned)} {'are' if len(turned) > 1 else 'is'} used for training instead, and may validate once you add photos. Before you add some, make folders train/ and val/ "
+                "yourself, or choose another --data.split_seed"
+            )
+        if unseen:
+            rank_zero_warn(
+                f"no photo of class {_listed(unseen)} validates, so the accuracies say nothing of it; a class "
+                "needs two photos, one to train on and one to validate"
+            )
         return FileSplit(folder, names, torch.tensor(labels))
 
-    def _share(self, name: str, files: list[str], validates: bool) -> list[str]:
-        """Return the photos of a class that validate, or the others, by the hash of each photo alone."""
+    def _share(self, name: str, files: list[str], validates: bool) -> tuple[list[str], str]:
+        """Return the photos of a class that validate, or the others, by the hash of each photo alone.
+
+        The second value is the photo that trains because the hashes of all choose validation, or "".
+        """
         if not 0 < self.val_size < 1:
-            return files if validates == bool(self.val_size) else []
+            return files if validates == bool(self.val_size) else [], ""
+        kept = ""
         hashes = {file: _hash(f"{self.split_seed}/{name}/{file}") for file in files}
         chosen = {file for file in files if hashes[file] < self.val_size}
         if files and len(chosen) == len(files):  # at least one photo must train
             kept = max(files, key=hashes.__getitem__)
             chosen.remove(kept)
-            if not validates:
-                rank_zero_warn(
-                    f"class {name!r} has so few photos that the hashes of all choose validation; {kept!r} is used for "
-                    "training instead, and may validate once you add photos. Before you add some, make folders train/ "
-                    "and val/ yourself, or choose another --data.split_seed"
-                )
         elif len(files) > 1 and not chosen:
             chosen.add(min(files, key=hashes.__getitem__))
-        return [file for file in files if (file in chosen) == validates]
+        return [file for file in files if (file in chosen) == validates], kept
 
     def _find_parts(self) -> dict[str, Path]:
         """Return the folders by split; only "train", the root itself, if that contains the class folders."""

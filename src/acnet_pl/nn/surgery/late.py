@@ -166,7 +166,8 @@ def output_moments(
     for block in blocks:
         if block not in sums:
             raise FusionError(
-                f"`{names[block]}` takes no part in the evaluation of the network, so there are no statistics of it"
+                f"`{names[block]}` takes no part in the evaluation of the network, so there are no statistics of it; "
+                "name a submodule whose blocks all do, as in LateFuse(network='generator')"
             )
         count, first, second = total(sums[block])
         mean = first / count
