@@ -155,10 +155,12 @@ class PhotoFolders:
                 "train on and one to validate, and val_size must be more than 0, and less than 1 for training"
             )
         if turned:
+            several = len(turned) > 1
             rank_zero_warn(
-                f"{len(turned)} class{'es have' if len(turned) > 1 else ' has'} so few photos that the hashes of all choose "
-                f"validation; {_listed(turned)} {'are' if len(turned) > 1 else 'is'} used for training instead, and may validate once you add photos. Before you add some, make folders train/ and val/ "
-                "yourself, or choose another --data.split_seed"
+                f"{len(turned)} class{'es have' if several else ' has'} so few photos that the hashes of all choose "
+                f"validation; {_listed(turned)} {'are' if several else 'is'} used for training instead, and may "
+                "validate once you add photos. Before you add some, make folders train/ and val/ yourself, or choose "
+                "another --data.split_seed"
             )
         if unseen:
             rank_zero_warn(
