@@ -81,6 +81,13 @@ def test_files_patterns_and_folders_name_each_photo_once(finished, photos, tmp_p
     files = sorted(map(str, photos.rglob("*.png")))
     assert main(["predict", str(finished), files[3], f"{photos}/*/*.png", str(photos)]) == 0
     assert [row["file"] for row in rows_of(tmp_path / "predictions.csv")] == [files[3], *files[:3], *files[4:]]
+    loop = photos.parent / "all"
+    loop.mkdir()
+    (loop / "photos").symlink_to(photos)
+    (loop / "again").symlink_to(loop)
+    named = [f"{loop}/**/*.png", f"{photos}/../photos"]
+    assert main(["predict", str(finished), *named, "--output", "loop.csv"]) == 0
+    assert len(rows_of(tmp_path / "loop.csv")) == len(files), "a pattern follows links to folders round and round"
 
 
 def test_text_that_is_a_formula_is_quoted(finished, photos, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from acnet_pl.data import DataError, ImageFolderDataModule
 from acnet_pl.data.class_folders import FileSplit
-from acnet_pl.data.photo_folders import PhotoFolders
+from acnet_pl.data.photo_folders import PhotoFolders, photos_below
 
 
 @pytest.fixture
@@ -118,6 +118,13 @@ def test_a_class_of_which_none_validates_is_named(tmp_path: Path, caplog: pytest
     assert counts(data.val_set)[1:] == []
     with pytest.raises(DataError, match=r"gone\.png cannot be decoded \(it is empty or cannot be opened\)"):
         next(iter(data.train_dataloader()))
+
+
+def test_a_pipe_is_no_photo(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere.png")  # which is an error when it is read
+    assert photos_below(tmp_path) == (["a.png", "c.png"], {"pipe or device": 1})
 
 
 def test_all_photos_can_be_evaluated(root: Path) -> None:

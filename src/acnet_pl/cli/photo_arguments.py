@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,15 +52,24 @@ def find_photos(named: Sequence[str]) -> NamedPhotos:
     from acnet_pl.data.photo_folders import photos_below
 
     found = NamedPhotos()
+    folders: dict[Path, str] = {}
+    first: dict[tuple[str, str], Path] = {}
+
+    def once(path: Path) -> Path:
+        """Return the first path under which a photo was named; links to its folder may give it many."""
+        if path.parent not in folders:
+            folders[path.parent] = os.path.realpath(path.parent)
+        return first.setdefault((folders[path.parent], path.name), path)
+
     for name in named:
         given = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207
         for path in map(Path, given):
             if path.is_dir():
                 below, others = photos_below(path)
-                found.roots.update({path / photo: path for photo in below})
+                found.roots.update({photo: path for name in below if once(photo := path / name) == photo})
                 found.passed_over += others
             else:
-                found.roots.setdefault(path, path.parent)
+                found.roots.setdefault(once(path), path.parent)
     if not found.roots:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common(5))
         raise DataError(

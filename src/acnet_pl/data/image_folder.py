@@ -102,7 +102,7 @@ class ImageFolderDataModule(EncodedDataModule):
         use = {"train": "to train on", "val": "to validate on", "test": "to test on"}[name]
         if name == "val" and self.validates_on_test_images:
             use += ", and to test on"
-        classes = len(found.labels.unique())
+        classes = len({*found.labels.tolist()})
         of = f"{classes}" if classes == self.num_classes else f"{classes} of the {self.num_classes}"
         rank_zero_info(f"{len(found):,} photos of {of} classes {use}, from {found.folder}")
         return found

@@ -43,8 +43,11 @@ def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  (a name, and fast)
             if name.startswith(".") or name.lower() in _NOT_SAID:
                 continue
-            if suffix in SUFFIXES:
-                found.append(os.path.relpath(os.path.join(where, name), folder))  # noqa: PTH118
+            path = os.path.join(where, name)  # noqa: PTH118
+            if suffix in SUFFIXES and (os.path.isfile(path) or os.path.islink(path)):  # noqa: PTH113, PTH114
+                found.append(os.path.relpath(path, folder))
+            elif suffix in SUFFIXES:
+                others["pipe or device"] += 1  # reading it might never end
             else:
                 others[suffix or "no suffix"] += 1
     return sorted(found), others
