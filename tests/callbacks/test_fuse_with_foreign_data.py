@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ class Foreign(LightningDataModule):
 @pytest.mark.parametrize("size", [16, 48])
 def test_the_cost_is_that_for_the_images_trained_on(size: int, tmp_path: Path) -> None:
     data, fuse = Foreign(size), FuseOnFitEnd()
-    model = ImageClassifier(ResNetCifar, ACBConv(), num_classes=data.num_classes)
+    model = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv(), num_classes=data.num_classes)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,

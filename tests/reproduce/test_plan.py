@@ -137,7 +137,8 @@ def test_the_cost_is_three_forward_passes_of_every_image(tmp_path: Path, parser:
 
 
 def test_the_cost_of_late_fusing_is_that_of_both_networks(tmp_path: Path, parser: SettingsParser) -> None:
-    ((_, runs),) = make_plan(Options(("cheaper",), epochs=5, seeds=(0,), runs_dir=tmp_path), parser).values()
+    options = Options(("cheaper",), models=("cifar_quick",), epochs=5, seeds=(0,), runs_dir=tmp_path)
+    ((_, runs),) = make_plan(options, parser).values()
     macs = {run.run.variant: run.cost.macs for run in runs}
     cost = {run.run.variant: run.training_macs for run in runs}
     assert macs["acb_late_fold"] == macs["acb"] > macs["plain"] == macs["acb_scaled"] == macs["acb_norm_after_sum"]
