@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelSummary
+from rich.console import Console
 from tests.people import Own, loader, trainer
 
 import acnet_pl
@@ -56,6 +57,22 @@ def test_a_file_gets_lines_and_a_terminal_a_bar(
     batches = len(loader(Own))
     assert [line.split("  ")[1:2] for line in lines[:-1]] == [[f"batch {n}/{batches}"] for n in range(1, batches + 1)]
     assert lines[-1].split("  ")[0] == "epoch 1/1"
+
+
+def test_bar_and_lines_count_epochs_from_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars: list[str] = []
+    monkeypatch.setattr(ProgressBar, "_add_task", lambda self, total, description, **_: bars.append(description))
+    monkeypatch.setattr("acnet_pl.callbacks.display.get_console", lambda: Console(force_terminal=True))
+    trainer(tmp_path, ProgressBar(), enable_progress_bar=True, max_epochs=2).fit(Shown(), loader(Own), loader(Own))
+    assert list(dict.fromkeys(name.strip() for name in bars if name.startswith("Epoch"))) == ["Epoch 1/2", "Epoch 2/2"]
+    monkeypatch.setattr("acnet_pl.callbacks.display.get_console", Jupyter)
+    monkeypatch.setattr("acnet_pl.callbacks.display.find_spec", lambda _: None)
+    trainer(tmp_path, ProgressBar(), enable_progress_bar=True, max_epochs=-1, max_steps=3).fit(
+        Shown(), loader(Own), loader(Own)
+    )
+    assert "\nepoch 1  " in capsys.readouterr().out  # of how many nobody knows
 
 
 class Shown(Own):

@@ -60,7 +60,15 @@ class ProgressBar(RichProgressBar):
         if trainer.is_global_zero:
             figures = self.get_metrics(trainer, pl_module)
             numbers = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, (int, float)))
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{batch}", *numbers, sep="  ", flush=True)
+            print(f"epoch {self._of_all(trainer.current_epoch)}{batch}", *numbers, sep="  ", flush=True)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning counts from 0, and the lines and the summary from 1.
+        return f"Epoch {self._of_all(current_epoch)}".ljust(len(self.validation_description))
+
+    def _of_all(self, epoch: int) -> str:
+        last = self.trainer.max_epochs
+        return f"{epoch + 1}/{last}" if last is not None and last > 0 else str(epoch + 1)  # -1 is without end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time, above whatever is printed next."""
