@@ -6,7 +6,7 @@ import copy
 import sys
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,11 +157,11 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 def kept_values(model: nn.Module) -> Iterator[Any]:
-    """Iterate over the values in attributes of modules other than PyTorch's, and in lists and dicts there."""
-    for module in _not_torchs(model):
-        for name, value in vars(module).items():
-            if name not in _REGISTERED:
-                yield from leaves_inside(value)
+    """Iterate over the values in attributes of modules other than PyTorch's, and in lists and dicts there.
+
+    Attributes that are numbers or strings are left out.
+    """
+    return _leaves(_not_torchs(model))
 
 
 def holds_values(value: Any) -> bool:
@@ -230,7 +230,13 @@ def _shallow(value: Any) -> Any:
 
 
 def _computed(model: nn.Module) -> dict[int, Tensor]:
-    held = (value for module in model.modules() for name, value in vars(module).items() if name not in _REGISTERED)
-    held = (value for value in held if type(value) not in _PLAIN and (type(value) not in _CONTAINERS or value))
-    values = (leaf for value in held for leaf in leaves_inside(value) if isinstance(leaf, Tensor))
+    values = (leaf for leaf in _leaves(model.modules()) if isinstance(leaf, Tensor))
     return {id(value): value.detach().clone() for value in values if not value.is_leaf}
+
+
+def _leaves(modules: Iterable[nn.Module]) -> Iterator[Any]:
+    for module in modules:
+        for name, value in vars(module).items():
+            plain = type(value) in _PLAIN or (type(value) in _CONTAINERS and not value)
+            if not plain and name not in _REGISTERED:
+                yield from leaves_inside(value)
