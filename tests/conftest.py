@@ -1,12 +1,15 @@
 """Data sets for tests: a few learnable images in CIFAR's official format and as folders."""
 
 import hashlib
+import json
 import os
 import random
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -174,3 +177,62 @@ def publish_md5(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
         monkeypatch.setattr(release, "meta", {**release.meta, "md5": entry(release.meta["filename"])[1]})
 
     return publish
+
+
+class Server:
+    """A process from which others are forked; see process_server.py."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("process_server.py"))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Have it call ``module:function``; gives what that returns."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"call": function, "arguments": arguments}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """What has imported everything, for processes that need not do it again."""
+    server = Server()
+    yield server
+    server.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def processes(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+    """``processes(args, cwd, count=2)`` runs ``python ARGS`` in processes that form a group, as torchrun starts them.
+
+    They are forked from one that has imported everything: for a process of its own that need not be a fresh one.
+    ``environment`` comes on top of this process's, ``seconds`` are the most that they may take. Gives what
+    ``subprocess.run`` does, for each process.
+    """
+
+    def run(
+        args: Sequence[object], cwd: Path, count: int = 2, seconds: int = 300, **environment: str
+    ) -> list[subprocess.CompletedProcess[str]]:
+        output = tmp_path_factory.mktemp("output")
+        words, variables = list(map(str, args)), {**os.environ, **environment}
+        codes = server.call(
+            "tests.process_server:run", args=words, folder=str(cwd), environment=variables, output=str(output),
+            processes=count, seconds=seconds,
+        )  # fmt: skip
+        texts = [[(output / f"{rank}.{end}").read_text() for end in ("out", "err")] for rank in range(count)]
+        return [subprocess.CompletedProcess(words, code, *text) for code, text in zip(codes, texts, strict=True)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def process(processes: Callable[..., list[Any]]) -> Callable[..., Any]:
+    """``process(args, cwd)`` runs ``python ARGS`` in one process; see `processes`."""
+
+    def run(*args: Any, **options: Any) -> Any:
+        (done,) = processes(*args, count=1, **options)
+        return done
+
+    return run

@@ -31,7 +31,7 @@ MOST_SECONDS = 8.0
 _DEAR = re.compile(
     r"subprocess|Popen|os\.fork|mortal|spawn|torchrun|nbclient|torch\.compile|count_all|sys\.executable|\.fit\(|\bmain\(\["
 )
-_DEAR_FIXTURES = {"finished", "mortal", "start", "undisturbed", "ranks", "launch"}
+_DEAR_FIXTURES = {"finished", "mortal", "start", "undisturbed", "ranks", "launch", "server"}
 _WORKERS = re.compile(r"num_workers=[1-9]")
 
 _counting = [False]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +62,8 @@ Launch = Callable[..., Finished]
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+def launch(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Launch:
     """``launch(*args, processes=1, launcher="torchrun")`` runs a command line to its end; see ranks.py."""
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "ranks.py")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
     def run(*args: str, processes: int = 1, launcher: str = "torchrun") -> Finished:
         folder = tmp_path_factory.mktemp("ranks").resolve()
@@ -81,17 +71,12 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
         if processes > 1:
             devices, nodes = PLACES[launcher]
             command += ["--trainer.strategy", "ddp", "--trainer.devices", devices, "--trainer.num_nodes", nodes]
-        request = {"folder": str(folder), "args": command, "processes": processes, "launcher": launcher}
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        codes = json.loads(server.stdout.readline())
+        codes = server.call(
+            "tests.distributed.ranks:run", folder=str(folder), args=command, processes=processes, launcher=launcher
+        )
         outputs = [(folder / f"rank{rank}.txt").read_text() for rank in range(processes)]
         assert codes == [0] * processes, outputs
         written = [Counter(json.loads((folder / f"rank{rank}.json").read_text())) for rank in range(processes)]
         return Finished(folder, outputs, written)
 
-    yield run
-    server.kill()
-    server.communicate()
+    return run

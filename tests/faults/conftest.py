@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-HERE = Path(__file__).parent
 Death = list[Any]
 
 # A network with dropout: its masks are drawn from the global generator, which a resume must not disturb.
@@ -116,27 +115,18 @@ def only_run(folder: Path) -> Outcome:
 class Mortal:
     """Runs command lines in processes that can be killed at a chosen moment; see mortal_runs.py."""
 
-    def __init__(self, folder: Path) -> None:
-        self.server = subprocess.Popen(
-            [sys.executable, str(HERE / "mortal_runs.py")],
-            env=environment(folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, server: Any) -> None:
+        self.server = server
 
     def ask(
         self, folder: Path, death: Death | None = None, args: Sequence[str] = COMMAND, processes: int = 1
     ) -> dict[str, Any]:
         """Run a command in a folder; gives the answer of mortal_runs.py."""
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
         environment(folder)
         (folder / "output.txt").unlink(missing_ok=True)
-        request = {"folder": str(folder), "args": list(args), "death": death, "processes": processes}
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        answer = json.loads(self.server.stdout.readline())
+        answer = self.server.call(
+            "tests.faults.mortal_runs:attempt", folder=str(folder), args=list(args), death=death, processes=processes
+        )
         assert isinstance(answer, dict)
         return {**answer, "output": (folder / "output.txt").read_text()}
 
@@ -158,12 +148,9 @@ class Mortal:
 
 
 @pytest.fixture(scope="session")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mortal]:
+def mortal(server: Any) -> Mortal:
     """``mortal.run(folder, *options, death=...)``."""
-    mortal = Mortal(tmp_path_factory.mktemp("mortal"))
-    yield mortal
-    mortal.server.kill()
-    mortal.server.communicate()
+    return Mortal(server)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

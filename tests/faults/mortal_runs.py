@@ -1,9 +1,8 @@
 """Run command lines of acnet_pl in forked children that are killed at given moments.
 
-Everything is imported once. Each line of the standard input is a JSON request ``{"folder": ..., "args": [...], "death":
-..., "processes": 1}``, answered by a line with the exit code of the child (-9: killed), its seconds and whether it died
-inside the function that was named; its output is appended to ``output.txt`` in the folder. With several processes the
-child is what torchrun is: it starts them, and once more where one dies. A death is null or one of
+The answer is the exit code of the child (-9: killed), its seconds and whether it died inside the function that was
+named; its output is appended to ``output.txt`` in the folder. With several processes the child is what torchrun is: it
+starts them, and once more where one dies. A death is null or one of
 
 - ``["after", SECONDS]``: by SIGKILL, so long after the start;
 - ``["at", FUNCTION, N]``: by SIGKILL, at the N-th call of a function, before it does anything;
@@ -11,16 +10,14 @@ child is what torchrun is: it starts them, and once more where one dies. A death
 - ``["told", FUNCTION, N]``: the N-th call of a function begins with a SIGTERM;
 - ``["spoilt", FUNCTION, N]``: it lives, and the N-th call of a function gets infinite images.
 
-With several processes the last one dies or is spoilt, in the first attempt only; all of
-them are told. ``["measure", FUNCTION,
-...]`` lets the run live and answers with the median seconds of a call of each.
+With several processes the last one dies or is spoilt, in the first attempt only; all of them are told. ``["measure",
+FUNCTION, ...]`` lets the run live and answers with the median seconds of a call of each.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import json
 import math
 import os
 import select
@@ -28,22 +25,17 @@ import signal
 import statistics
 import sys
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
+from tests.process_server import be_rank, fork
 
 from acnet_pl.cli import main
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 Report = Callable[[bytes], Any]
-
-# What a run imports when it needs it.
-for name in ("acnet_pl.cli.lightning", "sklearn.datasets", "torch._dynamo", "torch.distributed.launcher.api"):
-    importlib.import_module(name)
 
 
 def wrap(function: str, wrapper: Wrapper) -> None:
@@ -101,24 +93,14 @@ def deadly(original: Callable[..., Any], kind: str, n: int, report: Report) -> C
     return call
 
 
-def live(folder: Path, args: list[str], death: list[Any] | None, processes: int, pipe: int) -> None:
-    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    os.chdir(folder)
+def live(folder: Path, args: list[str], death: list[Any] | None, processes: int, pipe: int) -> int:
+    os.environ["WANDB_MODE"] = "disabled"
     sys.path.insert(0, str(folder))
-    code = 99
-    try:
-        if processes == 1:
-            prepare(death, functools.partial(os.write, pipe))
-            code = main(args)
-        else:
-            launch(args, death, processes)
-            code = 0
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    os._exit(code)
+    if processes == 1:
+        prepare(death, functools.partial(os.write, pipe))
+        return main(args)
+    launch(args, death, processes)
+    return 0
 
 
 def launch(args: list[str], death: list[Any] | None, processes: int) -> None:
@@ -137,7 +119,7 @@ def launch(args: list[str], death: list[Any] | None, processes: int) -> None:
     )
 
     def work() -> None:
-        vars(rank_zero_only)["rank"] = int(os.environ["RANK"])  # elsewhere known when Lightning is imported
+        be_rank(int(os.environ["RANK"]))
         prepare(death, len)
         if code := main(args):
             raise SystemExit(code)
@@ -146,12 +128,15 @@ def launch(args: list[str], death: list[Any] | None, processes: int) -> None:
 
 
 def attempt(folder: str, args: list[str], death: list[Any] | None, processes: int) -> dict[str, Any]:
+    """Run a command line in a folder until it ends, or dies."""
     reader, writer = os.pipe()
-    started = time.perf_counter()
-    child = os.fork()
-    if child == 0:
+
+    def work() -> int:
         os.close(reader)
-        live(Path(folder), args, death, processes, writer)
+        return live(Path(folder), args, death, processes, writer)
+
+    started = time.perf_counter()
+    child = fork(work, Path(folder), Path(folder, "output.txt"))
     os.close(writer)
     report = b""
     if death is not None and death[0] == "after":
@@ -177,8 +162,3 @@ def medians(report: str) -> dict[str, float]:
         name, value = line.split(" ")
         seconds.setdefault(name, []).append(float(value))
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-if __name__ == "__main__":
-    for line in sys.stdin:
-        print(json.dumps(attempt(**json.loads(line))), flush=True)
