@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_fabric.utilities.rank_zero import _get_rank
 from tests.distributed.sync_norm import allow_sync_batch_norm_on_the_cpu
-from tests.process_server import be_rank, fork, free_port, torchrun
+from tests.process_server import be_rank, draw_nothing, fork, free_port, torchrun
 
 from acnet_pl.cli import main
 
@@ -33,6 +33,7 @@ def work(folder: Path, args: list[str], rank: int, given: dict[str, str]) -> int
     os.environ.update(given)
     be_rank(_get_rank() or 0)
     allow_sync_batch_norm_on_the_cpu()
+    draw_nothing()
     written: list[str] = []
 
     def note(event: str, details: tuple[Any, ...]) -> None:

@@ -43,6 +43,7 @@ COMMAND = [
 
 
 def environment(folder: Path) -> dict[str, str]:
+    folder.mkdir(exist_ok=True)
     (folder / "dropnet.py").write_text(NETWORK)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.process_server import be_rank, fork
+from tests.process_server import be_rank, draw_nothing, fork
 
 from acnet_pl.cli import main
 
@@ -96,6 +96,7 @@ def deadly(original: Callable[..., Any], kind: str, n: int, report: Report) -> C
 def live(folder: Path, args: list[str], death: list[Any] | None, processes: int, pipe: int) -> int:
     os.environ["WANDB_MODE"] = "disabled"
     sys.path.insert(0, str(folder))
+    draw_nothing()
     if processes == 1:
         prepare(death, functools.partial(os.write, pipe))
         return main(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -31,10 +32,22 @@ def run_of(folder: Path) -> Path:
     return run
 
 
-def stopped_run(mortal: Any, folder: Path, *options: str) -> Path:
-    """A run that was killed in its second epoch, with checkpoints of steps 15 and 11 + 5."""
-    mortal.run(folder, *options, death=HALFWAY)
-    return run_of(folder)
+@pytest.fixture(scope="module")
+def halfway(mortal: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The working folder of a run that was killed in its second epoch, and a copy of it as it was then."""
+    folder = tmp_path_factory.mktemp("halfway")
+    mortal.run(folder / "work", death=HALFWAY)
+    shutil.copytree(folder / "work", folder / "kept")
+    return folder / "work", folder / "kept"
+
+
+@pytest.fixture
+def stopped(halfway: tuple[Path, Path]) -> Path:
+    """The working folder of a run that was killed in its second epoch, with checkpoints of steps 15 and 11 + 5."""
+    folder, kept = halfway
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    return folder
 
 
 def spoil(path: Path, how: str) -> None:
@@ -66,10 +79,10 @@ long = pytest.mark.faults
 @pytest.mark.parametrize(
     "how", [TRUNCATED, pytest.param(FLIPPED, marks=long), pytest.param(FOREIGN, marks=long), MALICIOUS]
 )
-def test_the_checkpoint_before_a_damaged_one_is_taken(how: str, mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
-    run = stopped_run(mortal, tmp_path)
+def test_the_checkpoint_before_a_damaged_one_is_taken(how: str, mortal: Any, undisturbed: Any, stopped: Path) -> None:
+    run = run_of(stopped)
     spoil(run / "checkpoints" / "last.ckpt", how)
-    output, _ = mortal.run(tmp_path)
+    output, _ = mortal.run(stopped)
     assert "last.ckpt" in output
     assert "Passing over a checkpoint" in output
     assert "from previous.ckpt" in output
@@ -78,11 +91,11 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(how: str, mortal: Any, und
     type(expected)(run).assert_same_as(expected)
 
 
-def test_without_any_whole_checkpoint_it_starts_over(mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
-    run = stopped_run(mortal, tmp_path)
+def test_without_any_whole_checkpoint_it_starts_over(mortal: Any, undisturbed: Any, stopped: Path) -> None:
+    run = run_of(stopped)
     for name in ("last.ckpt", "previous.ckpt"):
         spoil(run / "checkpoints" / name, TRUNCATED)
-    output, _ = mortal.run(tmp_path)
+    output, _ = mortal.run(stopped)
     assert "from the beginning" in output
     for path in (run / "checkpoints").glob("*.damaged"):
         path.unlink()
@@ -90,24 +103,24 @@ def test_without_any_whole_checkpoint_it_starts_over(mortal: Any, undisturbed: A
     type(expected)(run).assert_same_as(expected)
 
 
-def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, tmp_path: Path) -> None:
-    run = stopped_run(mortal, tmp_path)
+def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, stopped: Path) -> None:
+    run = run_of(stopped)
     # Another configuration is another run.
-    output, _ = mortal.run(tmp_path, "--trainer.max_epochs", "1", "--test_after_fit", "false")
-    runs = set((tmp_path / "runs" / "mortal").iterdir())
+    output, _ = mortal.run(stopped, "--trainer.max_epochs", "1", "--test_after_fit", "false")
+    runs = set((stopped / "runs" / "mortal").iterdir())
     assert len(runs) == 2
     assert "No unfinished run" in output
     # The first is gone on with by its folder, with no other option but for the package that its network is of.
-    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run)], code=1)
+    output, _ = mortal.run(stopped, command=["fit", "--resume", str(run)], code=1)
     assert "add --trust dropnet" in output
-    mortal.run(tmp_path, command=["fit", "--resume", str(run), "--trust", "dropnet"])
-    assert set((tmp_path / "runs" / "mortal").iterdir()) == runs
+    mortal.run(stopped, command=["fit", "--resume", str(run), "--trust", "dropnet"])
+    assert set((stopped / "runs" / "mortal").iterdir()) == runs
     expected, _ = undisturbed
     type(expected)(run).assert_same_as(expected)
     # Both have ended now: the same command makes a new one, and the folder of one that has ended is refused.
-    mortal.run(tmp_path, death=FIRST)
-    assert len(list((tmp_path / "runs" / "mortal").iterdir())) == 3
-    output, _ = mortal.run(tmp_path, command=["fit", "--resume", str(run), "--trust", "dropnet"], code=1)
+    mortal.run(stopped, death=FIRST)
+    assert len(list((stopped / "runs" / "mortal").iterdir())) == 3
+    output, _ = mortal.run(stopped, command=["fit", "--resume", str(run), "--trust", "dropnet"], code=1)
     assert "has ended" in output
 
 
@@ -139,7 +152,8 @@ def test_processes_that_do_not_agree_are_stopped() -> None:
 
 
 def test_a_living_run_is_left_alone(mortal: Any, tmp_path: Path) -> None:
-    run = stopped_run(mortal, tmp_path)
+    mortal.run(tmp_path, death=FIRST)
+    run = run_of(tmp_path)
     with (run / "UNFINISHED").open("r+") as marker:
         fcntl.lockf(marker, fcntl.LOCK_EX)
         mortal.run(tmp_path, death=FIRST)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--rotation.enabled", "false"]
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 LONG = [*TWO, "--trainer.max_epochs", "12"]
