@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -23,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+DEFAULT_FILTERS = len(warnings.filters)  # those of the interpreter, the last ones
 
 # What a run imports, in the end.
 IMPORTED = ["acnet_pl.cli.lightning", "acnet_pl.callbacks", "acnet_pl.analysis", "sklearn.datasets", "torch._dynamo"]
@@ -95,14 +98,22 @@ def python(args: Sequence[str], environment: dict[str, str]) -> None:
     be_rank(int(os.environ.get("RANK", "0")))
     rest = list(args)
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    options = []
     while rest[0] == "-W":
-        action, _, message = rest[1].partition(":")
-        warnings.filterwarnings(action, message)  # type: ignore[arg-type]
+        options.append(rest[1].partition(":"))
         del rest[:2]
+    set_aside = [warnings.filters.pop() for _ in range(DEFAULT_FILTERS)][::-1]  # what packages ask for goes before -W
+    for action, _, message in reversed(options):
+        warnings.filterwarnings(action, re.escape(message), append=True)  # type: ignore[arg-type]
+    warnings.filters += set_aside  # type: ignore[operator]
     kind = rest.pop(0)
     first = str(Path.cwd()) if kind in ("-m", "-c") else str(Path(kind).parent)
     sys.path[:0] = [first, *paths]
     importlib.invalidate_caches()
+    for module in [module for name, module in sys.modules.items() if paths and name.startswith("acnet_pl.config.")]:
+        for found in vars(module).values():
+            if hasattr(found, "cache_clear"):
+                found.cache_clear()  # packages on these paths may have entry points
     if kind == "-c":
         code = rest.pop(0)
         sys.argv = ["-c", *rest]

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,14 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+def test_an_example_runs(path: Path, tmp_path: Path, process: Callable[..., Any]) -> None:
     ignored = ["ignore:The '", "ignore:You defined"]  # advice on worker processes, which differs between machines
     warnings = [option for text in ("error", *ignored[:1]) for option in ("-W", text)]
-    done = subprocess.run(
-        [sys.executable, *warnings, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    if path == EXAMPLES[0]:  # with the warnings of the imports, which are the same in all
+        command = [sys.executable, *warnings, str(path)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    else:
+        done = process([*warnings, path], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Fused the last weights" in done.stderr + done.stdout
     assert len(list(tmp_path.rglob("fused.safetensors"))) == 1

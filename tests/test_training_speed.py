@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,28 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(out: Path, *options: str) -> tuple[str, list[dict[str, Any]]]:
-    command = [sys.executable, str(BENCHMARKS / "training_speed.py"), "--models", "cifar_quick", "--device", "cpu"]
-    command += ["--modes", "eager-fp32", "--batch-size", "2", "--steps", "3", "--out", str(out), *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    return done.stdout, json.loads(out.read_text(encoding="utf-8"))["rows"]
+Run = Callable[..., tuple[str, list[dict[str, Any]]]]
 
 
-def test_each_contender_has_its_row_and_one_that_fails_says_why(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path, process: Callable[..., Any]) -> Run:
+    """``run(*options)`` runs the benchmark; gives what it shows and its rows."""
+
+    def benchmark(*options: str) -> tuple[str, list[dict[str, Any]]]:
+        out = tmp_path / "speed.json"
+        command = [BENCHMARKS / "training_speed.py", "--models", "cifar_quick", "--device", "cpu"]
+        command += ["--modes", "eager-fp32", "--batch-size", "2", "--steps", "3", "--out", out, *options]
+        done = process(command, tmp_path, COLUMNS="200")
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads(out.read_text(encoding="utf-8"))["rows"]
+
+    return benchmark
+
+
+def test_each_contender_has_its_row_and_one_that_fails_says_why(tmp_path: Path, run: Run) -> None:
     broken = tmp_path / "acb.py"
     broken.write_text("raise ImportError('no such block')")
-    shown, rows = run(tmp_path / "speed.json", "--contenders", "acnet", "--reference", str(broken), "--profile")
+    shown, rows = run("--contenders", "acnet", "--reference", str(broken), "--profile")
     plain, acnet, reference = rows
     assert [row["contender"] for row in rows] == ["plain", "acnet", "reference"]
     assert plain["ratio"] == plain["macs_ratio"] == 1
@@ -41,9 +50,9 @@ def test_each_contender_has_its_row_and_one_that_fails_says_why(tmp_path: Path) 
         assert f"cifar_quick eager-fp32 {row['contender']}: " in shown
 
 
-def test_a_budget_is_kept(tmp_path: Path) -> None:
+def test_a_budget_is_kept(run: Run) -> None:
     start = time.monotonic()
-    shown, rows = run(tmp_path / "speed.json", "--contenders", "plain", "--budget", "0.5")
+    shown, rows = run("--contenders", "plain", "--budget", "0.5")
     assert time.monotonic() - start < 60  # imports of a busy machine; the benchmark itself takes longer
     assert rows == [{"model": "cifar_quick", "mode": "eager-fp32", "contender": "plain", "failed": "not in the time"}]
     assert "left out, not in the time" in shown

@@ -104,10 +104,13 @@ def test_help_shows_what_one_file_adds(add, tmp_path):
     assert "bias, magnitude, pruning" in text or "magnitude, pruning, bias" in text
 
 
-def test_fit_takes_the_short_names_of_another_package(tmp_path):
+def test_fit_takes_the_short_names_of_another_package(tmp_path, process):
     one_entry_point_each_of_another_package(tmp_path)
     call = ["fit", "--data", "BlanksDataModule", "--model.conv", "BareConv", "--trainer.callbacks+", "Greeter"]
-    config = said(tmp_path, [[*call, "--trainer.callbacks.often", "5", "--print_config"]])
+    command = ["-m", "acnet_pl", *call, "--trainer.callbacks.often", "5", "--print_config"]
+    done = process(command, tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), str(PACKAGE.parent)]))
+    assert done.returncode == 0, done.stderr
+    config = done.stdout
     for name in ("stranger.blanks.BlanksDataModule", "stranger.bare.BareConv", "stranger.greeter.Greeter"):
         assert f"class_path: {name}" in config
     assert "often: 5" in config

@@ -1,9 +1,6 @@
 """`fit` on two processes: one run folder, one fused file, and every image counted once."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,15 +10,12 @@ from acnet_pl.data import DigitsDataModule
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, small):
-    """The runs folder after a run that Lightning started twice."""
+def runs(tmp_path_factory, small, process):
+    """The runs folder after a run that Lightning started a second time."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "acnet_pl", "fit", *small, "--trainer.max_epochs", "1", "--name", "two"]
+    command = ["-m", "acnet_pl", "fit", *small, "--trainer.max_epochs", "1", "--name", "two"]
     command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.eval_batch_size", "64"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = process(command, folder, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "runs"
 

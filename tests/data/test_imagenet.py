@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -263,11 +261,14 @@ def test_encoded_images_come_from_a_worker_as_one_tensor(root: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_decoding_processes_outlive_a_signal_to_the_whole_group(root: Path) -> None:
+def test_decoding_processes_outlive_a_signal_to_the_whole_group(
+    root: Path, tmp_path: Path, process: Callable[..., Any]
+) -> None:
     # As torchrun ends its processes; the training process goes on to its checkpoint and needs batches for that.
     script = f"""
 import os, signal
 from acnet_pl.data import ImageNetDataModule
+os.setsid()
 data = ImageNetDataModule({str(root)!r}, 32, 36, batch_size=2, num_workers=1, seed=0)
 data.setup("fit")
 signal.signal(signal.SIGTERM, lambda *_: None)
@@ -276,9 +277,7 @@ next(batches)
 os.killpg(0, signal.SIGTERM)
 print(1 + len(list(batches)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, start_new_session=True, check=False
-    )
+    done = process(["-c", script], tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr
 
 

@@ -1,11 +1,11 @@
 """InMemoryDataModule in two real processes: every image where it belongs, none twice, no process left waiting."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,19 +62,15 @@ Path(sys.argv[1], f"{devices}-{trainer.global_rank}.json").write_text(json.dumps
 """
 
 
-def test_two_processes_see_what_one_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_see_what_one_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Callable[..., Any]
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path), "1"])
     runpy.run_path(str(script))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path, "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    for done in processes([script, tmp_path, "2"], tmp_path):
+        assert done.returncode == 0, done.stderr
     one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
 
     together = [sorted(a + b) for a, b in zip(first["train"], second["train"], strict=True)]

@@ -1,9 +1,7 @@
 """Shards under DDP: every image once in an epoch, and after a resume the rest of the epoch once."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import chain
@@ -78,35 +76,29 @@ def shards(tmp_path: Path, write_image_tree: Callable[..., Path]) -> Path:
 
 
 def test_two_processes_take_each_image_once_also_after_a_resume(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Callable[..., Any]
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     # Through a cache, as shards in object storage are.
     arguments = [str(script), str(tmp_path), f"local://{shards}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments, "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    for done in processes([*arguments, "2"], tmp_path):
+        assert done.returncode == 0, done.stderr
     monkeypatch.setattr(sys, "argv", [*arguments, "1"])
     runpy.run_path(str(script))
 
-    def processes(name: str, count: int) -> list[dict[str, list[list[int]]]]:
+    def seen(name: str, count: int) -> list[dict[str, list[list[int]]]]:
         return [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(count)]
 
     def steps(name: str, count: int) -> list[list[int]]:
-        shares = (process["train"] for process in processes(name, count))
+        shares = (process["train"] for process in seen(name, count))
         return [sorted(chain(*parts)) for parts in zip(*shares, strict=True)]
 
     whole = steps("whole", 2)
-    assert {len(batch) for process in processes("whole", 2) for batch in process["train"]} == {4}
+    assert {len(batch) for process in seen("whole", 2) for batch in process["train"]} == {4}
     for epoch in (whole[:6], whole[6:]):
         assert sorted(chain(*epoch)) == list(range(48))
-    validated = chain(*(batch for process in processes("whole", 2) for batch in process["val"]))
+    validated = chain(*(batch for process in seen("whole", 2) for batch in process["val"]))
     assert sorted(validated) == sorted([*range(9)] * 2)
 
     # Saved after 3 steps of the second epoch: the other 3 follow, by two processes or by one.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,15 +41,11 @@ if run.is_global_zero:
 """
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path, processes: Callable[..., Any]) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    paths = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    first, second = processes([tmp_path / "train.py"], tmp_path)
+    assert first.returncode == second.returncode == 0, (first.stderr + second.stderr)[-3000:]
+    told = json.loads(first.stdout.splitlines()[-1])
     assert told["check"]["samples"] == told["rotation"]["samples"] == 2 * 2 * COUNT
     assert 0 < told["check"]["max_rel_difference"] < 1e-5
     counts = torch.tensor(told["counts"])

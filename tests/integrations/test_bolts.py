@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,9 @@ def bolts_is_installed() -> None:
         pytest.fail("lightning-bolts is missing: pip install --no-deps lightning-bolts==0.7.0, as `make test` does")
 
 
-def python(script: str, *arguments: str, warnings: str = "error") -> subprocess.CompletedProcess[str]:
-    """Run a script; unless ``warnings`` says otherwise, every warning in it is an error."""
-    command = [sys.executable, "-W", warnings, "-c", script, *arguments]
+def python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter; every warning in it is an error."""
+    command = [sys.executable, "-W", "error", "-c", script, *arguments]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
@@ -102,9 +103,14 @@ def config(tmp_path: Path, cifar10_root: Path) -> Path:
 
 
 def test_a_configuration_trains_with_data_schedule_and_callback_of_bolts(
-    config: Path, tmp_path: Path, cifar10_root: Path, publish_md5: Callable[[Path, int], None]
+    config: Path,
+    tmp_path: Path,
+    cifar10_root: Path,
+    publish_md5: Callable[[Path, int], None],
+    process: Callable[..., Any],
 ) -> None:
-    done = python(RUN_ON_SMALL_FILES, str(cifar10_root), "fit", "--config", str(config), warnings="default")
+    command = ["-c", RUN_ON_SMALL_FILES, cifar10_root, "fit", "--config", config]
+    done = process(["-W", "default", *command], tmp_path, COLUMNS="200")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "with-bolts").iterdir()
     summary = json.loads((run / "summary.json").read_text())
