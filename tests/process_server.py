@@ -81,14 +81,26 @@ def be_rank(rank: int) -> None:
     vars(rank_zero_only)["rank"] = rank
 
 
-def draw_nothing() -> None:
-    """Have pictures be files without content: what they show is of no account, and a quarter of a short run."""
+def empty_pictures() -> Callable[..., None]:
+    """A ``Figure.savefig`` that draws nothing into a file: what pictures show takes a quarter of a short run."""
     from matplotlib.figure import Figure
 
-    def savefig(self: Figure, path: Path) -> None:
-        Path(path).write_bytes(b"a picture")
+    draw = Figure.savefig
 
-    setattr(Figure, "savefig", savefig)  # noqa: B010
+    def savefig(self: Figure, file: Any, **options: Any) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"a picture")
+        else:
+            draw(self, file, **options)
+
+    return savefig
+
+
+def draw_nothing() -> None:
+    """Have this process write pictures without content."""
+    from matplotlib.figure import Figure
+
+    setattr(Figure, "savefig", empty_pictures())  # noqa: B010
 
 
 def python(args: Sequence[str], environment: dict[str, str]) -> None:
@@ -102,10 +114,12 @@ def python(args: Sequence[str], environment: dict[str, str]) -> None:
     while rest[0] == "-W":
         options.append(rest[1].partition(":"))
         del rest[:2]
-    set_aside = [warnings.filters.pop() for _ in range(DEFAULT_FILTERS)][::-1]  # what packages ask for goes before -W
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    last = filters[len(filters) - DEFAULT_FILTERS :]
+    del filters[len(filters) - DEFAULT_FILTERS :]  # what packages ask for goes before -W, and these after it
     for action, _, message in reversed(options):
         warnings.filterwarnings(action, re.escape(message), append=True)  # type: ignore[arg-type]
-    warnings.filters += set_aside  # type: ignore[operator]
+    filters += last
     kind = rest.pop(0)
     first = str(Path.cwd()) if kind in ("-m", "-c") else str(Path(kind).parent)
     sys.path[:0] = [first, *paths]

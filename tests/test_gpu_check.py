@@ -52,7 +52,7 @@ def test_each_stage_has_its_limit_and_leaves_what_it_had(
         check.Stage("never", 20, python("print('not said')")),
     ]
     start = time.monotonic()
-    outcomes = check.run_check(stages, 12, tmp_path)
+    outcomes = check.run_check(stages, 8, tmp_path)
     assert time.monotonic() - start < 25
     states = {outcome["stage"]: outcome["state"] for outcome in outcomes}
     assert states == {

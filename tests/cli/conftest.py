@@ -1,6 +1,7 @@
 """One run of `fit` that many tests look at."""
 
 import pytest
+from tests.process_server import empty_pictures
 
 from acnet_pl.cli import main
 
@@ -10,6 +11,12 @@ SMALL = [
     "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--trainer.log_every_n_steps", "2",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _pictures_without_content(monkeypatch):
+    """What they show is tested elsewhere; the run `finished` draws them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", empty_pictures())
 
 
 @pytest.fixture(scope="session")

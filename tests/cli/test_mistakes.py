@@ -1,5 +1,6 @@
 """Every mistake at the keyboard ends in one readable message and an exit code, without a traceback."""
 
+import json
 import subprocess
 import sys
 
@@ -27,15 +28,31 @@ KNOWN_AT_ONCE = [
 ]
 
 
+# One fresh process makes them all, and tells of each what is imported by then.
+MAKE = """
+import contextlib, io, json, sys
+from acnet_pl.cli import main
+
+for args in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main(args)
+    print(json.dumps([code, said.getvalue(), sorted({"torch", "pytorch_lightning", "numpy"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Exit code, message and heavy imports of each mistake that can be known at once."""
+    command = [sys.executable, "-c", MAKE, json.dumps([args for args, _ in KNOWN_AT_ONCE])]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {" ".join(args): json.loads(line) for (args, _), line in zip(KNOWN_AT_ONCE, lines, strict=True)}
+
+
 @pytest.mark.parametrize(("args", "expected"), KNOWN_AT_ONCE, ids=[" ".join(args) for args, _ in KNOWN_AT_ONCE])
-def test_mistakes_that_can_be_known_are_found_without_torch(args, expected):
-    code = (
-        "import sys; from acnet_pl.cli import main; code = main(sys.argv[1:]); "
-        "assert not {'torch', 'pytorch_lightning', 'numpy'} & set(sys.modules); sys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    check(done.stderr, [*expected, "--help`"])
+def test_mistakes_that_can_be_known_are_found_without_torch(args, expected, made):
+    code, said, imported = made[" ".join(args)]
+    assert (code, imported) == (2, []), said
+    check(said, [*expected, "--help`"])
 
 
 PARSED = [

@@ -43,8 +43,8 @@ def test_the_configuration_is_whole_and_runs_again(finished, tmp_path):
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["model"]["conv"]["class_path"].endswith("ACBConv")
     assert config["data"]["init_args"]["image_size"] == 8
-    code = main(["fit", "--config", str(finished / "config.yaml"), "--runs_dir", str(tmp_path), "--name", "again"])
-    assert code == 0
+    again = ["--runs_dir", str(tmp_path), "--name", "again", "--wandb.mode", "disabled"]
+    assert main(["fit", "--config", str(finished / "config.yaml"), *again]) == 0
     (folder,) = (tmp_path / "again").iterdir()
     first, second = (json.loads((path / "summary.json").read_text()) for path in (finished, folder))
     assert first["metrics"] == second["metrics"]
