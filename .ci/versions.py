@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Fuse, convert, train, deploy; from the command line fit, evaluate, predict and export; go on after a kill.
-SMOKE = ["tests/nn/test_fusion.py", "tests/nn/test_convert.py", "tests/modules", "tests/test_deploy.py"]
+# Fuse, convert, compile, train, deploy; from the command line fit, evaluate, predict and export; go on after a kill.
+SMOKE = [f"tests/nn/test_{name}.py" for name in ("fusion", "convert", "acb_compile", "device_and_dtype")]
+SMOKE += ["tests/modules", "tests/test_deploy.py"]
 SMOKE += ["tests/cli/test_trust.py", "tests/cli/test_runs.py", "tests/cli/test_export_command.py"]
 SMOKE += ["tests/faults/test_going_on.py"]
 _SAY = """import sys
@@ -26,7 +27,7 @@ TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 
 
 def declared() -> list[str]:
-    """Return the requirements of the package and of its extras that users install, such as ``torch>=2.6``."""
+    """Return the requirements of the package and of its extras that users install, such as ``torch>=2.8``."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)
     extras = re.findall(r"^(?:timm|export|streaming|tensorboard) = \[(.*?)\]", text, re.M)

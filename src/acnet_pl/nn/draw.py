@@ -44,7 +44,7 @@ def placed(block: nn.Module, device: Device | None, dtype: torch.dtype | None) -
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"`dtype` (={dtype}) must be a real floating-point dtype, such as torch.float32")
-    where = torch.empty(0).device if device is None else device  # get_default_device ignores contexts in torch 2.6
+    where = torch.empty(0).device if device is None else device
     with torch.device("meta"):
         yield
     block.to(dtype=dtype).to_empty(device=where)

@@ -39,7 +39,7 @@ def is_frozen(norm: nn.Module | None) -> bool:
 def is_batch_norm(norm: nn.Module) -> TypeIs[_BatchNorm]:
     """Return True for a batch norm without its own forward; a subclass with one may include an activation."""
     usual = isinstance(norm, _BatchNorm) and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-    return usual and "forward" not in norm.__dict__  # torch 2.6 does not compile vars()
+    return usual and "forward" not in norm.__dict__
 
 
 def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ def why_other(layer: nn.Module, convolution: bool = False) -> str:
         convolution: Whether an nn.Conv2d is expected.
     """
     kind: Any = type(layer)
-    if "forward" in layer.__dict__:  # torch 2.6 does not compile vars()
+    if "forward" in layer.__dict__:
         return f"the forward of its {kind.__name__} has been replaced; remove that (`del layer.forward`)"
     if isinstance(layer, nn.Conv2d):
         if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
