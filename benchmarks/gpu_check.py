@@ -193,7 +193,8 @@ def make_stages(options: argparse.Namespace, out: Path, runs: Path) -> list[Stag
         words = [python, "benchmarks/pipeline.py", "--data.root", str(options.root), "--no-verify", *threads]
         words += ["--model", "resnet20", "--contenders", "plain", "acnet", "--no-compile", "--device", options.device]
         words += ["--epochs", "2", "--limit", "1.0" if cuda else "2", "--steps", "15" if cuda else "3"]
-        return [*words, *([] if cuda else ["--batch-size", "4"]), "--out", str(out / "pipeline.json")]
+        words += [] if cuda else ["--batch-size", "4", "--precision", "32-true"]  # not every CPU has bfloat16
+        return [*words, "--out", str(out / "pipeline.json")]
 
     contenders = ("plain", "acnet", "share 1/8", "scaled")
     if cuda:
