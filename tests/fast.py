@@ -1,4 +1,4 @@
-"""What ``make test-fast`` runs: of every test that starts no process and trains no network, the first two cases.
+"""What ``make test-fast`` runs: of every test that starts no process and trains no network, the first case.
 
 What a test costs is seen, not promised: one that takes more than `MOST_SECONDS` of the processor, or starts a process,
 fails under ``--fast`` and belongs into a module that is named here.
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-CASES = 2
+CASES = 1
 """Cases of a parametrised test that are run."""
 
 MOST_EXAMPLES = 100

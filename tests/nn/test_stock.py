@@ -256,8 +256,12 @@ def test_errors(randomise: Randomise) -> None:
 
 def test_densenet_has_places_for_all_biases(randomise: Randomise, difference: Difference) -> None:
     """Its 3×3 convolutions have neither bias nor batch norm; batch norms take the biases up from the concatenations."""
-    acnet = randomise(convert_to_acnet(torchvision.models.densenet121(num_classes=5))).eval()
-    stock = torchvision.models.densenet121(num_classes=5).eval()
+
+    def build() -> nn.Module:
+        network: nn.Module = torchvision.models.DenseNet(8, (3, 3), 16, num_classes=5)
+        return network.eval()
+
+    acnet, stock = randomise(convert_to_acnet(build())).eval(), build()
     stock.load_state_dict(stock_state_dict(acnet))
     assert difference(acnet, stock, images(2, 32).float()) <= 1e-5
 
