@@ -17,7 +17,7 @@ install: $(VENV)/.installed
 # Runs again only when what is to be installed has changed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, got " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	# lightning-bolts declares pytorch-lightning<2; acnet_pl.integrations.bolts makes it work with 2.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps lightning-bolts==0.7.0

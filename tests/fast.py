@@ -24,7 +24,7 @@ CASES = 1
 MOST_EXAMPLES = 100
 """Of a hypothesis test."""
 
-MOST_SECONDS = 12.0
+MOST_SECONDS = 8.0
 """Of the processor, for one test."""
 
 # What makes a test module dear: processes, trainings, compilations.

@@ -66,7 +66,8 @@ def find_photos(named: Sequence[str]) -> NamedPhotos:
         for path in map(Path, given):
             if path.is_dir():
                 below, others = photos_below(path)
-                found.roots.update({photo: path for name in below if once(photo := path / name) == photo})
+                photos = (path / photo for photo in below)
+                found.roots.update({photo: path for photo in photos if once(photo) == photo})
                 found.passed_over += others
             else:
                 found.roots.setdefault(once(path), path.parent)

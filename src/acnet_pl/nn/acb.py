@@ -1,7 +1,6 @@
-"""ACBlock: the asymmetric convolution block (Sect. 3.3, Fig. 3).
+"""ACBlock: the asymmetric convolution block (ICCV 2019, https://arxiv.org/abs/1908.03930, Sect. 3.3, Fig. 3).
 
 Ding, Guo, Ding and Han: ACNet: Strengthening the Kernel Skeletons for Powerful CNN via Asymmetric Convolution Blocks.
-ICCV 2019. https://arxiv.org/abs/1908.03930
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
 from acnet_pl.nn.at_once import track_alike
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import Device, KernelDraw, branch_generator, draw_kernel, placed
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen, kernel_of
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, fuse_norm, is_frozen
 from acnet_pl.nn.geometry import BranchGeometry
+from acnet_pl.nn.inner_layers import kernel_of
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
 from acnet_pl.nn.one_conv import Layer, fuse_layers, sum_scaled, train_at_once, train_by_share

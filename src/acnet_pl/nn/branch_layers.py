@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.composition import identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw, branch_generator, draw_kernel
-from acnet_pl.nn.fusible import Fused, exact, fuse_norm, kernel_of
+from acnet_pl.nn.fusible import Fused, exact, fuse_norm
+from acnet_pl.nn.inner_layers import kernel_of
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["BranchLayer", "BranchNorm", "ConvBranch", "IdentityBranch"]

@@ -18,7 +18,8 @@ from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm
 from acnet_pl.nn.composition import compose_depthwise_first, compose_pointwise_first, filter_pointwise, identity_kernel
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import KernelDraw
-from acnet_pl.nn.fusible import fuse_norm, kernel_of
+from acnet_pl.nn.fusible import fuse_norm
+from acnet_pl.nn.inner_layers import kernel_of
 
 __all__ = ["FilterBranch", "IdentityBasedConv", "InnerNorm", "PointwiseFirstBranch", "SeparableBranch"]
 

@@ -14,7 +14,8 @@ from typing_extensions import Unpack
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
 from acnet_pl.nn.arguments import ConvArguments, IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
 from acnet_pl.nn.draw import Device, KernelDraw, draw_kernel, placed
-from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact, kernel_of
+from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact
+from acnet_pl.nn.inner_layers import kernel_of
 
 __all__ = ["ACBConv", "BlockConv", "ConvBuilder", "ConvNorm", "PlainConv"]
 

@@ -15,10 +15,10 @@ from typing_extensions import TypeIs, deprecated
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
-from acnet_pl.nn.inner_layers import check_hooks, kernel_of, why_other
+from acnet_pl.nn.inner_layers import check_hooks, why_other
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen", "kernel_of"]
+__all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen"]
 
 Fused = tuple[Tensor, Tensor]
 """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``."""
