@@ -62,12 +62,12 @@ def _training(result: GridResult) -> Iterator[Chart]:
                     {one.epoch: factor * value for one in run if (value := getattr(one, name)) is not None}
                     for run in runs
                 ]
-                series += _course(variant.title, style, [curve for curve in curves if curve])
+                series += _progress(variant.title, style, [curve for curve in curves if curve])
             if series:
                 yield line_chart(series, model.title, "epoch", label)
 
 
-def _course(title: str, style: int, curves: Sequence[Mapping[int, float]]) -> Iterator[Series]:
+def _progress(title: str, style: int, curves: Sequence[Mapping[int, float]]) -> Iterator[Series]:
     """Yield each seed's curve, and their mean with its band."""
     if len(curves) > 1:
         yield from (Series("", style, sorted(curve.items()), faint=True) for curve in curves)

@@ -124,8 +124,8 @@ class GraphRun:
         if validation is not None:
             figures = {f"val/{name}": value for name, value in validation.items()}
             self._csv.log_metrics({"epoch": epoch, **figures}, step=last)
-        course: dict[str, Tensor | float] = {"train/mean_loss": fmean(map(float, losses)), "train/top1": accuracy}
-        self._csv.log_metrics({"epoch": epoch, **course, "time/side_by_side": seconds}, step=last)
+        progress: dict[str, Tensor | float] = {"train/mean_loss": fmean(map(float, losses)), "train/top1": accuracy}
+        self._csv.log_metrics({"epoch": epoch, **progress, "time/side_by_side": seconds}, step=last)
         self._csv.save()
 
     def validate(self) -> dict[str, float]:
