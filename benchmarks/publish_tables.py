@@ -8,7 +8,7 @@ A marked place is ``<!-- VIEW FILE#GRID WORDS -->`` ... ``<!-- end -->``; FILE i
 ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``pruning`` with ratios
 in percent, ``magnitude``, and in a sentence ``gain`` or ``top1`` with model and variant. ``h200`` and, in a sentence,
 ``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with a row are
-those of attacks.json.
+those of attacks.json, ``networks`` with a row those of random_networks.json.
 """
 
 from __future__ import annotations
@@ -152,10 +152,17 @@ def attempts(record: Mapping[str, Any], row: str) -> str:
     return f"{count['held']:,} of {count['attempts']:,} attempts held"
 
 
+def networks(record: Mapping[str, Any], what: str) -> str:
+    """What tests/nn/test_random_networks.py counted of one of the things that it makes of a network."""
+    counts = record["rows"][what.replace("_", " ")]
+    return ", ".join(f"{count:,} {how}" for how, count in counts.items())
+
+
 VIEWS: Mapping[str, Callable[..., str]] = {
-    view.__name__: view for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, attempts)
+    view.__name__: view
+    for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, attempts, networks)
 }
-INLINE = {"h200_gain", "gain", "top1", "attempts"}
+INLINE = {"h200_gain", "gain", "top1", "attempts", "networks"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
 
 

@@ -173,7 +173,7 @@ def describe_inputs(inputs: Any) -> Any:
 
 
 def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
-    """Make an example input from a description: random floating-point numbers, zeros otherwise; None for None.
+    """Make an example input from a description: random for floating-point types, zeros for others.
 
     Args:
         described: What `describe_inputs` returned.

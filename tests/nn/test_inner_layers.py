@@ -58,7 +58,7 @@ def hook(block: nn.Module, name: str) -> None:
 
 
 CHANGES: list[tuple[Callable[[nn.Module, str], None], type[nn.Module], str]] = [
-    (wrap, nn.Conv2d, "a Adapted is in place of its convolution; merge it into an nn.Conv2d"),
+    (wrap, nn.Conv2d, "a Adapted is in place of its convolution; replace it by an nn.Conv2d"),
     (subclass, nn.Conv2d, "its convolution is a Doubled with its own forward; put"),
     (replace_forward, nn.Conv2d, "the forward of its Conv2d has been replaced; remove"),
     (replace_forward, _BatchNorm, "the forward of its BatchNorm2d has been replaced; remove"),

@@ -67,10 +67,10 @@ def test_every_run_parses_and_pairs_differ_in_the_block_alone(name: str, recipe:
     for variants in by_model.values():
         for variant, settings in variants.items():
             changed = differences(variants["plain"], settings)
-            if variant == "acb_late_fold":  # a block that goes when training is half over
-                none, (late_fold,) = changed.pop("trainer.callbacks")
+            if variant == "acb_late_fuse":  # a block that goes when training is half over
+                none, (late_fuse,) = changed.pop("trainer.callbacks")
                 assert none == []
-                assert late_fold["LateFuse"]["epoch"] == 0.5
+                assert late_fuse["LateFuse"]["epoch"] == 0.5
             assert all(name.startswith("model.conv.") for name in changed)
             assert bool(changed) == (variant != "plain")
 

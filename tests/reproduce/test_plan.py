@@ -141,8 +141,8 @@ def test_the_cost_of_late_fusing_is_that_of_both_networks(tmp_path: Path, parser
     ((_, runs),) = make_plan(options, parser).values()
     macs = {run.run.variant: run.cost.macs for run in runs}
     cost = {run.run.variant: run.training_macs for run in runs}
-    assert macs["acb_late_fold"] == macs["acb"] > macs["plain"] == macs["acb_scaled"] == macs["acb_norm_after_sum"]
-    assert cost["acb_late_fold"] == 3 * 50_000 * (2 * macs["acb"] + 3 * macs["plain"])
+    assert macs["acb_late_fuse"] == macs["acb"] > macs["plain"] == macs["acb_scaled"] == macs["acb_norm_after_sum"]
+    assert cost["acb_late_fuse"] == 3 * 50_000 * (2 * macs["acb"] + 3 * macs["plain"])
     assert cost["plain"] == cost["acb_scaled"] == cost["acb_norm_after_sum"]
 
 

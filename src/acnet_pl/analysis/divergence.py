@@ -54,7 +54,7 @@ def first_divergence(trained: nn.Module, fused: nn.Module, inputs: Any, toleranc
     """Find the first layer whose output differs by more than a relative tolerance.
 
     Compared are the outputs of all modules that exist under the same name in both, in eval mode, as `compare`
-    evaluates them. A convolution that absorbed the batch norm after it is compared with that batch norm's output.
+    evaluates them. A convolution that the batch norm after it was fused into is compared with that batch norm's output.
 
     Args:
         trained: Any network.

@@ -1,4 +1,4 @@
-"""Network architectures, one file each. Every one is built from the `ConvBuilder` it is given and knows no block."""
+"""Network architectures, one file each, built from any `ConvBuilder`."""
 
 from acnet_pl.backbones.alexnet import AlexNet
 from acnet_pl.backbones.cifar_quick import CifarQuick

@@ -37,7 +37,7 @@ class ProgressBar(RichProgressBar):
         super().__init__(refresh_rate=100 if drawn else 0, theme=RichProgressBarTheme(metrics_format=".3f"))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the minute after which the first line within the epoch is due."""
+        """Start the timer of the lines that are printed once a minute."""
         super().on_train_epoch_start(trainer, pl_module)
         self._last_line = time.monotonic()
 

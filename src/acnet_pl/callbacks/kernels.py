@@ -41,7 +41,7 @@ class KernelMagnitude(Callback):
         self.result: analysis.KernelMagnitude | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is such a network."""
+        """Check that the LightningModule has a submodule named `network`."""
         if self.every_n_epochs and stage == "fit":
             self.subject.check_name(pl_module)
 

@@ -76,7 +76,7 @@ class LateFuse(Callback):
             rank_zero_warn(f"LateFuse never comes: epoch {self.epoch} of {trainer.max_epochs}, counted from 0")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Fuse once, before the first batch of the epoch; try it before the first batch of all."""
+        """Fuse before the first batch of the epoch; before training, check that the network can be fused."""
         due = trainer.current_epoch >= self.first_epoch(trainer.max_epochs)
         network = self.subject.of(pl_module)
         if self._done or (self._tried and not due) or not any(True for _ in blocks_of(network)):

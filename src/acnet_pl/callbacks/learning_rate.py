@@ -1,4 +1,4 @@
-"""LearningRate: log one curve per optimizer."""
+"""LearningRate: log the learning rate of each optimizer's first parameter group."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class NonFiniteCheck(Callback):
         self._saved: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is such a network."""
+        """Check that the LightningModule has a submodule named `network`."""
         if self.enabled and stage == "fit":
             self.subject.check_name(pl_module)
 

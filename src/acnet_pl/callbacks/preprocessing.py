@@ -1,4 +1,4 @@
-"""Preprocessing: what a network's images are, kept in its checkpoints; the classes are compared on every later use."""
+"""Preprocessing: store image preparation and class names in checkpoints, and compare the classes on every later use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 12  # classes in a message
 
 @runtime_checkable
 class DescribesImages(Protocol):
-    """What acnet_pl's data modules say of their images, and others may."""
+    """Attributes by which a data module describes its images; acnet_pl's own have them."""
 
     image_shape: tuple[int, int, int]
     mean: Sequence[float]
@@ -32,7 +32,7 @@ class DescribesImages(Protocol):
 
 
 class Preprocessing(Callback):
-    """Keep in checkpoints how images are prepared and what the classes are called, as far as the data module tells.
+    """Store image preparation and class names in checkpoints, if the data module has them.
 
     A checkpoint that is loaded with data of other classes, or of the same in another order, is an error: its outputs
     would be given other names, without a word.
@@ -45,11 +45,11 @@ class Preprocessing(Callback):
         self._info: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask the data module."""
+        """Read image preparation and class names from the data module."""
         self._info = image_info(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the images."""
+        """Return image preparation and class names for the checkpoint."""
         return dict(self._info)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``{program} COMMAND``."""
+"""The command line, ``python -m acnet_pl COMMAND``: one module for each command in `commands`, found by its file."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class ImageNetDataModule(EncodedDataModule):
             self._prefetcher = None
 
     def training_order(self, split: Split) -> Callable[[int], Tensor] | None:
-        """Return an order that needs a few shards at a time, where there are shards."""
+        """Return an order for sharded data that needs few shards at a time; None for other data."""
         if not isinstance(split, ShardSplit):
             return None
         sizes = [shard.items for shard in split.shards]

@@ -102,7 +102,11 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         """Read the test images."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what the stage needs: "fit", "validate", "test", "predict", or None for everything. Once each."""
+        """Read the splits that a stage needs; each split is read once.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict"; None reads everything.
+        """
         # The loader runs no Python for a single image: workers could only make it slower.
         warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many workers")
         if stage not in ("test", "predict") and self._train_set is None:

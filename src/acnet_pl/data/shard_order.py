@@ -22,7 +22,7 @@ _CONNECTIONS = 4
 
 
 def shard_order(sizes: Sequence[int], seed: int, epoch: int, block: int = BLOCK, lanes: int = LANES) -> Tensor:
-    """Return the order of an epoch: shards are shuffled, dealt to lanes, and shuffled within blocks of a lane.
+    """Return the order of an epoch: shards are shuffled, spread over lanes, and shuffled within blocks of a lane.
 
     Position ``p`` is of lane ``p % lanes``. A process that takes every n-th sample, where n divides the number of
     lanes, therefore takes some lanes whole: it needs its own shards alone and only a few at a time, while the order
@@ -65,7 +65,7 @@ class ShardPrefetcher:
     Args:
         split: Whose shards.
         share: Gives what this process takes in the coming epoch, in order.
-        ahead: How many samples ahead of the last one handed out a shard is fetched.
+        ahead: How many samples before its first use a shard is fetched.
     """
 
     def __init__(self, split: ShardSplit, share: Callable[[], Sequence[int]], ahead: int) -> None:
@@ -93,7 +93,7 @@ class ShardPrefetcher:
             thread.start()
 
     def advance(self, position: int) -> None:
-        """Say how many samples have been handed out."""
+        """Record how many samples were consumed."""
         with self._changed:
             self._position = position
             self._changed.notify_all()

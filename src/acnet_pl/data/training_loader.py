@@ -23,11 +23,11 @@ class TrainingSampler(DistributedSampler[Batch]):
     its place.
 
     Args:
-        dataset: What is dealt.
+        dataset: The samples.
         num_replicas: Number of processes.
         rank: This process.
         seed: Seed of the run. Neighbouring seeds give unrelated orders.
-        drop_last: Drop the samples that cannot be dealt evenly, rather than repeat some.
+        drop_last: Drop the samples that would make shares unequal, rather than repeat some.
     """
 
     def __init__(self, dataset: Sized, *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
@@ -70,11 +70,11 @@ class EpochSampler(TrainingSampler):
     """Says with each index which epoch it is for, as ``epoch * len + index``: decoding processes do not know.
 
     Args:
-        dataset: What is dealt.
+        dataset: The samples.
         num_replicas: Number of processes.
         rank: This process.
         seed: Seed of the run.
-        drop_last: Drop the samples that cannot be dealt evenly.
+        drop_last: Drop the samples that would make shares unequal.
         order: Gives the order of an epoch, int64 ``(len(dataset),)``, instead of a random permutation.
     """
 
@@ -93,32 +93,32 @@ class EpochSampler(TrainingSampler):
         self._order = order
 
     def whole_pass(self) -> Iterator[int]:
-        """What this process takes in the epoch, each with its epoch."""
+        """Yield this process's samples of the epoch, as index + epoch × length."""
         indices = super().whole_pass() if self._order is None else iter(self.share())
         return (index + self.epoch * self._length for index in indices)
 
     def share(self) -> list[int]:
-        """This process's part of an epoch whose order was given."""
+        """Return this process's samples of an epoch whose order was given."""
         if self._order is None:
             raise RuntimeError("the order is a random permutation; take `whole_pass`")
-        dealt: list[int] = self._order(self.epoch)[: self.total_size][self.rank :: self.num_replicas].tolist()
-        return dealt
+        share: list[int] = self._order(self.epoch)[: self.total_size][self.rank :: self.num_replicas].tolist()
+        return share
 
 
 class Progress(Protocol):
     """Follows the passes of a `TrainingLoader`."""
 
     def begin(self, position: int) -> None:
-        """A pass begins after so many samples of this process."""
+        """Begin a pass after `position` samples of this process."""
 
     def advance(self, position: int) -> None:
-        """So many samples have been handed out."""
+        """Record that `position` samples of the epoch were consumed."""
 
 
 class TrainingLoader(DataLoader[Batch]):
     """A DataLoader that Lightning saves with its checkpoints, so that a resumed epoch goes on where it stood.
 
-    What counts are the batches that were handed out: worker processes are ahead of them.
+    Batches count when the loader yields them: worker processes are ahead of that.
 
     Args:
         dataset: What is loaded.

@@ -17,7 +17,7 @@ __all__ = ["MetricsCSV"]
 
 
 class MetricsCSV(CSVLogger):
-    """Write ``metrics.csv`` to a run's folder, after the rows that are there.
+    """CSV logger that appends to a run's ``metrics.csv``.
 
     Args:
         folder: The run's folder.

@@ -215,7 +215,7 @@ class BlockConv(ConvBuilder):
         return ConvNorm(*shape, norm=norm, draw=self.draw) if self.why_plain(kernel_size) else self.block(*shape)
 
     def block(self, *arguments: Unpack[ConvArguments]) -> FusibleConv:
-        """Build the block."""
+        """Build a block of class `kind` with the builder's options."""
         return self.kind(*arguments, **vars(self))
 
     def why_plain(self, kernel_size: int) -> str:  # noqa: D102

@@ -131,7 +131,10 @@ class FusibleConv(nn.Module, ABC):
 
     @property
     def share_apart(self) -> float:
-        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        """Part of a training batch, from 0 to 1, on which each branch is evaluated by itself.
+
+        The rest of the batch is evaluated by one convolution with the sum of the branches.
+        """
         return 1.0 if self.norm is None else 0.0
 
     def fuse_sum(self) -> Fused:

@@ -28,7 +28,7 @@ def why_other(layer: nn.Module, convolution: bool = False) -> str:
             return f"its convolution is a {kind.__name__} with its own forward; put an nn.Conv2d of its weights there"
         return "its convolution has been given a bias; remove it" if layer.bias is not None else ""
     if convolution:
-        return f"a {kind.__name__} is in place of its convolution; merge it into an nn.Conv2d and put that there"
+        return f"a {kind.__name__} is in place of its convolution; replace it by an nn.Conv2d that computes the same"
     return ""
 
 

@@ -10,7 +10,7 @@
 | plan.py, affine.py | which layers each batch norm is fused into, and how |
 | fuse_report.py, tables.py | the report of that, and its tables |
 | units.py | timm's modules that re-parameterise themselves |
-| stock.py, absorb.py | `stock_state_dict`, and biases that the stock model has no place for |
+| stock.py, carried_biases.py | `stock_state_dict`, and biases that the stock model has no place for |
 | checking.py | whether a network's code behaves the same after layers are replaced |
 | late.py | fusing during training: `fuse_block` and its statistics and momentum |
 | ties.py | tensors that several modules share |

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.absorb import absorb
+from acnet_pl.nn.surgery.carried_biases import carry_biases
 from acnet_pl.nn.surgery.copying import light_copy, uncompiled
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
 
@@ -72,11 +72,11 @@ def _network_state(network: nn.Module, report: ConversionReport, batches: Iterab
     layers = [_Layer(entry, *found) for entry in report.converted if (found := _fused(network, entry.name))]
     loose = {layer.entry.name: layer.bias for layer in layers if layer.entry.norm is None and not layer.entry.bias}
     if loose:
-        absorbed = absorb(network, loose, {layer.entry.name for layer in layers} - loose.keys())
+        carried = carry_biases(network, loose, {layer.entry.name for layer in layers} - loose.keys())
         for layer in layers:
-            layer.bias = layer.bias + absorbed.pop(layer.entry.name, 0)
+            layer.bias = layer.bias + carried.pop(layer.entry.name, 0)
     else:
-        absorbed = {}
+        carried = {}
     if batches is not None:
         _calibrate(network, [layer for layer in layers if layer.entry.affine], batches)
 
@@ -90,7 +90,7 @@ def _network_state(network: nn.Module, report: ConversionReport, batches: Iterab
             state.update({start + key: value for key, value in layer.conv_state().items()})
         for name in () if layer.entry.norm is None else aliases[layer.entry.norm]:
             state.update({f"{name}.{key}": value for key, value in layer.norm_state().items()})
-    for first, shift in absorbed.items():
+    for first, shift in carried.items():
         for name in aliases[first]:
             mean = f"{name}.running_mean"
             key, change = (mean, -shift) if mean in state else (f"{name}.bias", shift)

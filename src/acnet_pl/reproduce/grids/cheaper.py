@@ -18,7 +18,7 @@ GRID = Grid(
         Variant("acb_share", "ACNet, statistics of an eighth of the batch"),
         Variant("acb_share_quarter", "ACNet, statistics of a quarter of the batch"),
         Variant("acb_share_sixteenth", "ACNet, statistics of a sixteenth of the batch"),
-        Variant("acb_late_fold", "ACNet, fused after half of the epochs"),
+        Variant("acb_late_fuse", "ACNet, fused after half of the epochs"),
     ),
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
     measures=(TOP1,),

@@ -29,7 +29,7 @@ from acnet_pl.nn.surgery.ties import ties
 from acnet_pl.nn.surgery.trace import idle_siblings, layers
 from acnet_pl.nn.surgery.tracing import other_graphs, trace_graph
 
-__all__ = ["absorb"]
+__all__ = ["carry_biases"]
 
 # Operations that pass a shift on unchanged, and operations that keep channels separate but pass no shift.
 _PASSING: tuple[Any, ...] = (
@@ -53,7 +53,7 @@ class _Value:
     sources: frozenset[str] = frozenset()
 
 
-def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> dict[str, Tensor]:
+def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> dict[str, Tensor]:
     """Find later layers that can take up biases for which the stock model has no place.
 
     Args:
@@ -74,15 +74,15 @@ def absorb(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]
     except Exception as error:
         raise _refusal(loose, f"torch.fx does not trace the model: {error}") from error
     with torch.no_grad():
-        absorber = _Absorber(probe, loose, roomy)
-        absorber.run(graph)
+        shifts = _Shifts(probe, loose, roomy)
+        shifts.run(graph)
         for decision, other in other_graphs(probe):
             try:
-                absorber.run(other)
+                shifts.run(other)
             except FusionError as error:
                 raise FusionError(f"{error} (this happens at some calls: {decision})") from error
-    absorber.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
-    return {name: shift for name, (shift, _) in absorber.absorbed.items() if shift is not None}
+    shifts.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
+    return {name: shift for name, (shift, _) in shifts.taken_up.items() if shift is not None}
 
 
 def _refusal(names: Collection[str], why: str) -> FusionError:
@@ -93,7 +93,7 @@ def _refusal(names: Collection[str], why: str) -> FusionError:
     )
 
 
-class _Absorber:
+class _Shifts:
     """Follows shifts through graphs and collects the layers that take them up."""
 
     def __init__(self, model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> None:
@@ -103,7 +103,7 @@ class _Absorber:
         self.names = {module: name for name, module in model.named_modules()}
         self.tied = ties(model)
         self.values: dict[fx.Node, _Value] = {}
-        self.absorbed: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
+        self.taken_up: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
 
     def run(self, graph: fx.Graph) -> None:
         """Follow the shifts through a graph; raise an error if it contradicts an earlier graph."""
@@ -243,7 +243,7 @@ class _Absorber:
         """Raise an error if another call may choose a different layer to give or take a bias."""
         found = dict(layers(self.model))
         siblings = idle_siblings(self.model, found, called & found.keys())
-        for name, (shift, sources) in self.absorbed.items():
+        for name, (shift, sources) in self.taken_up.items():
             for one in sorted({name, *sources} & siblings.keys()) if shift is not None else ():
                 raise _refusal(sources, f"`{one}` is one of several: `{siblings[one]}` is not called now")
 
@@ -252,11 +252,11 @@ class _Absorber:
         tied = self.tied.get(self.model.get_submodule(name), {})
         if shift is not None and (why := tied.get("running_mean") or tied.get("bias")):
             raise _refusal(sources, f"`{name}` would have to take it up alone, but {why}")
-        if name in self.absorbed:
-            before, earlier = self.absorbed[name]
+        if name in self.taken_up:
+            before, earlier = self.taken_up[name]
             same = before is shift if before is None or shift is None else torch.allclose(before, shift, rtol=1e-12)
             if not same:
                 raise _refusal(
                     sources | earlier, f"`{name}` is called several times, and would have to take up different biases"
                 )
-        self.absorbed[name] = (shift, sources)
+        self.taken_up[name] = (shift, sources)
