@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["EVALUATED", "device_name", "package_version", "processor", "versions"]
 
 EVALUATED = "test figures and rotations in float32, rotations of the fused network"
-"""What a summary says of its accuracies; older ones, without it, have them in the precision of the training."""
+"""Entry of a summary on the precision of its accuracies; without it, they are in the precision of the training."""
 
 
 def device_name() -> str:

@@ -31,7 +31,7 @@ def keep_advice_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*add_instantiator.*")
     # A few batches an epoch are logged once an epoch all the same.
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-    # DDP takes the strides of a 1×1 kernel for a difference, which they make none of.
+    # DDP warns of the strides of a 1×1 kernel, which make no difference.
     warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
 
 

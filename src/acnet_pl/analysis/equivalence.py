@@ -55,7 +55,7 @@ class Equivalence:
     @property
     @deprecated("folded_accuracy is now fused_accuracy; the old name will be removed in the next version")
     def folded_accuracy(self) -> float | None:
-        """The former name of `fused_accuracy`."""
+        """Return `fused_accuracy`; this is its old name."""
         return self.fused_accuracy
 
     def within(self, tolerance: float) -> bool:
@@ -186,7 +186,7 @@ def evaluate_pair(trained: nn.Module, fused: nn.Module, inputs: Any) -> tuple[An
         inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
     """
     with evaluating(trained, fused), explicit_branches(trained), full_precision(device_of(trained)):
-        with own_draws(trained):  # of networks that draw in eval mode too, both draw the same
+        with own_draws(trained):  # both draw the same numbers, if they draw in eval mode
             expected = call(trained, placed(trained, inputs))
         with own_draws(fused):
             return expected, call(fused, placed(fused, inputs))

@@ -46,7 +46,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def own_draws(model: nn.Module) -> Iterator[None]:
-    """Undo, when the context ends, what random numbers are drawn in it: two evaluations begin with the same ones."""
+    """Restore the random state when this context ends, so that two evaluations draw the same numbers."""
     devices = list({tensor.device for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices):
         yield
@@ -155,7 +155,7 @@ def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) ->
     """
     largest = min(max(topk), logits.shape[1])
     hits = logits.topk(largest, dim=1).indices == labels.to(logits.device)[:, None]
-    hits &= ~logits.isnan().any(1, keepdim=True)  # what NaN predicts is nothing
+    hits &= ~logits.isnan().any(1, keepdim=True)  # NaN logits predict nothing
     return torch.stack([hits[:, :k].sum() for k in topk])
 
 

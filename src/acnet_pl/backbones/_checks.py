@@ -1,4 +1,4 @@
-"""What the backbones check: their options when built, the size of their images when called."""
+"""Checks of the backbones: their options when built, the size of their images when called."""
 
 from __future__ import annotations
 

@@ -53,19 +53,19 @@ class FusedNetwork:
     @property
     @deprecated("folded is now weights; the old name will be removed in the next version")
     def folded(self) -> str:
-        """The former name of `weights`."""
+        """Return `weights`; this is its old name."""
         return self.weights
 
     @property
     @deprecated("parameters_folded is now parameters_fused; the old name will be removed in the next version")
     def parameters_folded(self) -> int:
-        """The former name of `parameters_fused`."""
+        """Return `parameters_fused`; this is its old name."""
         return self.parameters_fused
 
     @property
     @deprecated("macs_folded is now macs_fused; the old name will be removed in the next version")
     def macs_folded(self) -> int | None:
-        """The former name of `macs_fused`."""
+        """Return `macs_fused`; this is its old name."""
         return self.macs_fused
 
 

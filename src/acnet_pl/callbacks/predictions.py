@@ -55,7 +55,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep the probabilities of a batch."""
+        """Store the class probabilities of a batch until the epoch ends."""
         _check_probabilities(prediction)
         # A data module that leaves unreadable images out knows which are there; Lightning knows which were asked for.
         found = getattr(getattr(trainer, "datamodule", None), "batch_indices", None)

@@ -144,7 +144,7 @@ class RunCheckpoint(Callback):
         """Write a due checkpoint between two batches."""
         loop = trainer.fit_loop.epoch_loop
         if self._resumed is not None:
-            # Where Lightning resumes it is off by one here, differently for each of the ways to get here.
+            # After a resume Lightning's counts are off by one here, depending on how this point was reached.
             loop._batches_that_stepped = self._resumed["steps_logged"]
             batches = loop.batch_progress.total
             assert isinstance(batches, _StartedTracker)
@@ -165,7 +165,7 @@ class RunCheckpoint(Callback):
         """Decide whether a checkpoint is to be written before the next batch."""
         ends_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if not self.enabled or (not ends_epoch and (batch_idx + 1) % trainer.accumulate_grad_batches):
-            return  # gradients that are half accumulated are in no checkpoint
+            return  # checkpoints hold no half-accumulated gradients
         self._due = ends_epoch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if self.every_n_steps is not None:
             self._due |= trainer.global_step % self.every_n_steps == 0
@@ -173,7 +173,7 @@ class RunCheckpoint(Callback):
         self._stopping = self._any(trainer, self._terminated)
         self._due |= self._any(trainer, late) or self._stopping
         if self._due | (not ends_epoch and self._before_validation.plan(trainer, batch_idx + 1)):
-            # The loader stands right now: before the next batch begins it has given that away.
+            # The loader's state is right only now: before the next batch begins, the loader has counted it.
             loader = trainer.fit_loop._combined_loader
             self._loaders = None if ends_epoch or loader is None else loader._state_dicts()
 
@@ -210,7 +210,7 @@ class RunCheckpoint(Callback):
             on_sigterm(exit_terminated)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """On SIGTERM write the state before this validation; one batch is then trained again."""
+        """Write the state before this validation on SIGTERM; one batch is then trained again."""
         if self._terminated and self._before_validation.write(trainer, self._folder / _LAST, self._folder / _PREVIOUS):
             self._stop()
 

@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str]) -> None:
-    """Check what can be known at once, and only then import what the command needs."""
+    """Check the command's name, then import what the command needs and run it."""
     from acnet_pl.config.errors import UsageError
     from acnet_pl.config.names import did_you_mean, nearest
 

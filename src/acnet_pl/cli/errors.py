@@ -14,7 +14,7 @@ from acnet_pl.config.messages import RUNNING, show_mistake
 __all__ = ["Outcome", "readable_errors"]
 
 
-# What a user's mistake may be raised as, besides Lightning's own.
+# Exceptions that a user's mistake may raise, besides those of libraries.
 _USERS: tuple[type[Exception], ...] = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
 
 
@@ -61,7 +61,7 @@ def _of_libraries() -> tuple[type[Exception], ...]:
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell the user, or None where the error does not look like the user's."""
+    """Return the message for the user, or None if the error does not look like the user's mistake."""
     text = str(error).strip()
     if isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in text:
         details = [line.strip() for line in text.splitlines()[1:]]
@@ -74,7 +74,7 @@ def _message(error: Exception) -> str | None:
         return f"Weights & Biases: {text}; without an account train with --wandb.mode offline, the default, or disabled"
     if type(error) is RuntimeError and not text.startswith("acnet_pl"):
         return None
-    if "Union subtypes" in text:  # the parser's, around what a class said of its options
+    if "Union subtypes" in text:  # the parser's text around a class's own error
         said = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- ")]
         return "\n  ".join(line for line in said if not line.startswith("Expected a")) or text
     if isinstance(error, OSError) and error.filename:

@@ -1,4 +1,4 @@
-"""`validate`, `test` and `predict` of a checkpoint: where results are written, and whether the classes are its own."""
+"""Folder of the results, and check of the classes, when `validate`, `test` or `predict` uses a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRUE = ("true", "True", "yes", "on", "1", None)
 
 
 def evaluation_folder(config: Namespace, command: str | None, name: str) -> Path:
-    """Make a folder for the results of a command: ``COMMAND/<time>`` in the run's, unless another place is asked for.
+    """Make a folder for the results of a command: ``COMMAND/<time>`` in the run's, unless the user names another.
 
     Args:
         config: The options of the command.
@@ -51,7 +51,7 @@ def check_classes_of_data(trained: Mapping[str, Any], data: LightningDataModule)
 
 
 def with_mapped_classes(args: Sequence[str]) -> list[str]:
-    """Carry out ``--map_classes true``: give the data module the classes of the checkpoint, in their order.
+    """Apply ``--map_classes true``: give the data module the classes of the checkpoint, in their order.
 
     Args:
         args: The command and its arguments, the data of the run among them.

@@ -26,7 +26,7 @@ class PlainParser(ReadableErrors, argparse.ArgumentParser):
 
 
 class FunctionParser(ReadableErrors, ArgumentParser):
-    """The parser of a command that is a function."""
+    """Parser of a command that is a function."""
 
 
 def run_function(
@@ -59,7 +59,7 @@ def run_function(
 
 
 def _with(function: Function, given: Mapping[str, Any]) -> Function:
-    """Return the function with some of its arguments given, as the parser can take it: it refuses partials."""
+    """Return a function with some arguments fixed, as a plain function, because the parser refuses partials."""
     if not given:
         return function
 

@@ -28,8 +28,8 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
     """Plan the runs of grids, then run and report them, as asked.
 
     Args:
-        options: Which runs.
-        asked: What to do with them: the options of the command.
+        options: Selection of the runs.
+        asked: Options of the command, which say what to do with the runs.
         args: The command and its arguments, which the report shows.
 
     Raises:
@@ -87,7 +87,7 @@ def _results(
     failed: Mapping[str, int] | None = None,
     recorded: Sequence[FixedPlan] = (),
 ) -> dict[str, GridResult]:
-    """The grids as they stand on the disk."""
+    """Read the current results of each grid from disk."""
     return {
         name: GridResult(
             grid,
@@ -106,7 +106,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _unique(plan: dict[str, tuple[Grid, list[PlannedRun]]]) -> dict[str, PlannedRun]:
-    """The runs by name, each once: figures share their networks with tables."""
+    """Return the runs by name, each once, since figures and tables share runs."""
     return {planned.run.name: planned for _, runs in plan.values() for planned in runs}
 
 
@@ -129,7 +129,7 @@ def _plan_table(runs: object) -> Table:
 
 
 def _cost(runs: Sequence[PlannedRun], todo: Sequence[PlannedRun]) -> str:
-    """What is to be done in epochs and multiply-accumulates, and in hours at the speed of the finished runs."""
+    """Describe the remaining work in epochs and multiply-accumulates, and in hours at the speed of finished runs."""
     costs = [planned.training_macs for planned in todo]
     epochs = sum(planned.epochs for planned in todo)
     total = None if None in costs else sum(cost for cost in costs if cost is not None)

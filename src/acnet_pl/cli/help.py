@@ -21,7 +21,7 @@ from acnet_pl.config.signatures import signature
 
 __all__ = ["run_help", "topic_of"]
 
-# Of each command: what it does.
+# What each command does.
 _ABOUT = {
     "fit": "Train a network, fuse it into plain convolutions, check the fused network, and test both.\n"
     "All is written to runs/NAME/TIME: config.yaml, checkpoints/, metrics.csv, fused.safetensors, summary.json.",
@@ -146,7 +146,7 @@ def _screen(command: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str
 
 
 def _part(group: str, catalogue: Catalogue, defaults: dict[str, Any]) -> Iterator[str]:
-    """The options of a part."""
+    """Yield the help lines of a part of the options."""
     if group in (*SLOTS, CALLBACK):
         chosen = f" NAME: the {SLOTS[group]}; default {_default(group, catalogue, defaults)}" if group in SLOTS else ""
         yield f"--{group}{chosen or '+ NAME: one more callback'}"
@@ -169,7 +169,7 @@ def _part(group: str, catalogue: Catalogue, defaults: dict[str, Any]) -> Iterato
 
 
 def _class(slot: str, catalogue: Catalogue, defaults: dict[str, Any]) -> Iterator[str]:
-    """The options of the class that is chosen in a slot."""
+    """Yield the help lines of the class that is chosen in a slot."""
     owner = catalogue.owner(slot)
     assert owner is not None
     yield from columns(f"{owner.name}: {owner.summary}" if owner.summary else owner.name)
@@ -184,7 +184,7 @@ def _option(option: KnownOption, default: str) -> Iterator[str]:
 
 
 def _default(name: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str:
-    """The value that an option has where nothing is said, as it would be typed."""
+    """Return an option's default as it would be typed; "" if it has none."""
     if name in defaults:
         text = text_of(defaults[name])
         return (text or str(defaults[name])).rpartition(".")[2] if name in SLOTS else text or str(defaults[name])

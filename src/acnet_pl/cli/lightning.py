@@ -92,7 +92,7 @@ class CLI(RunOptions):
         check_accelerator(trainer.accelerator, trainer.devices)
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's options from the checkpoint; refuse to where the user asked for another network.
+        """Take the model's options from the checkpoint; raise an error if the user asked for another network.
 
         Raises:
             ValueError: The checkpoint cannot be read safely, or has another backbone or conv than the configuration.

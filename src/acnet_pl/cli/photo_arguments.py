@@ -1,4 +1,4 @@
-"""The photos that a command line names: files, folders and patterns."""
+"""Find the photos that a command line names by files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["NamedPhotos", "check_photos", "find_photos", "true_class"]
 
 @dataclass
 class NamedPhotos:
-    """What was named.
+    """Photos that a command line names.
 
     Attributes:
         roots: The photos, each once, in the order in which they were named, those of a folder sorted; and of each the

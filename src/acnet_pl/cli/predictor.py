@@ -1,4 +1,4 @@
-"""What ``predict`` is given as a network: a checkpoint, a fused.safetensors or an ONNX file, ready for photos."""
+"""Load the network for ``predict`` from a checkpoint, a fused.safetensors or an ONNX file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Predictor", "load_predictor"]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with what it needs to classify photos.
+    """Network with the classes and image preparation that it needs to classify photos.
 
     Attributes:
         class_names: In the order of its outputs.

@@ -1,4 +1,4 @@
-"""Standard output and error whose reader may go away, as ``head`` does when it has enough."""
+"""Standard output and error that raise no error when their reader, such as ``head``, has ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["outlive_readers", "stream_to"]
 
 
 class _Pipe(io.FileIO):
-    """A file descriptor that leads to nowhere once nobody reads it."""
+    """File descriptor that is redirected to the null device once its reader has ended."""
 
     def write(self, content: object) -> int:
         try:
@@ -27,7 +27,7 @@ class _Pipe(io.FileIO):
 
 
 class _Unbuffered(io.BufferedWriter):
-    """Writes at once, as standard error does: what a process says before it is killed is not lost."""
+    """Buffer that is flushed after every write, so that the last output of a killed process is not lost."""
 
     def write(self, content: Buffer) -> int:
         written = super().write(content)
@@ -36,7 +36,7 @@ class _Unbuffered(io.BufferedWriter):
 
 
 def stream_to(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
-    """Open a text stream to a file descriptor that goes on without an error when its reader has gone.
+    """Open a text stream to a file descriptor that raises no error when its reader has ended.
 
     Args:
         descriptor: Of a pipe or a file; it stays open when the stream is closed.
@@ -53,7 +53,7 @@ def stream_to(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def outlive_readers() -> None:
-    """Let a command finish, a training above all, when the program that reads its output ends before it does."""
+    """Let a command finish even if the program that reads its output ends first."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):

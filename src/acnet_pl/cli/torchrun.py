@@ -27,7 +27,7 @@ def fresh_store() -> TCPStore | None:
     a process that reads one of them instead of waiting for its new neighbour's cannot connect
     (https://github.com/pytorch/pytorch/issues/135712). So the first process opens a store of its own, leaves its port
     with the launcher, and all put it where ``init_process_group`` looks. The launchers of several machines do not count
-    restarts alike, so nothing tells a port from that of an earlier start but that its store answers.
+    restarts alike, so a port counts as current only if its store answers.
 
     Returns:
         The store, which must live as long as the process, or None where no launcher keeps one.
@@ -56,11 +56,11 @@ def _store_that_answers(launcher: TCPStore, address: str) -> TCPStore:
     while time.monotonic() < deadline:
         port, name = launcher.get(_KEY).decode().split()
         try:
-            socket.create_connection((address, int(port)), timeout=2).close()  # which the store would try noisily
+            socket.create_connection((address, int(port)), timeout=2).close()  # the store would warn of a failure
             store = _store(address, int(port), is_master=False, timeout=timedelta(seconds=2))
             if store.get(_KEY).decode() == name:
                 return store
-        except (OSError, DistError):  # of a process that has ended, or a stranger's
+        except (OSError, DistError):  # the port of a process that has ended, or of another program
             time.sleep(0.1)
     raise RuntimeError(f"acnet_pl: the first process cannot be reached at {address}; is a firewall in the way?")
 

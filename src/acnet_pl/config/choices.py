@@ -27,12 +27,12 @@ PASSED = {
     "model.optimizer": ("params",),
     "model.schedule": ("optimizer",),
 }
-"""What a class of each slot is given by the package, and not by a configuration."""
+"""Parameters of each slot's class that the package itself passes, so that no configuration gives them."""
 
 CALLBACK = "trainer.callbacks"
 """Option whose value is a list of classes."""
 
-# Of each such option: the folder that has this package's classes, their base, and the entry points of other packages.
+# For each such option: the folder of this package's classes, their base, and the entry points of other packages.
 _KINDS = {
     "data": ("data", "LightningDataModule", "data"),
     "model.backbone": ("backbones", "Module", "backbones"),
@@ -43,7 +43,7 @@ _LIBRARY = {"model.optimizer": "torch.optim", "model.schedule": "torch.optim.lr_
 # These take functions or other schedulers, which no configuration can give.
 _NEED_PYTHON = {"ChainedScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR"}
 
-# Torch's class does not know what it watches.
+# Lightning's class has the parameter `monitor`; torch's does not.
 _WITH_MONITOR = {"ReduceLROnPlateau": "pytorch_lightning.cli.ReduceLROnPlateau"}
 
 
@@ -83,12 +83,12 @@ def resolve(slot: str, name: str) -> str | None:
         library = f"{_LIBRARY.get(slot)}.{name}"
         return choices(slot).get(name) or (library if _class(library) else None)
     package = name.partition(".")[0]
-    # Of other packages the parser knows more: they may make their names as they please.
+    # Names in other packages are left to the parser: a package may create them when it is imported.
     return name if package not in ("acnet_pl", "torch") or _class(name) or definition(name) else None
 
 
 def _concrete(package: str, base: str) -> dict[str, str]:
-    """The classes that a package exports which have a base, and are not abstract."""
+    """Return a package's exported concrete classes that derive from ``base``, as ``{name: dotted path}``."""
     found = {}
     for name in sorted(exported(package)):
         defined = _class(f"{package}.{name}")
@@ -98,7 +98,7 @@ def _concrete(package: str, base: str) -> dict[str, str]:
 
 
 def _unlisted(folder: str, base: str) -> dict[str, str]:
-    """The same of the modules in a folder from which its ``__init__`` imports nothing."""
+    """Return the same as `_concrete` for those modules of a folder from which its ``__init__`` imports nothing."""
     listed = set(_imported(f"acnet_pl.{folder}"))
     return {
         name: path
@@ -109,7 +109,7 @@ def _unlisted(folder: str, base: str) -> dict[str, str]:
 
 
 def _imported(package: str) -> Iterator[str]:
-    """The modules from which a package's ``__init__`` imports the names that it exports."""
+    """Yield the module that defines each name exported by a package."""
     for name in exported(package):
         if (found := definition(f"{package}.{name}")) is not None:
             yield found.module
@@ -121,21 +121,21 @@ def _class(path: str) -> Definition | None:
 
 
 def _above(defined: Definition) -> list[Definition]:
-    """The direct bases that can be followed."""
+    """Return the direct bases whose source can be found."""
     assert isinstance(defined.node, ast.ClassDef)
     found = [_class(f"{defined.module}.{ast.unparse(base)}") for base in defined.node.bases]
     return [base for base in found if base is not None]
 
 
 def _bases(defined: Definition) -> set[str]:
-    """Names of all bases, as far as they can be followed."""
+    """Return the names of all bases, without those above a base whose source cannot be found."""
     assert isinstance(defined.node, ast.ClassDef)
     own = {ast.unparse(base).rpartition(".")[2] for base in defined.node.bases}
     return own.union(*(_bases(base) for base in _above(defined)))
 
 
 def _abstract(defined: Definition) -> set[str]:
-    """Names of the abstract methods that a class has or has left abstract."""
+    """Return the names of a class's methods that are still abstract."""
     assert isinstance(defined.node, ast.ClassDef)
     left: set[str] = set()
     for base in reversed(_above(defined)):

@@ -23,7 +23,7 @@ _AMBIGUOUS = ("ReduceLROnPlateau",)
 
 
 def settled(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Remove descriptions of classes that a later source replaces from configurations.
+    """Remove from configurations the descriptions of classes that a later source replaces.
 
     Args:
         args: The command and its arguments.
@@ -78,7 +78,7 @@ def _rewritten(arguments: Arguments, dropped: dict[int, list[str]]) -> list[str]
 
 
 def _without(content: dict[str, Any], slots: Sequence[str]) -> dict[str, Any]:
-    """A configuration without what it says of some slots, and with full names in place of ambiguous ones."""
+    """Return a configuration without the entries of some slots, and with full names in place of ambiguous ones."""
     changed = json.loads(json.dumps(content, default=str))
     for slot in SLOTS:
         *parents, last = slot.split(".")

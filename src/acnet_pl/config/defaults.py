@@ -46,7 +46,7 @@ def default_configs(args: Sequence[str]) -> list[str]:
 
 
 def with_checkpoint(args: Sequence[str]) -> list[str]:
-    """Return a command line in which the one file that `validate` or `test` is given is its ``--ckpt_path``.
+    """Return a command line in which the single file given to `validate` or `test` is its ``--ckpt_path``.
 
     Args:
         args: The command and its arguments.
@@ -125,7 +125,7 @@ def data_of_checkpoint(path: Path) -> tuple[Path | None, Any]:
 
 
 def _named(arguments: Arguments, slot: str) -> list[str]:
-    """The classes that a command line and its configurations name for a slot."""
+    """Return the classes that a command line and its configurations name for a slot."""
     found = []
     for option in arguments.options:
         if option.name in (slot, f"{slot}.class_path"):

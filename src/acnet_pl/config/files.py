@@ -97,7 +97,7 @@ def read_config(given: str) -> dict[str, Any]:
 
 
 def with_recipes(words: Sequence[str]) -> list[str]:
-    """Return a command line in which ``experiments/...`` is a file of the package where the folder has none.
+    """Return a command line in which the package's files replace missing configurations ``experiments/...``.
 
     Args:
         words: The command and its arguments.
@@ -121,7 +121,7 @@ def check_there(path: Path, what: str) -> None:
 
 
 def check_output(output: Path, *read: Path) -> None:
-    """Raise a UsageError for an output that is a folder, cannot be made, or would take the place of what is read.
+    """Raise a UsageError for an output that is a folder, cannot be made, or is a file that the command reads.
 
     Args:
         output: File to be written.
@@ -157,7 +157,7 @@ def nearby(path: Path) -> str:
 
 
 def _fault(error: Exception, text: str) -> str:
-    """Where YAML cannot be read, and why."""
+    """Return where and why a text is not readable as YAML, as the end of an error message."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f": cannot be read as YAML: {' '.join(str(error).split())[:200]}"
@@ -174,7 +174,7 @@ def _fault(error: Exception, text: str) -> str:
 
 
 def _nearest_file(path: Path) -> str | None:
-    """A configuration with a similar name beside the one that is missing, or else among the recipes."""
+    """Return a configuration with a name similar to a missing one's, from its folder or else the recipes, or None."""
     folder = path.parent if path.parent.is_dir() else Path()
     for files in (folder.glob("*.y*ml"), Path("experiments").rglob("*.yaml"), EXPERIMENTS.rglob("*.yaml")):
         by_name = {file.name: str(file) for file in files}

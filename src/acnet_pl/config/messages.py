@@ -20,7 +20,7 @@ __all__ = ["RUNNING", "ReadableErrors", "show_mistake"]
 RUNNING: ContextVar[str] = ContextVar("command", default="")
 """The command that runs."""
 
-# What jsonargparse says about how it looked for a value, where what it expected is enough.
+# Lines of jsonargparse's errors that add nothing to the expected type.
 _NOISE = re.compile(r"Does not validate against any|Subtypes:|^\s*Errors:|Given value type|Namespace\(")
 _EXPECTED = re.compile(r"^(?:- )?Expected (?:an? )?(.+?)(?:\. Got value: (.*))?$")
 _TYPES = {"int": "an int", "float": "a float", "bool": "true or false", "NoneType": "null", "str": "text"}
@@ -75,7 +75,7 @@ def readable(message: str, known: Sequence[str] = ()) -> str:
 
 
 def _merged(lines: Iterable[str]) -> list[str]:
-    """Lines in which what was expected and what was got are one sentence."""
+    """Merge the lines about expected types and the given value into one sentence."""
     kept: list[str] = []
     expected: list[str] = []
     got = ""
@@ -94,7 +94,7 @@ def _merged(lines: Iterable[str]) -> list[str]:
 
 
 def _type(text: str) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     if found := re.fullmatch(r"Literal\[(.*)\]", text):
         return f"one of {found[1]}".replace("'", "")

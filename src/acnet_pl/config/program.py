@@ -14,7 +14,7 @@ _SCRIPT = "acnet-pl"
 
 
 def program() -> str:
-    """Return ``acnet-pl`` if it was started so, else ``PYTHON -m acnet_pl``."""
+    """Return the command that starts this program: ``acnet-pl`` if that was used, else ``PYTHON -m acnet_pl``."""
     started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("-")
     if started.stem == _SCRIPT:
         return _word(started, _SCRIPT)
@@ -27,9 +27,9 @@ def python() -> str:
 
 
 def _word(file: Path, name: str) -> str:
-    """The name, where the shell finds this very file under it; else the file's path, from here where that is short."""
+    """Return the name if the shell finds this file by it, else the path, relative if below the working folder."""
     found = shutil.which(name)
-    # Not resolved: the Python of an environment is a link to one that knows nothing of it.
+    # Links are not resolved: the Python of an environment is a link to one outside of it.
     if found is not None and os.path.abspath(found) == os.path.abspath(file):  # noqa: PTH100
         return name
     path = file.absolute()

@@ -54,7 +54,7 @@ class Claim:
         os.close(self.descriptor)
 
     def abandon(self) -> None:
-        """Remove the folder of a run that could not begin, if it was made for it and holds nothing else by now."""
+        """Remove the folder of a run that could not begin, if it is new and holds only the run's own files."""
         if not self.is_new or {entry.name for entry in self.folder.iterdir()} - {CONFIG, MARKER}:
             return
         (self.folder / CONFIG).unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         return Path(os.environ.get(_VARIABLE) or Path(runs_dir) / name / "other-process")
-    # No run is named before an earlier one, though the clock be set back: the newest is found by its name.
+    # A name sorts after those of earlier runs even if the clock was set back: the newest run is found by its name.
     newest, last, _ = max(map(run_order, (Path(runs_dir) / name).glob("*")), default=("", 0, ""))
     now = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     started, first = (now, 1) if now > newest else (newest, last + 1)
@@ -109,7 +109,7 @@ def _lock(descriptor: int) -> bool:
     except ImportError:  # Windows: nothing keeps two processes from one folder
         return True
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with this process, whatever it has forked
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, even if a fork lives on
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)  # some file systems of clusters have no locks
     return True

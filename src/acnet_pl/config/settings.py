@@ -62,7 +62,7 @@ def settings_of_arguments(arguments: Arguments) -> Iterator[Setting]:
 
 
 def settings_of_files(files: list[str]) -> Iterator[Setting]:
-    """Yield the settings of files that lie under the command line."""
+    """Yield the settings of default files, which the command line overrides."""
     for file in files:
         yield from _settings(content_of(file), "", "", file, -1)
 
@@ -107,7 +107,7 @@ def _settings(content: Mapping[Any, Any], above: str, typed: str, source: str, p
 
 
 def _class(name: str, value: Mapping[Any, Any], typed: str, source: str | None, position: int) -> Iterator[Setting]:
-    """What the description of a class sets: the class, then its options."""
+    """Yield the settings in the description of a class: the class, then its options."""
     if "class_path" in value:
         yield Setting(name, value["class_path"], typed, source, position)
     elif "init_args" not in value:  # options without ``init_args`` around them, or nothing that is a class

@@ -35,9 +35,9 @@ class Parameter:
 
     Attributes:
         name: Its name.
-        annotation: Its type, with the module whose names that uses; None where it has none.
-        default: Source text of the default; None where the parameter is required.
-        help: What the docstring says of it.
+        annotation: Its annotation; None if it has none.
+        default: Source text of the default; None if the parameter is required.
+        help: Its description in the docstring.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Signature:
     """Signature and documentation of a class or function.
 
     Attributes:
-        path: Dotted path under which it was asked for.
+        path: Dotted path that `signature` was called with.
         module: Path of the module that defines it.
         summary: First paragraph of its docstring.
         parameters: By name.
@@ -66,7 +66,7 @@ class Signature:
 
     @property
     def name(self) -> str:
-        """Name without the module."""
+        """Return the name without the module."""
         return self.path.rpartition(".")[2]
 
 
@@ -93,7 +93,7 @@ def signature(path: str) -> Signature | None:
         initializer = _member(found, "__init__")
         if initializer is None:
             return Signature(path, module, summary, dict(_fields(node, described)), is_open=False)
-        if not described:  # they are where the initializer is: in its docstring, or in that of a class above
+        if not described:  # then the docstring of the initializer or of a base class has them
             described = _documentation(ast.get_docstring(initializer.node) or "")[1]  # type: ignore[arg-type]
             described = described or _described(found)
         module, function = initializer.module, initializer.node
@@ -132,7 +132,7 @@ def definition(path: str, depth: int = 0) -> Definition | None:
 
     Args:
         path: Dotted path.
-        depth: Imports followed so far; they may go round in circles.
+        depth: Imports followed so far; they may form a cycle.
     """
     module, _, name = path.rpartition(".")
     if not module or depth > 8:
@@ -181,7 +181,7 @@ def _file(module: str) -> Path | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, those under ``if TYPE_CHECKING`` and ``try`` included."""
+    """Yield the statements of a module, and those in the bodies of its ``if`` and ``try`` statements."""
     for node in body:
         yield node
         if isinstance(node, (ast.If, ast.Try)):
@@ -215,7 +215,7 @@ def _member(owner: Definition, name: str) -> Definition | None:
 
 
 def _described(owner: Definition) -> dict[str, str]:
-    """What the docstring of a class, or of the first of its bases that says anything, says of the parameters."""
+    """Return the descriptions of parameters in a class's docstring, else in that of the first base that has any."""
     assert isinstance(owner.node, ast.ClassDef)
     described = _documentation(ast.get_docstring(owner.node) or "")[1]
     bases = (definition(f"{owner.module}.{base.id}") for base in owner.node.bases if isinstance(base, ast.Name))
@@ -224,7 +224,7 @@ def _described(owner: Definition) -> dict[str, str]:
 
 
 def _fields(node: ast.ClassDef, described: dict[str, str]) -> Iterator[tuple[str, Parameter]]:
-    """The fields of a dataclass."""
+    """Yield the name and parameter of each field, if the class is a dataclass."""
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return
     for statement in node.body:
@@ -248,7 +248,7 @@ def _parameters(node: ast.FunctionDef, described: dict[str, str]) -> Iterator[tu
 
 
 def _documentation(docstring: str) -> tuple[str, dict[str, str]]:
-    """The first paragraph of a Google-style docstring, and what its Args or Attributes say of each name."""
+    """Return the first paragraph of a Google-style docstring, and its descriptions of arguments or attributes."""
     docstring = inspect.cleandoc(docstring)
     summary = " ".join(docstring.partition("\n\n")[0].split())
     described: dict[str, str] = {}
@@ -266,7 +266,7 @@ def _documentation(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of reStructuredText."""
+    """Remove reStructuredText's markup and a final "Default: ..." from a description."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     text = re.sub(r"\s*Default: .*$", "", text)
     return re.sub(r"``?", "", text)

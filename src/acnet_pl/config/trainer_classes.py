@@ -19,7 +19,7 @@ TRAINER_CLASSES = {CALLBACK: "callback", "trainer.logger": "logger"}
 _LIBRARIES = {CALLBACK: "pytorch_lightning.callbacks", "trainer.logger": "pytorch_lightning.loggers"}
 
 _FILLED_IN = {CALLBACK: frozenset[str](), "trainer.logger": frozenset({"save_dir"})}
-"""Parameters that the command line gives itself if they are missing: loggers write into the run's folder."""
+"""Parameters that the command line fills in if they are missing: loggers write into the run's folder."""
 
 
 def check_trainer_classes(settings: Iterable[Setting]) -> None:
@@ -50,7 +50,7 @@ def check_trainer_classes(settings: Iterable[Setting]) -> None:
 
 
 def no_such_class(option: str, name: str) -> str:
-    """Return what to say of a class that the parser does not find.
+    """Return the error message for a class that the parser does not find.
 
     Args:
         option: One of `TRAINER_CLASSES`.
@@ -62,14 +62,14 @@ def no_such_class(option: str, name: str) -> str:
 
 
 def _known(option: str) -> dict[str, str]:
-    """The classes that an option can name without their module, by name."""
+    """Return the classes that an option can name without their module, as ``{name: dotted path}``."""
     library = _LIBRARIES[option]
     theirs = {name: f"{library}.{name}" for name in exported(library) if name not in ("Callback", "Logger")}
     return {**theirs, **(choices(option) if option == CALLBACK else {})}
 
 
 def _classes(value: Any) -> Iterator[tuple[str, set[str]]]:
-    """The name of each class in the value of an option, and the parameters that it is given there."""
+    """Yield the name of each class in an option's value, and the names of the parameters given there."""
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and item.replace(".", "_").isidentifier() and item not in ("null", "true", "false"):
             yield item, set()

@@ -59,13 +59,13 @@ def _loaded(text: str) -> Any:
 
 
 def _package(word: str) -> str | None:
-    """The package of a dotted name; None for other words."""
+    """Return the package of a dotted name; None for other words."""
     parts = word.split(".")
     return parts[0] if len(parts) > 1 and all(part.isidentifier() for part in parts) else None
 
 
 def _words(arguments: Arguments) -> Iterator[str]:
-    """The words of a command line but for options, and the text in the files that ``--config`` gives."""
+    """Yield the positional words and the texts in option values (not ``--trust``'s) and in ``--config`` files."""
     yield from (word for _, word in arguments.positional)
     for option in arguments.options:
         if option.value is not None and option.name != "trust":

@@ -50,7 +50,7 @@ def augment_by(images: Tensor, words: Tensor, *, pad: int, flip: bool) -> Tensor
 
 
 def pad_crop_flip(images: Tensor, pad: int, tops: Tensor, lefts: Tensor, flipped: Tensor) -> Tensor:
-    """Pad each image by zeros, cut the window of the original size at its own offset, and flip it if it is to be.
+    """Pad each image with zeros, cut a window of the original size at the image's offset, and flip chosen images.
 
     Args:
         images: ``(N, H, W, C)``, of any dtype.
@@ -106,10 +106,10 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @cache
 def _row_of(mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """One factor and one shift for each value of a row: long inner loops, four times as fast as (C, 1, 1) on a CPU.
+    """Return a factor and a shift for each value of a row; on a CPU, four times as fast as shape (C, 1, 1).
 
-    Kept, because a copy from the host would make a GPU wait in every batch, and cannot be part of a CUDA graph; and
-    never forgotten, because a graph reads it from where it is.
+    The tensors are cached, because a copy from the host would make a GPU wait in every batch, and cannot be part of a
+    CUDA graph. The cache never drops them, because a graph reads them at a fixed address.
     """
     with torch.inference_mode(False):
         std64, mean64 = (torch.tensor(x, dtype=torch.float64) for x in (std, mean))

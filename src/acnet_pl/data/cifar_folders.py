@@ -37,11 +37,11 @@ class CIFARFolders:
     size: tuple[int, int]
 
     def are_there(self) -> bool:
-        """Whether there is a folder of training or of test images."""
+        """Return True if there is a folder of training or of test images."""
         return (self.root / "train").is_dir() or (self.root / "test").is_dir()
 
     def check(self) -> None:
-        """See that both folders are there and have the same classes, as many as they must.
+        """Check that both folders exist and have the same classes, as many as the data set has.
 
         Raises:
             DataError: They do not.
@@ -58,7 +58,7 @@ class CIFARFolders:
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the class folders: sorted, as torchvision's ImageFolder numbers them."""
+        """Return the names of the class folders, sorted as torchvision's ImageFolder numbers them."""
         return self._class_names("train")
 
     def read(self, split: Literal["train", "test"]) -> InMemoryImages:

@@ -32,14 +32,14 @@ class UnreadableImageError(ValueError):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this context torchvision does not say of every batch that its nvJPEG decoder moves to another package."""
+    """Suppress, within this context, torchvision's warning that its nvJPEG decoder moves to another package."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_DEPRECATED, category=DeprecationWarning)
         yield
 
 
 def decode(encoded: Tensor, upright: bool = False) -> Tensor:
-    """Decode one image to RGB as ``PIL.Image.open(file).convert("RGB")`` does, but for grey images of more than 8 bits.
+    """Decode one image to RGB as ``PIL.Image.open(file).convert("RGB")`` does, except grey images of more than 8 bits.
 
     Those are scaled: 16-bit values by 65,535 and floating-point values by 1, where Pillow clips them to white.
     JPEGs are decoded by libjpeg-turbo straight into a tensor; whatever it refuses, and every other format (ImageNet has
@@ -205,7 +205,7 @@ def _decode_by_pillow(encoded: Tensor, upright: bool) -> Tensor:
 
 
 def _is_deep(mode: str) -> bool:
-    """Return whether one of Pillow's modes is grey of more than 8 bits."""
+    """Return True if one of Pillow's modes is grey of more than 8 bits."""
     return mode == "F" or mode.startswith("I")
 
 

@@ -121,14 +121,14 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def find_split(self, name: SplitName) -> Split:
-        """List the images of a split; "test" is not asked for where `validates_on_test_images`."""
+        """List the images of a split; "test" is never requested if `validates_on_test_images`."""
 
     def training_order(self, split: Split) -> Callable[[int], Tensor] | None:
-        """Return the order of the images as a function of the epoch; None is a random permutation."""
+        """Return the order of the images as a function of the epoch; None for a random permutation."""
         return None
 
     def fetch_ahead(self, split: Split, sampler: EpochSampler, world_size: int) -> Progress | None:
-        """Return what follows the passes of the training loader, to fetch images ahead of their use."""
+        """Return an object that fetches images ahead of the training loader; None if there is nothing to fetch."""
         return None
 
     def setup(self, stage: str | None = None) -> None:
@@ -217,7 +217,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
     def transfer_batch_to_device(
         self, batch: Batch | EncodedBatch, device: torch.device, dataloader_idx: int
     ) -> Batch | EncodedBatch:
-        """Move a batch; what is still encoded stays on the CPU, where nvJPEG takes it from."""
+        """Move a batch to the device; images that are still encoded are decoded there, from CPU memory."""
         if not isinstance(batch, EncodedBatch):
             moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
             return moved
@@ -240,7 +240,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return (images if trainer is None else trainer.precision_plugin.convert_input(images)), labels
 
     def _needed(self, stage: str | None) -> list[SplitName]:
-        """The splits that a stage needs; `fit` validates."""
+        """Return the splits that a stage needs; `fit` needs those to validate on, too."""
         needed: list[SplitName] = ["train"] if stage in ("fit", None) else []
         if stage not in ("test", "predict") or self.validates_on_test_images:
             needed.append("val")
@@ -252,7 +252,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         return self.trainer is not None and bool(self.trainer.training)
 
     def _current_set(self) -> EncodedImages:
-        """The images of the loop that runs."""
+        """Return the images of the running loop."""
         if self._trains():
             return self.train_set
         validates = self.trainer is None or self.trainer.validating or self.trainer.sanity_checking
@@ -273,7 +273,7 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
         )
 
     def _processes(self) -> tuple[int, int]:
-        """The number of processes and the rank of this one."""
+        """Return the number of processes and the rank of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def _workers(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Cut:
         return resized_crop(image, box, self.size).permute(1, 2, 0)
 
     def words(self, epoch: int, indices: Tensor) -> list[int]:
-        """What decides the box of each image: it depends on ``(seed, epoch, index)`` alone."""
+        """Draw the random word that decides each image's box, from ``(seed, epoch, index)`` alone."""
         drawn: list[int] = random_words(self.seed or 0, epoch, indices).tolist()
         return drawn
 
@@ -98,8 +98,8 @@ class Unreadable:
     """Unreadable images of a split, counted by all decoding processes in shared memory.
 
     Args:
-        split: What they are images of.
-        limit: How many are put up with.
+        split: The split that has the images.
+        limit: Largest number that is not an error.
     """
 
     def __init__(self, split: Split, limit: int) -> None:
@@ -109,14 +109,14 @@ class Unreadable:
         self._met.share_memory_()  # type: ignore[no-untyped-call]
 
     def indices(self) -> list[int]:
-        """Return the indices."""
+        """Return the indices of the unreadable images found so far; [] if the limit is 0."""
         return self._met.nonzero().flatten().tolist() if self._limit else []
 
     def add(self, index: int, error: Exception) -> None:
-        """Add an index.
+        """Record an unreadable image.
 
         Raises:
-            DataError: There are too many now.
+            DataError: There are more than ``limit`` now.
         """
         if self._limit:
             self._met[index] = True

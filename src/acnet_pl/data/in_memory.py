@@ -26,7 +26,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
     """Base class for data sets kept in memory as uint8 and augmented on the training device.
 
     The loaders yield ``(images uint8 (N, H, W, C), labels int64 (N,), indices int64 (N,))``; under a Trainer the model
-    is handed ``(images float32 (N, C, H, W) in channels-last memory, labels)``, augmented in training and normalised
+    receives ``(images float32 (N, C, H, W) in channels-last memory, labels)``, augmented in training and normalised
     always. Outside of one, `normalize` does the latter::
 
         for images, labels, _ in data.test_dataloader():
@@ -196,7 +196,7 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         )
 
     def _processes(self) -> tuple[int, int]:
-        """The number of processes and the rank of this one."""
+        """Return the number of processes and the rank of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def _pins_memory(self) -> bool:

@@ -107,7 +107,7 @@ class PhotoFolders:
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a folder of test photos."""
+        """Return True if there is a folder of test photos."""
         return "test" in self.parts
 
     def split(self, name: str) -> FileSplit:

@@ -57,7 +57,7 @@ def _key(seed: int, epoch: int) -> int:
 
 
 def _output(key: int, position: Tensor) -> Tensor:
-    """SplitMix64's output number ``position`` from the state ``key``; int64 products wrap modulo 2^64."""
+    """Return SplitMix64's output number ``position`` from the state ``key``; int64 products wrap modulo 2^64."""
     word = (position + 1) * _GAMMA + key
     word = (word ^ _shift_right(word, 30)) * _FACTOR_1
     word = (word ^ _shift_right(word, 27)) * _FACTOR_2
@@ -74,7 +74,7 @@ def _wrap(number: int) -> int:
 
 
 def uniform_stream(word: int) -> Iterator[float]:
-    """Return uniform numbers in ``[0, 1)`` from a word: SplitMix64 started in that state.
+    """Yield uniform numbers in ``[0, 1)`` from SplitMix64, started in the state ``word``.
 
     Args:
         word: One word of `random_words`; any integer of 64 bits.

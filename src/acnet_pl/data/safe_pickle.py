@@ -38,19 +38,19 @@ def load_pickle(content: bytes) -> Any:
 
 
 class _Inert:
-    """Has no ``__dict__``, so that a pickle cannot set its attributes. Every subclass must have ``__slots__``, too."""
+    """Stand-in without ``__dict__``, so that no pickle sets attributes. Every subclass must have ``__slots__``, too."""
 
     __slots__ = ()
 
 
 class _ArrayName(_Inert):
-    """numpy.ndarray: only ever an argument of `_reconstruct`."""
+    """Stand-in for the class numpy.ndarray, which pickles only pass to ``_reconstruct``."""
 
     __slots__ = ()
 
 
 class _Array(_Inert):
-    """An array as it is being unpickled."""
+    """Array that is being unpickled."""
 
     __slots__ = ("value",)
 
@@ -63,16 +63,16 @@ class _Array(_Inert):
 
 
 class _DType(_Inert):
-    """numpy.dtype("u1")."""
+    """Stand-in for numpy.dtype("u1")."""
 
     __slots__ = ()
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Byte order, fields and flags: of no meaning for uint8."""
+        """Ignore byte order, fields and flags, which have no meaning for uint8."""
 
 
 class _Reconstruct(_Inert):
-    """numpy._core.multiarray._reconstruct: an array to be filled by its state."""
+    """Stand-in for numpy._core.multiarray._reconstruct, which makes an array that its state fills."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ class _Reconstruct(_Inert):
 
 
 class _FromBuffer(_Inert):
-    """numpy._core.numeric._frombuffer: an array of pickle protocol 5."""
+    """Stand-in for numpy._core.numeric._frombuffer, which makes the arrays of pickle protocol 5."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class _FromBuffer(_Inert):
 
 
 class _MakeDType(_Inert):
-    """numpy.dtype, for uint8 only."""
+    """Stand-in for numpy.dtype, for uint8 only."""
 
     __slots__ = ()
 
@@ -103,7 +103,7 @@ class _MakeDType(_Inert):
 
 
 class _EncodeLatin1(_Inert):
-    """_codecs.encode, as Python 3 writes bytes in protocols 0 to 2."""
+    """Stand-in for _codecs.encode, by which Python 3 writes bytes in protocols 0 to 2."""
 
     __slots__ = ()
 

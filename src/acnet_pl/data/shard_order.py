@@ -15,7 +15,7 @@ from acnet_pl.data.shards import ShardSplit
 __all__ = ["BLOCK", "LANES", "ShardPrefetcher", "shard_order"]
 
 LANES = 64
-"""Streams that an order is made of. Processes as many as a divisor of it read disjoint shards (but for their ends)."""
+"""Lanes of an order. If the number of processes divides it, they read disjoint shards (except at lanes' ends)."""
 BLOCK = 2048
 """Samples of a lane that are shuffled together. Shards hold samples in random order already."""
 _CONNECTIONS = 4
@@ -24,9 +24,9 @@ _CONNECTIONS = 4
 def shard_order(sizes: Sequence[int], seed: int, epoch: int, block: int = BLOCK, lanes: int = LANES) -> Tensor:
     """Return the order of an epoch: shards are shuffled, spread over lanes, and shuffled within blocks of a lane.
 
-    Position ``p`` is of lane ``p % lanes``. A process that takes every n-th sample, where n divides the number of
-    lanes, therefore takes some lanes whole: it needs its own shards alone and only a few at a time, while the order
-    of all processes together depends on neither their number nor anything but ``(sizes, seed, epoch)``.
+    Position ``p`` belongs to lane ``p % lanes``. If n divides the number of lanes, a process that takes every n-th
+    sample therefore takes whole lanes: it reads its own shards alone, and only a few at a time. The order of all
+    processes together depends on ``(sizes, seed, epoch)`` alone, not on the number of processes.
 
     Args:
         sizes: Samples in each shard; sample numbers count through them.
@@ -63,9 +63,9 @@ class ShardPrefetcher:
     """Background download of an epoch's remote shards into a cache of limited size.
 
     Args:
-        split: Whose shards.
-        share: Gives what this process takes in the coming epoch, in order.
-        ahead: How many samples before its first use a shard is fetched.
+        split: Images whose shards are fetched.
+        share: Returns this process's samples of the coming epoch, in order.
+        ahead: Samples before its first use at which a shard is fetched.
     """
 
     def __init__(self, split: ShardSplit, share: Callable[[], Sequence[int]], ahead: int) -> None:
@@ -80,7 +80,7 @@ class ShardPrefetcher:
         self._coming: Iterator[tuple[int, int]] = iter(())
 
     def begin(self, position: int) -> None:
-        """Start an epoch after a number of samples of this process."""
+        """Start an epoch at a position, counted in samples of this process."""
         self.stop()
         shards = (torch.searchsorted(self._split.firsts, torch.tensor(self._share()), right=True) - 1).tolist()
         self._last_use = {number: place for place, number in enumerate(shards)}
@@ -112,7 +112,7 @@ class ShardPrefetcher:
             position = self._position
             names = [shard.name for shard in self._split.shards]
             used = sorted((last, shard) for shard, last in self._last_use.items() if last < position)
-            # Those left over from an epoch before, which another machine reads now, would stay for ever.
+            # Shards of an earlier epoch that another machine reads now would otherwise stay for ever.
             others = [names[shard] for shard in range(len(names)) if shard not in self._last_use]
             try:
                 self._split.store.fetch(names[number])
@@ -121,7 +121,7 @@ class ShardPrefetcher:
                 continue
 
     def _next(self) -> int | None:
-        """Wait for the next shard to come into sight; None at the end."""
+        """Wait until a shard is needed within ``ahead`` samples, and return its number; None at the end."""
         with self._changed:
             for number, first in self._coming:
                 while not self._stopped and first >= self._position + self._ahead:

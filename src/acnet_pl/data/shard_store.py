@@ -76,18 +76,18 @@ class ShardStore:
         return path
 
     def size(self, name: str, default: int) -> int:
-        """Return the size of a file that is here, in bytes, or ``default`` for one that is still to be fetched."""
+        """Return the size of a file in bytes, or ``default`` if the file is not fetched yet."""
         try:
             return (self.folder / name).stat().st_size
         except OSError:
             return default
 
     def discard(self, first: Sequence[str], last: Sequence[str]) -> None:
-        """Remove fetched files until the cache is within its limit; of a local folder, nothing.
+        """Remove fetched files until the cache is within its limit; remove nothing from a local folder.
 
         Args:
-            first: What is removed before all else, in this order.
-            last: What may be removed then, the longest unused first.
+            first: Files to remove before all others, in this order.
+            last: Files to remove next, the longest unused first.
         """
         if not self.remote:
             return

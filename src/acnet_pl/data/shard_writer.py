@@ -34,8 +34,8 @@ class EncodedInMemory:
     """Images in memory as lossless PNG files.
 
     Args:
-        images: What is encoded when it is read.
-        name: What messages call it.
+        images: Images, each of which is encoded when it is read.
+        name: Name for error messages.
     """
 
     def __init__(self, images: InMemoryImages, name: str) -> None:
@@ -63,7 +63,7 @@ class EncodedInMemory:
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[int], Result], items: Iterable[int], ahead: int
 ) -> Iterator[Result]:
-    """The results of a function, in order, of which no more than ``ahead`` wait to be taken."""
+    """Yield the results of a function in the order of the items, at most ``ahead`` computed in advance."""
     futures = (pool.submit(function, item) for item in items)
     waiting = deque(islice(futures, ahead))
     while waiting:
@@ -73,7 +73,7 @@ def in_order(
 
 @contextmanager
 def new_folder(destination: Path) -> Iterator[Path]:
-    """A folder to write to that becomes ``destination`` when the block ends well, and is gone when it does not.
+    """Yield a temporary folder to write to; it becomes ``destination`` if the block succeeds, else it is removed.
 
     Raises:
         DataError: There is something at the destination already.
@@ -109,7 +109,7 @@ def write_shards(
         check: Decode every image, and stop at the first that cannot be.
 
     Returns:
-        How many shards each split has.
+        Number of shards of each split.
 
     Raises:
         DataError: The destination is not empty, or an image cannot be read.

@@ -34,8 +34,8 @@ class Shard:
     """One file of a split.
 
     Attributes:
-        name: Of the file.
-        items: Images in it.
+        name: Name of the file.
+        items: Number of images in it.
     """
 
     name: str
@@ -46,14 +46,13 @@ class ShardedImages:
     """Data set that ``python -m acnet_pl data optimize`` wrote: ``classes.json``, ``train/`` and ``val/``.
 
     Each split is a folder in LitData's format, whose samples are ``(bytes, int)``: an image file and its label. Shards
-    of which the index says anything else are refused, because LitData knows formats whose reading executes code
-    (pickle among them). Not even a forged index can have that happen here: what is in a shard is only ever taken as
-    the bytes of an image.
+    whose index says anything else are refused, because reading some of LitData's formats executes code (pickle among
+    them). A forged index cannot cause that here: the content of a shard is only ever read as image bytes and labels.
 
     Args:
         root: A local folder, or the address of one in object storage (``s3://``, ``gs://``, ...).
         cache_dir: Where remote shards are kept; the default is this user's in the machine's temporary folder.
-        cache_gb: How much of them, in 10^9 bytes.
+        cache_gb: Most that is kept of them, in 10^9 bytes.
     """
 
     def __init__(self, root: str, cache_dir: str | Path | None = None, cache_gb: float = 100) -> None:
@@ -61,15 +60,15 @@ class ShardedImages:
         self._cache = (cache_dir, cache_gb)
 
     def are_there(self) -> bool:
-        """Whether the folder is a data set of shards."""
+        """Return True for every remote folder, and for a local one that holds shards to train on."""
         return "://" in self.root or Path(self.root, "train", INDEX_FILE).is_file()
 
     @property
     def class_names(self) -> list[str]:
-        """Their names, in the order of the labels.
+        """Return the names of the classes, in the order of the labels.
 
         Raises:
-            DataError: There is no such file, or it is not a list of names.
+            DataError: ``classes.json`` is missing, or is not a list of names.
         """
         names = _json(ShardStore(self.root, *self._cache), CLASSES_FILE)
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -77,10 +76,10 @@ class ShardedImages:
         return names
 
     def split(self, name: str) -> ShardSplit:
-        """The shards of "train" or "val".
+        """Return the images of "train" or "val".
 
         Raises:
-            DataError: They are missing, malformed, or of a format that is not read here.
+            DataError: The shards are missing, malformed, or of a format that is not read here.
         """
         return ShardSplit(ShardStore(f"{self.root}/{name}", *self._cache), len(self.class_names))
 
@@ -186,7 +185,7 @@ class ShardSplit:
         return self._open[number]
 
     def _mapped(self, name: str) -> npt.NDArray[np.uint8]:
-        """The content of a shard; mapped, it stays readable when its file is removed from the cache."""
+        """Map a shard into memory; it stays readable when its file is removed from the cache."""
         while True:
             path = self.store.fetch(name)
             with suppress(FileNotFoundError):  # another process made room in between: fetch it again

@@ -16,7 +16,7 @@ __all__ = ["EpochSampler", "Progress", "TrainingLoader", "TrainingSampler", "rai
 
 
 class TrainingSampler(DistributedSampler[Batch]):
-    """Shuffles the data set for each epoch and deals it to the processes.
+    """Shuffles the data set for each epoch and splits it among the processes.
 
     The order depends on ``(seed, epoch)`` alone, and the batches of all processes at a step make up the batch of a
     single process at that step. Lightning calls `set_epoch` and, because this is a DistributedSampler, leaves it in
@@ -46,28 +46,28 @@ class TrainingSampler(DistributedSampler[Batch]):
 
     @property
     def start(self) -> int:
-        """How many of its samples this process skips at the beginning of the next pass."""
+        """Return the number of this process's samples to skip at the beginning of the next pass."""
         return self._resume_at if self.epoch == self._resume_epoch else 0
 
     def whole_pass(self) -> Iterator[int]:
-        """What this process takes in the epoch, from its beginning."""
+        """Return an iterator over this process's samples of the whole epoch."""
         return iter(super().__iter__())  # type: ignore[arg-type]
 
     def state_dict(self, taken: int | None = None) -> dict[str, int]:
-        """The epoch, and how many samples of it all processes together have taken.
+        """Return the epoch, and the number of its samples that all processes together have consumed.
 
         Args:
-            taken: How many this process has, if not all that were asked of the sampler have been used.
+            taken: Samples that this process has consumed; the default is all that the sampler has yielded.
         """
         return {"epoch": self.epoch, "taken": (self._taken if taken is None else taken) * self.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Have the next pass begin where the saved one stood, if it is a pass of the same epoch."""
+        """Start the next pass at the saved position, if it is a pass of the saved epoch."""
         self._resume_epoch, self._resume_at = state["epoch"], state["taken"] // self.num_replicas
 
 
 class EpochSampler(TrainingSampler):
-    """Says with each index which epoch it is for, as ``epoch * len + index``: decoding processes do not know.
+    """Yields ``epoch * len + index``, because decoding processes do not know the epoch.
 
     Args:
         dataset: The samples.
@@ -75,7 +75,7 @@ class EpochSampler(TrainingSampler):
         rank: This process.
         seed: Seed of the run.
         drop_last: Drop the samples that would make shares unequal.
-        order: Gives the order of an epoch, int64 ``(len(dataset),)``, instead of a random permutation.
+        order: Returns the order of an epoch, int64 ``(len(dataset),)``, instead of a random permutation.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class EpochSampler(TrainingSampler):
 
 
 class Progress(Protocol):
-    """Follows the passes of a `TrainingLoader`."""
+    """Object that a `TrainingLoader` tells its position in the epoch."""
 
     def begin(self, position: int) -> None:
         """Begin a pass after `position` samples of this process."""
@@ -116,14 +116,14 @@ class Progress(Protocol):
 
 
 class TrainingLoader(DataLoader[Batch]):
-    """A DataLoader that Lightning saves with its checkpoints, so that a resumed epoch goes on where it stood.
+    """DataLoader whose position Lightning saves in checkpoints, so that a resumed epoch continues from there.
 
-    Batches count when the loader yields them: worker processes are ahead of that.
+    A batch counts as consumed when the loader yields it; worker processes may have loaded later ones already.
 
     Args:
-        dataset: What is loaded.
-        progress: Told how much of an epoch this process has been handed.
-        **kwargs: Of DataLoader.
+        dataset: The samples.
+        progress: Told the number of the epoch's samples that this process has consumed.
+        **kwargs: Arguments of DataLoader.
     """
 
     def __init__(self, dataset: Dataset[Batch], *, progress: Progress | None = None, **kwargs: Any) -> None:
@@ -139,7 +139,7 @@ class TrainingLoader(DataLoader[Batch]):
         self._handed = start = self.sampler.start
         batches = super().__iter__()
         if self.progress is not None:
-            self.progress.begin(start)  # workers have started: what it opens is not theirs
+            self.progress.begin(start)  # after the workers have started, so that they do not inherit what it opens
         for number, batch in enumerate(raising(batches), 1):
             self._handed = min(start + number * size, self.sampler.num_samples)
             if self.progress is not None:
@@ -147,20 +147,22 @@ class TrainingLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is; nothing where Lightning has put another sampler in its place (overfit_batches)."""
+        """Return the position in the epoch; {} if Lightning has replaced the sampler, as for ``overfit_batches``."""
         return self.sampler.state_dict(self._handed) if isinstance(self.sampler, TrainingSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the saved position."""
+        """Continue from the saved position."""
         if state and isinstance(self.sampler, TrainingSampler):
             self.sampler.load_state_dict(state)
 
 
 def raising(batches: Iterator[Any]) -> Iterator[Any]:
-    """Hand on batches until one is an error: what went wrong in a worker process arrives so, without tracebacks.
+    """Yield batches until one is an error, and raise it.
+
+    Worker processes return errors as batches: an error that they raise would arrive with their tracebacks.
 
     Raises:
-        DataError: That one, or a worker process was killed.
+        DataError: A worker process returned it, or was killed.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How the processes that read and decode are started."""
+"""Number and start method of the processes that read and decode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def worker_context(world_size: int, num_workers: int) -> BaseContext | None:
         num_workers: Workers of each of them.
 
     Returns:
-        A context for `DataLoader`, or None where the platform's default does.
+        A context for `DataLoader`, or None where the platform's default is safe.
     """
     if world_size == 1 or num_workers == 0 or sys.platform == "win32":
         return None
@@ -62,7 +62,10 @@ class _Context(ForkServerContext):
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the program: a server or worker would run its file again, which a script without a guard is not made for."""
+    """Hide the main module within this context, so that no server or worker executes the program's file again.
+
+    Scripts without an ``if __name__ == "__main__"`` guard rely on that.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

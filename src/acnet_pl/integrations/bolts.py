@@ -73,10 +73,10 @@ def _repaired() -> Iterator[None]:
     if find_spec(_OLD) is None:
         sys.modules[_OLD] = import_module(_NEW)
     with warnings.catch_warnings(record=True) as caught:
-        # It asks NumPy for aliases that were removed, to put them back.
+        # pl_bolts looks up aliases that NumPy removed, to restore them.
         warnings.filterwarnings("ignore", r"In the future `np\.\w+` will be defined", FutureWarning, r"pl_bolts$")
         yield
-    # It uses, while imported, features that it calls under review; its own filter for these ended with the context.
+    # Its import warns of features under review. Its own filter for these warnings ended with the context above.
     under_review: type[Warning] = import_module("pl_bolts.utils.stability").UnderReviewWarning
     warnings.filterwarnings("once", category=under_review)
     for warning in caught:

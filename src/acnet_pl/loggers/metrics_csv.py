@@ -71,7 +71,7 @@ class _Writer(ExperimentWriter):
             self.metrics_keys = []
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning would remove the file here."""
+        """Do nothing; Lightning's own method would remove the file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with self.path.open(newline="") as file:

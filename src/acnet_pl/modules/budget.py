@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["built_within", "check_tensor_sizes"]
 
 _TIMES, _BYTES = 64, 64 * 2**20
-"""A network is built with more than its file holds: unfused, in float32, with buffers and what draws its kernels."""
+"""Factor and constant, because building takes more than the file: branches, float32, buffers and temporary tensors."""
 
 
 class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ def built_within(path: str | Path) -> Iterator[None]:
         path: The checkpoint or the fused file.
 
     Raises:
-        ValueError: More than 64 times the size of the file was asked for, and 64 MiB.
+        ValueError: The networks need more than 64 times the size of the file plus 64 MiB.
     """
     with _Budget(_TIMES * Path(path).stat().st_size + _BYTES):
         yield

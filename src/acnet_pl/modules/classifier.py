@@ -114,7 +114,7 @@ class ImageClassifier(LightningModule):
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = accuracies.clone(prefix="val/")
         self.test_accuracy = accuracies.clone(prefix="test/")
-        self.train_loss = MeanMetric(nan_strategy="disable")  # which a loss that is no number makes no number
+        self.train_loss = MeanMetric(nan_strategy="disable")  # keeps NaN: a NaN loss makes the mean NaN
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
 
@@ -289,7 +289,7 @@ class ImageClassifier(LightningModule):
             )
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
-        # Without an end of its own an epoch is the whole training.
+        # An epoch of an endless data set is the whole training.
         steps = total_steps if batches == math.inf else math.ceil(batches / self.trainer.accumulate_grad_batches)
         steps_per_epoch = max(1.0, steps)
         epochs = total_steps / steps_per_epoch

@@ -77,7 +77,7 @@ def _synchronised(name: str, norm: _BatchNorm) -> nn.SyncBatchNorm:
             "have; train without sync_batchnorm"
         )
     made = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
-    # The very dictionaries, so that both always hold the same tensors, whatever replaces them.
+    # Both share the dictionaries themselves, so that they hold the same tensors even if these are replaced.
     made._parameters, made._buffers, made._modules = norm._parameters, norm._buffers, norm._modules
     inherit_hooks(made, norm)
     made.training = norm.training

@@ -35,7 +35,7 @@ from acnet_pl.trust import TRUSTED, is_trusted
 __all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
 
 INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
-"""What Lightning is to build a model with that a checkpoint describes."""
+"""The one function by which Lightning may build a model that a checkpoint describes."""
 
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (nn.Module,),

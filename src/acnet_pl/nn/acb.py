@@ -172,7 +172,7 @@ class ACBlock(FusibleConv):
 
     @property
     def statistics_share(self) -> float:
-        """Share of each training batch whose statistics the branches' batch norms use; may be set at any time."""
+        """Return the share of a training batch whose statistics the branches' norms use; it may be set at any time."""
         return float(self._share)
 
     @statistics_share.setter
@@ -181,7 +181,7 @@ class ACBlock(FusibleConv):
 
     @property
     def share_apart(self) -> float:
-        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        """Return the share of a training batch on which branches are evaluated one by one, not only as their sum."""
         return self.statistics_share if self.norm is None else 0.0
 
     def reset_parameters(self) -> None:

@@ -106,7 +106,7 @@ class BranchedConv(FusibleConv):
 
     @property
     def share_apart(self) -> float:
-        """Share of a training batch on which the branches are evaluated one by one, and not only as their sum."""
+        """Return the share of a training batch on which branches are evaluated one by one, not only as their sum."""
         return 0.0 if self.norm is not None and list(self.norms()) == [self.norm] else 1.0
 
     def reset_parameters(self) -> None:

@@ -92,7 +92,7 @@ class ConvShape:
 
     @property
     def zero_padding(self) -> tuple[int, int]:
-        """Rows and columns of zeros that the branches pad; other padding modes pad the block's input beforehand."""
+        """Return the rows and columns of zeros that branches pad; (0, 0) in other modes, for which see `pad`."""
         return self.input_padding if self.padding_mode == "zeros" else (0, 0)
 
     def geometry(self, height: int, width: int, offset: tuple[int, int] | None = None) -> BranchGeometry:

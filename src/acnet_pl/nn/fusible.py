@@ -131,7 +131,7 @@ class FusibleConv(nn.Module, ABC):
 
     @property
     def share_apart(self) -> float:
-        """Part of a training batch, from 0 to 1, on which each branch is evaluated by itself.
+        """Return the part of a training batch, from 0 to 1, on which each branch is evaluated by itself.
 
         The rest of the batch is evaluated by one convolution with the sum of the branches.
         """

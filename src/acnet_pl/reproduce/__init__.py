@@ -9,10 +9,10 @@ from acnet_pl.config.discovery import installed, modules
 __all__ = ["ANALYSES", "ARTICLE", "TARGETS"]
 
 TARGETS = {**modules("reproduce.grids"), **installed("grids")}
-"""What can be reproduced: dotted path of each module with a `GRID`, by name."""
+"""Grids that can be reproduced: dotted path of each module with a `GRID`, by name."""
 
 ARTICLE = tuple(name for name in TARGETS if re.fullmatch(r"(table|fig)\d+", name))
 """The article's tables and figures."""
 
 ANALYSES = {**modules("reproduce.analyses"), **installed("analyses")}
-"""What can be computed on trained networks: dotted path of each module with an `ANALYSIS`, by name."""
+"""Analyses of trained networks: dotted path of each module with an `ANALYSIS`, by name."""

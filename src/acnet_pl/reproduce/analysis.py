@@ -1,4 +1,4 @@
-"""What an analysis of a grid's trained networks has to do."""
+"""Base class of the analyses of a grid's trained networks."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Analysis(ABC):
         return False
 
     def compute(self, run: PlannedRun, folder: Path, draws: int) -> None:
-        """Compute what takes long, and keep it in the folder of the run; needed only where `is_due` may be true."""
+        """Compute the slow part and store it in the run's folder; needed only if `is_due` may return True."""
         raise NotImplementedError(f"{type(self).__name__} is due for {run.run.name}, and has no `compute`")
 
     @abstractmethod
     def collect(self, result: GridResult) -> Mapping[tuple[str, str], Any]:
-        """Return what the finished runs of a grid show, by model and variant."""
+        """Return the results of a grid's finished runs, by model and variant."""
 
     @abstractmethod
     def as_json(self, found: Any) -> Any:

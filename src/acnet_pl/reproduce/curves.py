@@ -71,7 +71,7 @@ def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
 
 
 def _figures(logged: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    # Of figures that an epoch has once, the last stands: a resumed run may have evaluated twice.
+    # The last value counts: a resumed run may have evaluated an epoch twice.
     figures = {name: values[-1] for name, values in logged.items() if name != "logged_loss"}
     if "logged_loss" in logged:
         figures.setdefault("train_loss", fmean(logged["logged_loss"]))

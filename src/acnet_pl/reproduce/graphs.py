@@ -144,7 +144,7 @@ class _Group:
             try:
                 member.training.capture()
             except RuntimeError as error:
-                # What ends a failed capture may raise an error of its own after the first.
+                # Ending a failed capture may raise another error after the first.
                 if not isinstance(error, torch.OutOfMemoryError) and not isinstance(
                     error.__context__, torch.OutOfMemoryError
                 ):

@@ -156,7 +156,7 @@ class Grid:
     pruned: tuple[Variant, ...] | None = None
 
     def prunes(self, run: Run) -> bool:
-        """Return True if Fig. 5's curves of a run are part of this."""
+        """Return True if this grid has Fig. 5's curves of a run."""
         chosen = self.variants if self.pruned is None else self.pruned
         return "pruning" in self.analyses and run.variant in {variant.key for variant in chosen}
 

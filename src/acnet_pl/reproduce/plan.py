@@ -199,7 +199,7 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
 
 @cache
 def _cost_of(network: str, shape: tuple[int, int, int]) -> TrainingCost:
-    """Cost of the network that a JSON text describes: runs that differ by their seed alone have the same."""
+    """Return the cost of the network that a JSON text describes; runs that differ by their seed alone share it."""
     with torch.device("meta"):
         built = build_network(*json.loads(network))
     return training_cost(built, shape)
@@ -228,7 +228,7 @@ def describe_data(config: Mapping[str, Any]) -> str:
 
 
 class _OncePerSeed:
-    """Parse the settings of runs that differ by their seed alone once: parsing takes a quarter of a second."""
+    """Parser that parses once for runs that differ by their seed alone: parsing takes a quarter of a second."""
 
     def __init__(self, parser: SettingsParser) -> None:
         self._parser = parser

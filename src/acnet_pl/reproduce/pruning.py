@@ -23,7 +23,7 @@ from acnet_pl.reproduce.results import fused_file
 __all__ = ["PruningSummary", "compute_pruning", "locations", "stored_pruning", "summarize"]
 
 _FILE = "pruning.json"
-# Of files with another entry the curves are computed anew.
+# Curves in files with other values than these are computed anew.
 _EVALUATED = {"precision": "float32", "ratios": list(DEFAULT_RATIOS)}
 
 

@@ -138,7 +138,7 @@ def _reading(result: GridResult) -> Iterator[str]:
 
 
 def correlations(result: GridResult) -> Iterator[str]:
-    """Say what pairing by seed buys, of every gain that has three pairs."""
+    """Yield one sentence with the correlations of variants with the baseline, if any has the three pairs needed."""
     base, *others = result.grid.variants
     measure = result.grid.measures[0]
     found = [

@@ -168,7 +168,7 @@ class GridResult:
         )
 
     def correlation(self, model: str, variant: str, measure: Measure) -> Correlation:
-        """How the figures of a variant go with those of the baseline over pairs of one seed."""
+        """Return the correlation of a variant's figures with the baseline's over pairs of one seed."""
         base = self.sample(model, self.grid.variants[0].key, measure)
         return correlation(base, self.sample(model, variant, measure))
 

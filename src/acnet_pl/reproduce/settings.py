@@ -37,7 +37,7 @@ Settings = Mapping[str, Any]
 """Options by dotted name, of what decides a run's numbers."""
 
 _PARTS = ("seed_everything", "model", "data", "trainer", "checkpoint.monitor", "checkpoint.mode")
-# Of these parts, what is a matter of display, of the machine or of speed.
+# Options of these parts that concern only display, the machine or speed.
 _IMMATERIAL = {
     *(f"data.init_args.{name}" for name in ("download", "eval_batch_size", "num_workers", "pin_memory")),
     *(f"trainer.{name}" for name in ("logger", "default_root_dir", "log_every_n_steps", "profiler")),
@@ -48,7 +48,7 @@ _IMMATERIAL = {
     "model.num_classes",
 }
 _ABSENT = object()
-# Callbacks that watch and write; any other may change what is trained.
+# Callbacks that only watch and write; any other may change what is trained.
 _WATCHING = {
     *(set(callbacks.__all__) - {"LateFuse"}),
     *("DeviceStatsMonitor", "LearningRateMonitor", "ModelSummary", "RichModelSummary"),
@@ -201,7 +201,7 @@ def decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
     described = [part for part in (found if isinstance(found, list) else [found]) if isinstance(part, Mapping)]
     named = [(str(part.get("class_path")).rpartition(".")[2], part.get("init_args") or {}) for part in described]
     named = [("LateFuse" if name == "LateFold" else name, options) for name, options in named]  # its former name
-    # What is None is not chosen, and may be an option that the version that wrote it did not have.
+    # None means that no value was chosen; a configuration of an earlier version may lack the option.
     return [
         {name: {key: value for key, value in options.items() if value is not None}}
         for name, options in named
@@ -211,7 +211,7 @@ def decisive_callbacks(config: Mapping[str, Any]) -> list[Any]:
 
 def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, str) and isinstance(b, str) and "." in a and "." in b and "/" not in a:
-        # A class under the name of its package or of its module.
+        # A class may be named by its package or by its module.
         return a.split(".")[0] == b.split(".")[0] and a.rpartition(".")[2] == b.rpartition(".")[2]
     return bool(a == b)
 

@@ -101,7 +101,7 @@ class Correlation:
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        """The correlation with its interval, as far as there are such."""
+        """Return the correlation and its interval as text, as far as they are known."""
         if self.value is None:
             return f"unknown (n = {self.n})"
         if self.interval is None:

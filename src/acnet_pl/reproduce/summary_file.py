@@ -1,4 +1,4 @@
-"""What a finished run says of itself: ``summary.json``, checked before its figures are believed."""
+"""Read a finished run's ``summary.json``, and check it before its figures are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["read_summary"]
 
-# Figures that reports compute with; where there is one it is a number.
+# Figures that reports compute with; each is a number if present.
 _NUMBERS = {
     "": ("epochs", "seconds_per_epoch", "training_seconds"),
     "equivalence": ("fused_accuracy", "max_rel_difference", "max_abs_difference"),
@@ -23,7 +23,7 @@ _PARTS = ("metrics", "rotation", "equivalence", "fused", "versions")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return what summary.json of a run's folder says; None where there is none, or it is damaged."""
+    """Return the content of summary.json in a run's folder; None if it is missing or damaged."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

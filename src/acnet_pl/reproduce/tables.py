@@ -143,7 +143,7 @@ def _caption(result: GridResult, measure: Measure | None) -> str:
 
 
 def _ordered(result: GridResult) -> list[Published]:
-    """What was published for this recipe first."""
+    """Return the published figures, those for this recipe first."""
     return sorted(result.grid.published, key=lambda published: published.recipe != result.recipe)
 
 
@@ -166,7 +166,7 @@ def _gain_headings(adjusted: Mapping[tuple[str, str], float]) -> list[str]:
 
 
 def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float], key: tuple[str, str]) -> list[Cell]:
-    """The cells under `_gain_headings`; without an interval no gain is shown, only what each seed has."""
+    """Return the cells under `_gain_headings`; without an interval, no mean gain but the difference of each seed."""
     by_seed = Cell(", ".join(_signed(value) for value in gain.values.values()), "quiet")
     interval = gain.interval()
     p = [_probability(adjusted.get(key))] if len(adjusted) > 1 else []

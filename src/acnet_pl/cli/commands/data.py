@@ -91,7 +91,7 @@ def run(args: Sequence[str]) -> None:
 
 # Splits are not named as types here: to read the options, their modules would be imported.
 def _fault(split: Any, index: int) -> tuple[str | None, str | None]:
-    """What keeps an image from being decoded, or what is to be known of it."""
+    """Return why an image cannot be decoded, and a note if it is grey of more than 8 bits; each may be None."""
     from acnet_pl.data.decoding import UnreadableImageError, decode, value_range
     from acnet_pl.data.errors import DataError
 

@@ -110,7 +110,7 @@ def predict(
 
 
 def _names_photos(args: Sequence[str]) -> bool:
-    """Return whether photos are named or help is asked for, and not ``--ckpt_path`` and the data of a run."""
+    """Return True if the command classifies photos or shows help; False if it uses ``--ckpt_path`` and a run's data."""
     options = [word.partition("=")[0] for word in args[1:] if word.startswith("-")]
     return not {"--ckpt_path", "--config", "-c", "--print_config"} & {*options}
 
@@ -133,7 +133,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that belong to no option, and the options with their values."""
+    """Split words into those that belong to no option, and the options with their values."""
     given: list[str] = []
     options: list[str] = []
     rest = list(words)
@@ -155,7 +155,7 @@ def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _network_file(given: Path) -> Path:
-    """The file of a network: what was given, or the newest of a run's folder."""
+    """Return the file of a network; in a run's folder, the fused network, or else the last checkpoint."""
     check_there(given, "checkpoint")
     if not given.is_dir():
         return given
@@ -169,7 +169,7 @@ def _network_file(given: Path) -> Path:
 
 
 def _classified(predictor: Predictor, paths: Sequence[Path], batch_size: int) -> Iterator[tuple[int, Tensor | str]]:
-    """The probabilities ``(classes,)`` of each photo by its number, or why it cannot be decoded."""
+    """Yield each photo's number with its probabilities ``(classes,)``, or the reason why it cannot be decoded."""
     import torch
     from rich.progress import track
 
@@ -186,7 +186,7 @@ def _classified(predictor: Predictor, paths: Sequence[Path], batch_size: int) ->
 
 
 def _read(predictor: Predictor, paths: Sequence[Path], number: int) -> Tensor | str:
-    """A photo cut to size, uint8 ``(H, W, 3)``, or why it cannot be decoded."""
+    """Return a photo cut to size, uint8 ``(H, W, 3)``, or the reason why it cannot be decoded."""
     import numpy as np
     import torch
 

@@ -49,7 +49,7 @@ def changed_path(
     try:
         steps = _Evaluation(networks[1], whole).steps_on(example_input)
     except Exception as error:
-        _Evaluation(networks[0], whole).steps_on(example_input)  # an error of both is not of the replacement
+        _Evaluation(networks[0], whole).steps_on(example_input)  # an error of both is not caused by the replacement
         return f"{type(error).__name__}: {error}"
     return _first_difference(_Evaluation(networks[0], whole).steps_on(example_input), steps) if same else ""
 

@@ -42,7 +42,7 @@ _HOOKS = (
 
 
 _WHOLE = (nn.Module, Tensor, type, str, fx.Proxy)
-_PLAIN = {type(None), bool, int, float, str, torch.dtype, torch.device}  # of which most attributes of layers are
+_PLAIN = {type(None), bool, int, float, str, torch.dtype, torch.device}  # the types of most attributes of layers
 _CONTAINERS = {dict, OrderedDict, set, list, tuple}
 _MACHINERY = {"torch", "builtins", "pytorch_lightning", "lightning", "lightning_fabric", "weakref", "logging"}
 _REGISTERED = {"_parameters", "_buffers", "_modules"}

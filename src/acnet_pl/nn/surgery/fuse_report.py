@@ -47,12 +47,12 @@ class FuseReport:
 
     @property
     def fused(self) -> tuple[NormReport, ...]:
-        """The batch norms that are fused."""
+        """Return the batch norms that are fused."""
         return tuple(norm for norm in self.norms if norm.into)
 
     @property
     def left(self) -> tuple[NormReport, ...]:
-        """The batch norms that stay."""
+        """Return the batch norms that stay."""
         return tuple(norm for norm in self.norms if not norm.into)
 
     def reasons(self) -> dict[str, int]:

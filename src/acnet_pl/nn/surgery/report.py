@@ -52,12 +52,12 @@ class ConversionReport:
 
     @property
     def converted(self) -> tuple[LayerReport, ...]:
-        """The convolutions that blocks replaced."""
+        """Return the convolutions that blocks replaced."""
         return tuple(layer for layer in self.layers if layer.converted)
 
     @property
     def skipped(self) -> tuple[LayerReport, ...]:
-        """The convolutions that stayed."""
+        """Return the convolutions that stayed."""
         return tuple(layer for layer in self.layers if not layer.converted)
 
     def reasons(self) -> dict[str, int]:

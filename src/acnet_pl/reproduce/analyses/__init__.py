@@ -1,1 +1,1 @@
-"""What is computed on trained networks and shown in a report, one module each: an `ANALYSIS`."""
+"""Analyses of trained networks for a report, one module each, with an `ANALYSIS`."""

@@ -21,7 +21,7 @@ _COLUMNS = ("network", "kernels", "skeleton, sum", "skeleton, share", "corners, 
 
 class _Magnitude(Analysis):
     def collect(self, result: GridResult) -> Mapping[tuple[str, str], KernelMagnitude]:
-        """The kernel magnitude of the first finished network of each model and variant."""
+        """Return the kernel magnitude of the first finished network of each model and variant."""
         found: dict[tuple[str, str], KernelMagnitude] = {}
         for run in result.runs:
             key = run.planned.run.model, run.planned.run.variant

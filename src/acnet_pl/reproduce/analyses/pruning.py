@@ -29,7 +29,7 @@ class _Pruning(Analysis):
         compute_pruning(run, folder, draws)
 
     def collect(self, result: GridResult) -> Mapping[tuple[str, str], list[PruningSummary]]:
-        """The curves of all finished networks of a model and variant together, each with its own draws."""
+        """Return each model and variant's curves over all its finished networks, each with its own draws."""
         stored: dict[tuple[str, str], dict[str, list[PruningCurve]]] = {}
         for run in result.runs:
             if run.summary and run.folder:

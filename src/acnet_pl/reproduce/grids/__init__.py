@@ -1,1 +1,1 @@
-"""What can be reproduced, one module each: a `GRID` of the article or a smaller one."""
+"""Tables and figures of the article, and smaller grids, one module each, with a `GRID`."""
