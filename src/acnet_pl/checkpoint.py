@@ -138,7 +138,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Args:
-            checkpoint: What the trainer dumped.
+            checkpoint: The trainer's state.
             path: File to write.
             storage_options: ``{"previous": PATH}`` keeps what ``path`` was before under another name.
 

@@ -176,7 +176,7 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
     """Make an example input from a description: random for floating-point types, zeros for others.
 
     Args:
-        described: What `describe_inputs` returned.
+        described: Result of `describe_inputs`.
         precision: Of the floating-point numbers; None is what they were.
 
     Raises:

@@ -24,7 +24,7 @@ def keep_quiet() -> None:
 
 
 def keep_advice_quiet() -> None:
-    """Silence, on the command line, what Lightning says about options that are the package's."""
+    """Silence Lightning's advice on options that the command line sets itself."""
     for message in (".*args parameter is intended to run from within Python.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")

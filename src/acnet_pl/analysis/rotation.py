@@ -130,7 +130,7 @@ class RotationMetric(Metric):
         """Add a batch.
 
         Args:
-            logits: What `rotation_logits` gives: ``(N, num_classes)`` per transform.
+            logits: Result of `rotation_logits`: ``(N, num_classes)`` per transform.
             labels: Class indices, ``(N,)``.
         """
         self.correct += torch.stack([count_correct(logits[name], labels, self.topk) for name in TRANSFORMS])
@@ -239,7 +239,7 @@ def flip_response(
     Args:
         layer: A convolution, or a block, whose branches are then examined one by one.
         images: Inputs of the layer, ``(N, C_in, H, W)``, for instance random ones; at least as large as the kernel.
-        direction: How the images are flipped.
+        direction: Direction of the flip.
 
     Returns:
         Per kernel, max |response to flipped − flipped response| / max |response|: rounding error if it does, of the

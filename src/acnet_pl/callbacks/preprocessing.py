@@ -62,12 +62,12 @@ def check_same_classes(trained: Mapping[str, Any], data: Mapping[str, Any], way_
     """Compare the classes of a trained network with those of data; nothing where either is unknown.
 
     Args:
-        trained: What `preprocessing_of` returned.
-        data: What `image_info` returned.
-        way_out: What to do, for the message.
+        trained: Result of `preprocessing_of`.
+        data: Result of `image_info`.
+        way_out: Advice for the error message.
 
     Raises:
-        ValueError: They differ in names or order.
+        ValueError: The classes differ in names or order.
     """
     was, now = trained.get("class_names"), data.get("class_names")
     if not isinstance(was, list) or not now or was == list(now):

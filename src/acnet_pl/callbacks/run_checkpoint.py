@@ -260,7 +260,7 @@ def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = Tr
 
     Args:
         folder: The run's folder.
-        model: What is to be trained on.
+        model: Model to train on.
         set_aside: Rename a file that is damaged or of another network, which is named in a warning in any case.
     """
     for name in (_LAST, _PREVIOUS):

@@ -46,7 +46,7 @@ def check_data(data: LightningDataModule, trainer: Trainer) -> None:
 
     Raises:
         ValueError: The data do not fit the options.
-        DataError: They cannot be read.
+        DataError: The data cannot be read.
     """
     if isinstance(data, (InMemoryDataModule, ImageFolderDataModule)) and trainer.world_size == 1:
         data.prepare_data()

@@ -40,7 +40,7 @@ def check_classes_of_data(trained: Mapping[str, Any], data: LightningDataModule)
     """Compare the classes of a checkpoint with those of the data that a command names.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The classes differ.
     """
     check_same_classes(
         trained,

@@ -26,7 +26,7 @@ def log_gains(name: str, result: GridResult, output: Path) -> None:
     same run.
 
     Args:
-        name: Of the grid.
+        name: Name of the grid.
         result: Its runs.
         output: Folder of the report; what is logged lies in ``wandb`` below it.
     """

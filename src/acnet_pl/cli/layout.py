@@ -19,7 +19,7 @@ def described(term: str, text: str, indent: int = 35) -> list[str]:
     """Return lines with a term at the left and its description beside it.
 
     Args:
-        term: What is described.
+        term: Term to describe.
         text: The description.
         indent: Column in which the description begins.
     """

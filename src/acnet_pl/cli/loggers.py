@@ -70,7 +70,7 @@ def wandb_logger(
         name: Name of the run.
         options: Project and tags.
         mode: "offline" or "online".
-        group: Of runs to be compared.
+        group: Group of runs to be compared.
         kind: W&B's job type.
         tags: Beside those of the options.
     """

@@ -42,7 +42,7 @@ def find_photos(named: Sequence[str]) -> NamedPhotos:
     """List the photos of files, folders (at any depth) and patterns.
 
     Args:
-        named: As typed.
+        named: Names as typed.
 
     Raises:
         DataError: There is no photo among them.

@@ -29,8 +29,8 @@ class Predictor:
     Attributes:
         class_names: In the order of its outputs.
         cut: Brings a photo to size.
-        mean: Of each channel, on the 0..1 scale.
-        std: Likewise.
+        mean: Mean of each channel, on the 0..1 scale.
+        std: Standard deviation of each channel, likewise.
         run: From normalised images ``(N, 3, H, W)`` on the CPU to logits ``(N, classes)`` on the CPU.
     """
 

@@ -46,7 +46,7 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
         resume: "auto" for the newest unfinished run with this configuration, or a run's folder.
         candidates: Folders to choose from for "auto".
         config: This command's configuration, as YAML.
-        model: What is to be trained on.
+        model: Model to train on.
 
     Returns:
         None where "auto" finds no run.

@@ -39,7 +39,7 @@ def stream_to(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
     """Open a text stream to a file descriptor that raises no error when its reader has ended.
 
     Args:
-        descriptor: Of a pipe or a file; it stays open when the stream is closed.
+        descriptor: File descriptor of a pipe or a file; it stays open when the stream is closed.
         like: The stream whose encoding and buffering it takes over.
     """
     buffered = _Unbuffered if like.write_through else io.BufferedWriter

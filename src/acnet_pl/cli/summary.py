@@ -37,7 +37,7 @@ def write_summary(
         folder: The run's folder.
         model: The trained module.
         trainer: The trainer, with acnet_pl's callbacks.
-        figures: What ``validate`` and ``test`` returned.
+        figures: Results of ``validate`` and ``test``.
         missing: Reasons, by the name of an evaluation that could not be done.
     """
     summary: dict[str, Any] = {
@@ -87,7 +87,7 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str
     """Return a table of summaries side by side: accuracy, equivalence, rotation, size.
 
     Args:
-        summaries: What `write_summary` wrote, by the heading of its column.
+        summaries: Summaries that `write_summary` wrote, by the heading of their column.
         columns: Headings in order; empty is the order of ``summaries``.
     """
     names = list(columns or summaries)

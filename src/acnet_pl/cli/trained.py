@@ -27,7 +27,7 @@ def load_trained(checkpoint: Path) -> tuple[nn.Module, dict[str, Any], Path]:
     """Load the network of a checkpoint.
 
     Args:
-        checkpoint: What a run wrote.
+        checkpoint: Checkpoint that a run wrote.
 
     Returns:
         The not fused network; what it was built from, with the ``preprocessing`` that the checkpoint tells, or the

@@ -33,7 +33,7 @@ class KnownOption:
 
     @property
     def values(self) -> Values:
-        """Return the values that it takes."""
+        """Return the values that the option takes."""
         return values_of(self.parameter.annotation, self.owner.module)
 
 
@@ -50,7 +50,7 @@ class Catalogue:
     classes: dict[str, str] = field(default_factory=dict)
 
     def choose(self, setting: Setting) -> None:
-        """Record the class that a setting chooses, if it does."""
+        """Record the class that a setting chooses, if any."""
         if setting.name in SLOTS and isinstance(setting.value, str):
             self.classes[setting.name] = resolve(setting.name, setting.value) or ""
 

@@ -98,7 +98,7 @@ def _check_group(setting: Setting) -> None:
 
 
 def _check_run_name(given: Setting | None) -> None:
-    """Refuse a name by which the run's folder would not be below the folder of runs."""
+    """Refuse a run name that would put the run's folder outside the folder of runs."""
     if given is None or not isinstance(given.value, str) or not given.value:
         return
     if Path(given.value).is_absolute() or Path(os.path.normpath(given.value)).parts[:1] in ((), (os.pardir,)):

@@ -1,4 +1,4 @@
-"""Make a run's folder, the same for all its processes; its configuration and its mark of being unfinished."""
+"""Make a run's folder, the same for all its processes, with its configuration and its mark as unfinished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Claim:
 
     Attributes:
         folder: The run's folder.
-        descriptor: Of the open, locked marker.
+        descriptor: File descriptor of the open, locked marker.
         is_new: Whether the folder was made for this run.
     """
 

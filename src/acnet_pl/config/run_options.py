@@ -38,9 +38,9 @@ class RunOptions(LightningCLI):
     """Lightning's command line with acnet_pl's options added, for one command.
 
     Args:
-        *args: Of LightningCLI.
+        *args: Arguments of LightningCLI.
         command: The command that is run. Lightning makes the parsers of all four, a third of the time of a short run.
-        **kwargs: Of LightningCLI.
+        **kwargs: Arguments of LightningCLI.
     """
 
     def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:

@@ -54,7 +54,7 @@ class Signature:
         path: Dotted path that `signature` was called with.
         module: Path of the module that defines it.
         summary: First paragraph of its docstring.
-        parameters: By name.
+        parameters: Parameters by name.
         is_open: Whether it takes further arguments (``**kwargs``), which are unknown here.
     """
 

@@ -54,7 +54,7 @@ def no_such_class(option: str, name: str) -> str:
 
     Args:
         option: One of `TRAINER_CLASSES`.
-        name: As it was given.
+        name: Name as the user gave it.
     """
     near = did_you_mean(nearest(name.rpartition(".")[2], _known(option), beginning=4))
     whole = "" if near else "; one of another package is given with its module"

@@ -21,7 +21,7 @@ class Values:
 
     Attributes:
         types: Names of the simple types among its alternatives.
-        choices: Of its ``Literal``, as text.
+        choices: Values of its ``Literal``, as text.
         is_known: Whether there is nothing else, so that a value can be refused.
     """
 
@@ -54,7 +54,7 @@ def values_of(annotation: ast.expr | None, module: str) -> Values:
     """Return the values that an annotation allows.
 
     Args:
-        annotation: Of a parameter.
+        annotation: Annotation of a parameter.
         module: The module whose names it uses.
     """
     if isinstance(annotation, ast.Constant):

@@ -85,8 +85,8 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: uint8 ``(N, H, W, C)``.
-        mean: Of each channel, on the 0..1 scale.
-        std: Of each channel, on the 0..1 scale.
+        mean: Mean of each channel, on the 0..1 scale.
+        std: Standard deviation of each channel, on the 0..1 scale.
 
     Returns:
         float32 ``(N, C, H, W)`` in channels-last memory.

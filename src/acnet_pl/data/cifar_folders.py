@@ -28,7 +28,7 @@ class CIFARFolders:
 
     Attributes:
         root: The folder that holds ``train`` and ``test``.
-        num_classes: How many class folders each of them must hold.
+        num_classes: Number of class folders that each of them must hold.
         size: ``(H, W)`` that every image must have.
     """
 
@@ -44,7 +44,7 @@ class CIFARFolders:
         """Check that both folders exist and have the same classes, as many as the data set has.
 
         Raises:
-            DataError: They do not.
+            DataError: A folder is missing, or the classes are not these.
         """
         train, test = self._class_names("train"), self._class_names("test")
         if len(train) != self.num_classes:

@@ -78,9 +78,9 @@ class FileSplit:
     counting references writes to them.
 
     Args:
-        folder: What the names are relative to.
-        names: Of the files.
-        labels: Of each, int64 ``(N,)``.
+        folder: Folder that the names are relative to.
+        names: Names of the files.
+        labels: Label of each file, int64 ``(N,)``.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Tensor) -> None:

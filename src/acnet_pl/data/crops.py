@@ -18,8 +18,8 @@ def random_resized_box(height: int, width: int, min_scale: float, uniforms: Iter
     """Draw a box of the image by area and aspect ratio (3:4 to 4:3), as torchvision's RandomResizedCrop does.
 
     Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
         min_scale: Smallest share of the area.
         uniforms: Numbers in ``[0, 1)``; two to twenty-two are taken.
 

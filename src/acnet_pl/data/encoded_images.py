@@ -45,7 +45,7 @@ class EncodedBatch:
         sizes: Bytes of each.
         labels: int64 ``(N,)``.
         indices: int64 ``(N,)``.
-        epoch: Of the random boxes.
+        epoch: Epoch of the random boxes.
     """
 
     contents: Tensor
@@ -63,7 +63,7 @@ class Cut:
         size: Height and width of the result.
         resize: Shorter side before the centre is cut.
         min_scale: Smallest share of the area that a random box has.
-        seed: Of the random boxes; None cuts the centre.
+        seed: Seed of the random boxes; None cuts the centre.
         upright: Turn images as their EXIF orientation says before they are cut.
     """
 
@@ -135,8 +135,8 @@ class EncodedImages(Dataset[Batch]):
 
     Args:
         split: The images.
-        cut: How they are brought to size.
-        skip_unreadable: How many unreadable images are put up with.
+        cut: Rule that brings images to size.
+        skip_unreadable: Number of unreadable images that is not an error.
         encoded: Leave the decoding to whoever takes the batch.
     """
 

@@ -53,8 +53,8 @@ class InMemoryDataModule(pl.LightningDataModule, ABC):
         num_classes: Number of classes.
         class_names: Their names, in the order of the labels.
         image_shape: ``(C, H, W)``.
-        mean: Of each channel over the training images, on the 0..1 scale.
-        std: Likewise.
+        mean: Mean of each channel over the training images, on the 0..1 scale.
+        std: Standard deviation, likewise.
         batch_indices: Which images the last batch held, by their position in their set; on the device.
     """
 

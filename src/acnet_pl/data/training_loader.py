@@ -1,4 +1,4 @@
-"""The order of the training images: a function of (seed, epoch), and resumable in the middle of an epoch."""
+"""Order of the training images: it depends on (seed, epoch) alone, and can be resumed in the middle of an epoch."""
 
 from collections.abc import Callable, Iterator, Sized
 from itertools import islice

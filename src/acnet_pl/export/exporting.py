@@ -35,7 +35,7 @@ class Export:
     Attributes:
         path: The file.
         format: Its format.
-        verification: How far it is from the network.
+        verification: Differences between the file's outputs and the network's.
     """
 
     path: Path

@@ -19,7 +19,7 @@ def evaluate(
 
     Args:
         network: From images ``(N, C, H, W)`` to logits ``(N, num_classes)``, on the images' device.
-        images: What to evaluate on.
+        images: Images to evaluate on.
         batch_size: Images in a batch.
         autocast: Type of autocast; None is none.
 

@@ -21,8 +21,8 @@ class DeviceImages:
     Attributes:
         images: uint8 ``(N, H, W, C)``.
         labels: int64 ``(N,)``.
-        mean: Of each channel, on the 0..1 scale.
-        std: Likewise.
+        mean: Mean of each channel, on the 0..1 scale.
+        std: Standard deviation of each channel, likewise.
     """
 
     images: Tensor

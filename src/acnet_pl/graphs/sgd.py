@@ -17,9 +17,9 @@ class Group:
     """Parameters that share their settings.
 
     Attributes:
-        parameters: What is updated.
+        parameters: Parameters to update.
         lr: Learning rate, before the schedule's factor.
-        momentum: Of the velocity.
+        momentum: Factor on the velocity at each step.
         weight_decay: Added to the gradient, times the parameter.
         nesterov: Look ahead by the momentum.
     """

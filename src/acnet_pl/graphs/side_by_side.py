@@ -71,7 +71,7 @@ def in_threads(
     """Call a function for each network; on a CPU in parallel threads that share the cores.
 
     Args:
-        action: What is done.
+        action: Function to call.
         trainings: Networks on one device.
         stopped: Is set when one of the calls fails or the user interrupts, so that the others can end early.
     """

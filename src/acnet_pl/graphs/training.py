@@ -27,8 +27,8 @@ class Batching:
     """Choice and augmentation of the images of a batch.
 
     Attributes:
-        order: Gives the order of an epoch, int64 ``(N,)``, on the CPU. A last, smaller batch is left out.
-        seed: Of the augmentation.
+        order: Returns the order of an epoch, int64 ``(N,)``, on the CPU. A last, smaller batch is left out.
+        seed: Seed of the augmentation.
         batch_size: Images in a batch.
         pad: Black pixels on each side before the random crop.
         flip: Flip half of the images left-right.
@@ -51,7 +51,7 @@ class NetworkTraining:
 
     Args:
         network: Is moved to the images' device.
-        optimizer: Of the network's parameters; its velocities are moved to the images' device.
+        optimizer: Optimizer of the network's parameters; its velocities are moved to the images' device.
         factor: Function from the number of finished steps to the schedule's factor on the learning rates.
         images: Training images.
         batching: Order and augmentation.

@@ -77,7 +77,7 @@ def log_file(trainer: Trainer, path: Path, name: str, kind: str, about: Mapping[
         path: The file, which stays where it is.
         name: Name of the artifact.
         kind: Its type, such as "model".
-        about: What is to be said of it.
+        about: Facts about the file.
     """
     for logger in _on_rank_zero(trainer):
         if isinstance(logger, WandbLogger):

@@ -53,7 +53,7 @@ def check_tensor_sizes(content: Any, most: int) -> None:
     A tensor with strides of zero takes four bytes in a file and terabytes once it is copied.
 
     Args:
-        content: What was loaded: containers and tensors.
+        content: Loaded content: containers and tensors.
         most: Size of the file, in bytes.
     """
     waiting = [content]

@@ -40,7 +40,7 @@ def check_monitor(monitor: str, metrics: Iterable[str], watcher: str) -> None:
     Args:
         monitor: The name.
         metrics: What the LightningModule logs in ``fit``.
-        watcher: What watches, for the message.
+        watcher: Name of what watches it, for the message.
     """
     known = [*metrics, *_OF_LIGHTNING]
     if monitor in known or monitor.startswith(_OF_CALLBACKS):

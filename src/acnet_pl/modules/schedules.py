@@ -62,7 +62,7 @@ class StaircaseSchedule(Schedule):
 
     Args:
         milestones: Epochs at which the factor drops, ascending.
-        gamma: What it is multiplied by at each.
+        gamma: Factor at each milestone.
         warmup_epochs: Epochs over which the factor first rises linearly.
 
     Example:

@@ -21,7 +21,7 @@ def check_blocks(network: nn.Module, conv: ConvBuilder) -> None:
         conv: The builder that it was built with; `PlainConv` and builders that are no `BlockConv` are not checked.
 
     Raises:
-        ValueError: There is no block. The message counts the reasons of the convolutions.
+        ValueError: There is no block. The message counts the reasons why convolutions stayed plain.
 
     Example:
         >>> from acnet_pl.nn import ACBConv

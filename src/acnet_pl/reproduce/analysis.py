@@ -55,7 +55,7 @@ class Analysis(ABC):
 
         Args:
             result: The grid.
-            found: What `collect` returned, if that is not empty.
+            found: Result of `collect`, if that is not empty.
         """
 
 

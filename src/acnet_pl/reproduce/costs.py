@@ -29,7 +29,7 @@ def gain_over_cost(result: GridResult) -> Iterator[Chart]:
 
 
 def deployed(result: GridResult) -> Iterator[str]:
-    """Yield a sentence for each model on whether all variants deploy to one structure, of finished runs."""
+    """Yield a sentence for each model on whether its variants' finished runs fuse to one structure."""
     for model in result.grid.models:
         runs = [run for variant in result.grid.variants for run in result.of(model.key, variant.key)]
         fused = [(run.summary or {}).get("fused", {}).get("parameters_fused") for run in runs]

@@ -35,7 +35,7 @@ class EpochFigures:
         train_top1: On all augmented images of the epoch, in training mode, 0 to 1.
         validation_loss: At the end of the epoch, in the precision of the training.
         validation_top1: Likewise, 0 to 1. Where no images are held out, validation images are the test images.
-        learning_rate: Of the first parameter group, at the last logged step.
+        learning_rate: Learning rate of the first parameter group, at the last logged step.
         skeleton_share: Share of the skeleton in the average kernel's magnitude, 0 to 1.
         fused_difference: Largest difference of the fused network's logits, relative to the largest.
         seconds: That the epoch took.

@@ -16,11 +16,11 @@ class Cell:
     """Cell of a table.
 
     Attributes:
-        text: What it says.
+        text: Text in the cell.
         kind: "" for a number, "label" for words, "quiet", "missing"; of gains, "gain" or "loss" where the interval is
             above or below zero, "fall" for one below zero whose interval includes it.
         link: Where it leads, if anywhere.
-        note: What is shown on pointing at it.
+        note: Text shown when the pointer is on the cell.
     """
 
     text: str

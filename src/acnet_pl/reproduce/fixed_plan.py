@@ -88,7 +88,7 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
     """Return when seeds and epochs were fixed, in one sentence per network.
 
     Args:
-        recorded: What `read_plans` gives.
+        recorded: Result of `read_plans`.
         grid: The grid.
         runs: The runs that are reported.
 

@@ -106,8 +106,8 @@ class GraphRun:
         """Write the figures of an epoch to ``metrics.csv``.
 
         Args:
-            seconds: How long it took, side by side with the other networks.
-            validation: What `evaluate` gave on the validation images.
+            seconds: Duration of the epoch, side by side with the other networks.
+            validation: Result of `evaluate` on the validation images.
 
         Raises:
             FloatingPointError: A loss is not finite.

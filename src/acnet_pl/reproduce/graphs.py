@@ -36,7 +36,7 @@ def check_settings(runs: Sequence[PlannedRun], parser: SettingsParser | None = N
     """Raise an error if a run's settings need ``fit``.
 
     Raises:
-        ValueError: They do; the message names the setting.
+        ValueError: The settings need ``fit``; the message names the setting.
     """
     default = (parser or SettingsParser())(["fit"])
     for run in runs:
@@ -68,7 +68,7 @@ def run_side_by_side(runs: Sequence[PlannedRun], console: Console, at_once: int 
     A run that was interrupted continues from the last epoch that it kept.
 
     Args:
-        runs: What is not finished.
+        runs: Unfinished runs.
         console: Where the estimate and progress are shown.
         at_once: Networks side by side; None is all of them on a GPU, and one for each core on a CPU.
 

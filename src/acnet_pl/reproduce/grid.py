@@ -26,7 +26,7 @@ class Dataset:
         train_images: Training images of the article's protocol, for the estimate of costs.
         num_classes: Classes.
         image_shape: ``(C, H, W)`` that networks are given.
-        prefix: Of the names of runs.
+        prefix: Prefix of the names of runs.
         overlay: Configuration laid over a recipe to choose this data set, if any.
         holdout: Options that split validation images off the training images; None where it cannot be done.
     """
@@ -67,7 +67,7 @@ class Recipe:
     """Training protocol.
 
     Attributes:
-        title: What it is, in a few words.
+        title: Title, in a few words.
         pattern: Configuration of a model, with ``{model}`` for its key.
         block: Configuration laid over every variant that has blocks, if any.
     """
@@ -92,7 +92,7 @@ class Published:
     Attributes:
         source: Who published them.
         recipe: Name of the recipe that is (nearest to) their protocol.
-        values: By model, variant and measure.
+        values: Figures by model, variant and measure.
     """
 
     source: str
@@ -126,13 +126,13 @@ class Grid:
     """Table or figure.
 
     Attributes:
-        name: What ``reproduce`` is asked for.
+        name: Name that ``reproduce`` takes.
         title: Heading of the report.
         data: The article's data.
         models: Rows.
-        variants: What is compared; the first is the baseline.
-        recipes: By name; the first is the article's.
-        measures: What is reported, the first with its paired difference.
+        variants: Variants to compare; the first is the baseline.
+        recipes: Recipes by name; the first is the article's.
+        measures: Figures to report, the first with its paired difference.
         layout: "pairs" has a row per model with plain and ACNet side by side, "variants" a row per variant.
         published: Figures to show beside.
         claims: What the article says in words, for figures without printed numbers.
@@ -165,7 +165,7 @@ class Grid:
 
         Args:
             recipe: Name of one of `recipes`.
-            seeds: Of each model and variant.
+            seeds: Seeds of each model and variant.
             selection: "last" reports the last epoch's weights, as the article; "best" those that do best on images
                 held out of the training set.
 

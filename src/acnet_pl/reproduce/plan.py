@@ -150,7 +150,7 @@ def make_plan(options: Options, parser: SettingsParser | None = None) -> dict[st
     """Return the runs of each grid; a run of several grids has one name and folder.
 
     Args:
-        options: What was asked for.
+        options: The user's options.
         parser: To parse with; None is a new one.
 
     Returns:

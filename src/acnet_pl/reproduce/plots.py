@@ -20,10 +20,10 @@ class Theme:
     """Colours of a page.
 
     Attributes:
-        ink: Of headings and legends.
-        soft: Of labels and ticks.
-        rule: Of grid lines.
-        colours: Of the series, by number: told apart by colour-blind readers, too.
+        ink: Colour of headings and legends.
+        soft: Colour of labels and ticks.
+        rule: Colour of grid lines.
+        colours: Colours of the series, by number, which colour-blind readers can tell apart, too.
     """
 
     ink: str
@@ -92,7 +92,7 @@ def line_chart(
         title: Above the axes.
         x_label: Below.
         y_label: Beside.
-        y_range: Of the vertical axis; None is that of the data.
+        y_range: Range of the vertical axis; None is that of the data.
 
     Example:
         >>> line_chart([Series("plain", 0, [(0, 1.0), (1, 2.0)])], "Net", "epoch", "accuracy (%)").title

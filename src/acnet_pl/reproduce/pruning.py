@@ -114,7 +114,7 @@ def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCu
     Args:
         run: The run, whose data are used.
         folder: Its folder.
-        seeds: How often weights are drawn.
+        seeds: Number of random draws of the weights to remove.
 
     Returns:
         The curves; none where the run wrote no fused network.

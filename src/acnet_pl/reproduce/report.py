@@ -30,7 +30,7 @@ def write_report(output: Path, results: Mapping[str, GridResult], command: Seque
     Args:
         output: Folder for them; made where it is missing.
         results: Grids by name.
-        command: What was typed.
+        command: Command line as typed.
 
     Returns:
         Path of report.html.

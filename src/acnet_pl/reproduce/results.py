@@ -33,7 +33,7 @@ class RunResult:
     Attributes:
         planned: The run.
         folder: Its folder, if it has begun.
-        summary: What it came to, if it is finished.
+        summary: Content of its summary.json, if it is finished.
         failed: It was run just now and failed.
     """
 
@@ -101,11 +101,11 @@ class GridResult:
     """Current state of a table or figure.
 
     Attributes:
-        grid: What it consists of.
+        grid: Definition of the table or figure.
         runs: Its runs.
         recipe: Name of the recipe.
         selection: Which weights are tested.
-        pruning_seeds: How often weights are drawn for Fig. 5.
+        pruning_seeds: Number of random draws for Fig. 5.
         recorded: Seeds and epochs that were recorded before runs were begun.
     """
 

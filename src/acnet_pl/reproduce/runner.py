@@ -50,7 +50,7 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
     A run that was interrupted continues from its newest checkpoint, as ``fit --resume auto`` does.
 
     Args:
-        runs: What is not finished.
+        runs: Unfinished runs.
         console: Where progress is shown.
 
     Returns:

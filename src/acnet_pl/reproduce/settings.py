@@ -76,7 +76,7 @@ class FitObjects:
     Attributes:
         model: With the initial weights of the seed.
         data: Nothing is loaded yet.
-        equivalence: How the fused network is compared.
+        equivalence: Callback that compares the fused network.
         rotation: Whether rotated images are tested.
         fuse: Where the fused network is written.
         config: The whole configuration as YAML, for the run's folder.
@@ -111,7 +111,7 @@ class SettingsParser:
 
         Args:
             arguments: "fit" and its options.
-            seed: Of the weights, as ``--seed_everything``.
+            seed: Seed of the weights, as ``--seed_everything``.
         """
         torch.manual_seed(seed)
         return self._parser(arguments).build(settled(arguments)[0][1:])

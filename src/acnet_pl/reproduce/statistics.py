@@ -93,7 +93,7 @@ class Correlation:
     Attributes:
         n: Pairs.
         value: -1 to 1; None for fewer than three pairs, or where a figure is the same in all.
-        interval: By Fisher's transformation; None for fewer than four pairs.
+        interval: Confidence interval by Fisher's transformation; None for fewer than four pairs.
     """
 
     n: int
@@ -117,7 +117,7 @@ def correlation(base: Sample, other: Sample, confidence: float = CONFIDENCE) -> 
 
     Args:
         base: Figures of one kind of network.
-        other: Those of another.
+        other: Figures of another kind.
         confidence: 0 to 1.
 
     Example:
@@ -140,7 +140,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for multiple comparisons by Holm's step-down method.
 
     Args:
-        p_values: Of all the comparisons that are looked at together.
+        p_values: p-values of all comparisons that are looked at together.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -168,7 +168,7 @@ def _fuse_unit(unit: nn.Module, verb: str) -> nn.Module:
 
 
 def _itself(unit: nn.Module) -> nn.Module:
-    """Return an already fused unit unchanged: its fusing method from then on."""
+    """Return an already fused unit unchanged; this replaces its fusing method."""
     return unit
 
 
