@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from torch import nn
 
 from acnet_pl import ACBConv, PlainConv, fused_info, load_fused
 from acnet_pl.backbones import CifarQuick, ResNetCifar
+from acnet_pl.checkpoint import CheckpointError, preprocessing_of
 from acnet_pl.deploy import save_fused
 from acnet_pl.modules.architecture import describe
 from acnet_pl.nn import fuse_model
@@ -185,6 +187,44 @@ class TestBadFiles:
         path = self.forge(tmp_path / "forged.safetensors", tensors=load_file(whole), info=about)
         with pytest.raises(ValueError, match="the inputs are described by"):
             load_fused(path, into=CifarQuick(ACBConv(), 10))
+
+    @pytest.mark.parametrize(
+        ("about", "message"),
+        [
+            ("x", "describes its images by 'x', expected names and values"),
+            ({"image_shape": "x"}, "`image_shape` is 'x', expected three integers from 1 to 16384"),
+            ({"image_shape": {}}, "`image_shape` is {}, expected"),
+            ({"image_shape": [3, 8, -1]}, "`image_shape` is [3, 8, -1], expected"),
+            ({"image_shape": [3, 0, 8]}, "`image_shape` is [3, 0, 8], expected"),
+            ({"image_shape": [3, 8, 2**62]}, f"`image_shape` is [3, 8, {2**62}], expected"),
+            ({"image_shape": [3, 8, True]}, "`image_shape` is [3, 8, True], expected"),
+            ({"mean": 0.5}, "`mean` is 0.5, expected a list of one number"),
+            ({"image_shape": [3, 8, 8], "mean": [0.5, 0.5]}, "`mean` is [0.5, 0.5], expected"),
+            ({"mean": [10**400]}, "`mean` is [1000000000"),
+            ({"std": [0.5, 0.0, 0.5]}, "`std` is [0.5, 0.0, 0.5], expected a list of one number from 1e-09 to 1e+09"),
+            ({"std": [float("nan")]}, "`std` is [nan], expected"),
+            ({"std": [float("inf")]}, "`std` is [inf], expected"),
+            ({"std": [-0.2]}, "`std` is [-0.2], expected"),
+            ({"resize": [1]}, "`resize` is [1], expected an integer from 1 to 16384"),
+            ({"exif": "yes"}, "`exif` is 'yes', expected true or false"),
+            ({"class_names": 5}, "`class_names` is 5, expected a list of strings that differ"),
+            ({"class_names": [0, 1]}, "`class_names` is [0, 1], expected"),
+            ({"class_names": "cat"}, "`class_names` is 'cat', expected"),
+            ({"class_names": ["cat", "cat"]}, "`class_names` is ['cat', 'cat'], expected"),
+        ],
+    )
+    def test_images(self, about: Any, message: str, tmp_path: Path) -> None:
+        path = self.forge(tmp_path / "forged.safetensors", info={"preprocessing": about})
+        for read in (fused_info, load_fused):
+            with pytest.raises(ValueError, match=re.escape(message)) as refused:
+                read(path)
+            assert str(refused.value).startswith(f"{path} describes its images ")
+            assert len(str(refused.value).splitlines()) == 1
+        with pytest.raises(ValueError, match=re.escape(message)):  # what cannot be read is not written
+            save_fused(nn.Identity(), tmp_path / "new.safetensors", {"preprocessing": about})
+        checkpoint = {"callbacks": {"Preprocessing": about}}
+        with pytest.raises(CheckpointError, match=r"last\.ckpt describes its images "):
+            preprocessing_of(checkpoint, "last.ckpt")
 
     def test_weights_of_another_kind(self, whole: Path, tmp_path: Path) -> None:
         tensors = {name: tensor.to(torch.int32) for name, tensor in load_file(whole).items()}

@@ -22,15 +22,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "atomic": set(),
     "quiet": set(),
     "trust": set(),
+    "image_preparation": set(),
     "provenance": set(),
-    "checkpoint": {"nn", "backbones", "modules", "atomic"},  # networks out of checkpoints and files
-    "deploy": {"nn", "backbones", "modules", "atomic"},
+    "checkpoint": {
+        "nn",
+        "backbones",
+        "modules",
+        "atomic",
+        "image_preparation",
+    },  # networks out of checkpoints and files
+    "deploy": {"nn", "backbones", "modules", "atomic", "image_preparation"},
     "export": {"nn", "analysis", "deploy", "atomic"},
     # what a command line says, and the parser that knows the options of callbacks
     "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"},
     "graphs": {"nn", "analysis", "data"},
     "loggers": {"atomic"},
-    "callbacks": {"loggers", "quiet", "nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"},
+    "callbacks": {
+        *("loggers", "quiet", "nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"),
+        "image_preparation",
+    },
 }
 MAY_IMPORT["reproduce"] = {*MAY_IMPORT, "config", "integrations"}  # everything but the command line above it
 SEE_EVERYTHING = {"", "__main__", "cli", "integrations"}  # "" is acnet_pl/__init__.py

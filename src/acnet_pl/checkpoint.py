@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from acnet_pl.atomic import atomic_path
+from acnet_pl.image_preparation import check_preparation
 from acnet_pl.modules.architecture import build_network
 from acnet_pl.modules.budget import built_within, check_tensor_sizes
 
@@ -82,7 +83,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise CheckpointError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
     info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
     network = build_described(info, path)
-    if about := preprocessing_of(content):
+    if about := preprocessing_of(content, path):
         info["preprocessing"] = about
     state = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if str(k).startswith("net.")}
     try:
@@ -92,15 +93,22 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return network.eval(), info
 
 
-def preprocessing_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def preprocessing_of(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
     """Return what the callback `Preprocessing` put into a checkpoint: image shape, normalisation, class names.
 
     Args:
         checkpoint: The content of the file.
+        path: The file, for messages.
+
+    Raises:
+        CheckpointError: It is no such description: a field is of another type, length or range.
     """
     states = checkpoint.get("callbacks")
     found = states.get("Preprocessing") if isinstance(states, dict) else None
-    return found if isinstance(found, dict) else {}
+    try:
+        return {} if found is None else check_preparation(found, path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def build_described(options: Mapping[str, Any], path: str | Path) -> nn.Module:

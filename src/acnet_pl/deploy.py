@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from acnet_pl.atomic import atomic_path
+from acnet_pl.image_preparation import check_preparation
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.modules.budget import built_within
 from acnet_pl.nn import fuse_model
@@ -42,8 +43,9 @@ def save_fused(
     Args:
         network: Fused, as `fuse_model` returns it.
         path: File to write, by convention ``*.safetensors``.
-        info: Plain data of your own (preprocessing, class names, accuracy); kept as JSON in the file's metadata and
-            readable with `fused_info`.
+        info: Plain data of your own (accuracy, where the weights came from); kept as JSON in the file's metadata and
+            readable with `fused_info`. ``preprocessing`` tells how images are prepared, if given, by any of
+            ``image_shape``, ``mean``, ``std``, ``resize``, ``exif`` and ``class_names``.
         backbone: What built the network: a class, a function of a module, or a ``functools.partial`` of one, called
             with the conv builder and the number of classes.
         conv: The conv builder.
@@ -55,7 +57,8 @@ def save_fused(
 
     Raises:
         TypeError: Backbone or conv builder cannot be described in plain data.
-        ValueError: Only some of ``backbone``, ``conv`` and ``num_classes`` are given.
+        ValueError: Only some of ``backbone``, ``conv`` and ``num_classes`` are given, or a field of ``preprocessing``
+            is of another type, length or range.
 
     Example:
         >>> import tempfile
@@ -69,6 +72,7 @@ def save_fused(
     """
     path = Path(path)
     about = dict(info or {})
+    _check_preprocessing(about, "`info`")
     given = {"backbone": backbone, "conv": conv, "num_classes": num_classes}
     if any(value is not None for value in given.values()):
         missing = [name for name, value in given.items() if value is None]
@@ -90,7 +94,7 @@ def fused_info(path: str | Path) -> dict[str, Any]:
     """Read what was written beside the weights: architecture, classes, preprocessing, where it came from.
 
     Raises:
-        ValueError: The file is missing, truncated, or not one that `save_fused` wrote.
+        ValueError: The file is missing, truncated, not one that `save_fused` wrote, or tells nonsense of its images.
     """
     path = Path(path)
     try:
@@ -110,6 +114,7 @@ def fused_info(path: str | Path) -> dict[str, Any]:
         )
     if "folded" in info:  # the former name
         info["weights"] = info.pop("folded")
+    _check_preprocessing(info, path)
     return info
 
 
@@ -201,6 +206,11 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
         case {"list": list(values)}:
             return [example_inputs(value, precision) for value in values]
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
+
+
+def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:
+    if info.get("preprocessing") is not None:
+        check_preparation(info["preprocessing"], source)
 
 
 def _precision(network: nn.Module) -> torch.dtype | None:

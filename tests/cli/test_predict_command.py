@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import acnet_pl
+from acnet_pl.backbones import CifarQuick
 from acnet_pl.cli import main
+from acnet_pl.cli.predictor import load_predictor
 from acnet_pl.data import DigitsDataModule
+from acnet_pl.deploy import save_fused
+from acnet_pl.modules.architecture import describe
+from acnet_pl.nn import PlainConv
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -167,3 +174,64 @@ def test_nothing_that_is_read_is_written_over(finished, photos, tmp_path, capsys
 def test_a_device_that_is_not_there(finished, photos, device, capsys):
     assert main(["predict", str(finished), str(photos), "--device", device]) == 1
     assert f"--device {device}: this machine has auto, cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "b"]}, "`class_names` has 2 names, expected one for each of the network's 10 classes"),
+        ({"image_shape": [1, 8, 8], "mean": [0.5], "std": [0.5]}, "is of a network for 1 channels of 8 x 8 pixels"),
+        ({"image_shape": [3, 8, 9]}, "is of a network for 3 channels of 8 x 9 pixels"),
+        ({"std": [0.3, 0.3]}, "`std` is [0.3, 0.3], expected"),
+        ({"mean": None}, "`mean` is None, expected"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_a_file_that_tells_nonsense_of_its_images(suffix, changes, message, finished, photos, tmp_path, capsys):
+    path = tmp_path / f"net.{suffix}"
+    whole = finished / "fused.safetensors"
+    about = {**acnet_pl.fused_info(whole)["preprocessing"], **changes}
+    if suffix == "ckpt":
+        content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+        content["callbacks"]["Preprocessing"] = about
+        torch.save(content, path)
+    else:
+        info = {"format": "acnet_pl.fused/1", **acnet_pl.fused_info(whole), "preprocessing": about}
+        save_file(load_file(whole), path, {"acnet_pl": json.dumps(info)})
+    output = tmp_path / "p.csv"
+    assert main(["predict", str(path), str(photos), "--device", "cpu", "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert f"{path} " in error
+    assert message in error
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_a_size_that_the_network_cannot_take(suffix, tmp_path):
+    described = {"backbone": describe(CifarQuick), "conv": describe(PlainConv()), "num_classes": 10}
+    about = {"image_shape": [3, 31, 31], "mean": [0.5] * 3, "std": [0.5] * 3}
+    path, network = tmp_path / f"net.{suffix}", CifarQuick(PlainConv(), 10).eval()
+    if suffix == "ckpt":
+        state = {f"net.{name}": tensor for name, tensor in network.state_dict().items()}
+        content = {"state_dict": state, "hyper_parameters": described, "callbacks": {"Preprocessing": about}}
+        torch.save(content, path)
+    else:
+        save_fused(acnet_pl.fuse_model(network), path, {**described, "preprocessing": about})
+    with pytest.raises(
+        ValueError, match=r"net\.\w+ .*\[3, 31, 31\], and its network cannot take one \(CifarQuick takes 32"
+    ):
+        load_predictor(path, "cpu")
+
+
+def test_without_names_the_classes_are_numbered(finished, photos, tmp_path):
+    whole = finished / "fused.safetensors"
+    info = acnet_pl.fused_info(whole)
+    about = {name: info["preprocessing"][name] for name in ("image_shape", "mean", "std")}
+    metadata = json.dumps({"format": "acnet_pl.fused/1", **info, "preprocessing": about})
+    save_file(load_file(whole), tmp_path / "net.safetensors", {"acnet_pl": metadata})
+    output = tmp_path / "p.csv"
+    assert main(["predict", str(tmp_path / "net.safetensors"), str(photos), "--output", str(output)]) == 0
+    rows = rows_of(output)
+    assert {"label_5", "probability_5", "true"} <= rows[0].keys()
+    best = expected(finished, rows).argmax(1)
+    assert [row["label"] for row in rows] == [str(int(number)) for number in best]

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from acnet_pl.checkpoint import preprocessing_of
+from acnet_pl.image_preparation import faulty_fields
 
 __all__ = [
     "DescribesImages",
@@ -89,7 +90,7 @@ def image_info(trainer: Trainer) -> dict[str, Any]:
 
 
 def describe_images(data: object) -> dict[str, Any]:
-    """Return shape, normalisation and class names of a data module's images, if known."""
+    """Return shape, normalisation and class names of a data module's images, as far as they are known and sound."""
     if not isinstance(data, DescribesImages):
         return {}
     try:
@@ -101,12 +102,13 @@ def describe_images(data: object) -> dict[str, Any]:
         }
     except (TypeError, ValueError, RuntimeError):  # others' data modules may mean something else by these names
         return {}
-    if len(info["image_shape"]) != 3:
+    if "image_shape" in faulty_fields(info):
         return {}
     for name in ("resize", "exif"):
         if isinstance(value := getattr(data, name, None), int):
             info[name] = value
-    return info
+    faulty = faulty_fields(info)  # nothing is written that could not be read again
+    return {name: value for name, value in info.items() if name not in faulty}
 
 
 def _listed(names: list[Any]) -> str:

@@ -68,7 +68,7 @@ def with_mapped_classes(args: Sequence[str]) -> list[str]:
         raise ValueError(
             "--map_classes maps the class folders to those of a checkpoint; give its file with --ckpt_path"
         )
-    names = preprocessing_of(read_checkpoint(path)).get("class_names")
+    names = preprocessing_of(read_checkpoint(path), path).get("class_names")
     if not isinstance(names, list):
         raise ValueError(f"--map_classes: {path} does not say what its classes are called; leave the option out")
     data = [option.value or "" for option in arguments.options if option.name in ("data", "data.class_path")]

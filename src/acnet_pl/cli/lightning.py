@@ -101,7 +101,7 @@ class CLI(RunOptions):
             return
         if Path(path).is_file():
             content = read_checkpoint(path)
-            self.images = preprocessing_of(content)
+            self.images = preprocessing_of(content, path)
             check_hyper_parameters(described := content.get("hyper_parameters") or {})
             if {"backbone", "conv", "num_classes"} <= described.keys():
                 build_described(described, path)  # of a size that the file can hold

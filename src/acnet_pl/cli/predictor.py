@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from acnet_pl.cli.trained import load_for_export
 from acnet_pl.data.augment import normalize
 from acnet_pl.data.encoded_images import Cut
 from acnet_pl.export.formats import METADATA_KEY
+from acnet_pl.image_preparation import check_preparation
 from acnet_pl.nn import fuse_model
 
 __all__ = ["Predictor", "load_predictor"]
@@ -27,7 +28,7 @@ class Predictor:
     """Network with the classes and image preparation that it needs to classify photos.
 
     Attributes:
-        class_names: In the order of its outputs.
+        class_names: In the order of its outputs; their numbers where the file has no names.
         cut: Brings a photo to size.
         mean: Mean of each channel, on the 0..1 scale.
         std: Standard deviation of each channel, likewise.
@@ -53,26 +54,70 @@ def load_predictor(file: Path, device: str) -> Predictor:
         device: A torch device; "auto" is the GPU where there is one. ONNX runs on the CPU.
 
     Raises:
-        ValueError: There is no such device, or the file does not say what its classes are and how images are
-            prepared, or cannot be read.
+        ValueError: There is no such device, or the file does not say how images are prepared, names another number
+            of classes than it has, takes no colour images, or cannot be read.
         ModuleNotFoundError: An ONNX file needs onnxruntime.
     """
     where = _device(device)
     if file.suffix == ".onnx":
         run, info = _onnx(file)
+        about = _preparation(info, file)
     else:
         network, info, _ = load_for_export(file, "safetensors")
-        run = _torch(network, info, file, where)
-    about = info.get("preprocessing") or {}
-    shape, mean, std = (about.get(name) for name in ("image_shape", "mean", "std"))
-    if not (isinstance(shape, list) and len(shape) == 3 and mean and std):
+        about = _preparation(info, file)
+        if file.suffix != ".safetensors":
+            network = _fused(network, about["image_shape"], file)
+        run = _torch(network, where)
+    classes = _classes(run, about["image_shape"], file)
+    names = list(about.get("class_names") or map(str, range(classes)))
+    if len(names) != classes:
+        raise ValueError(
+            f"{file} describes its images wrongly: `class_names` has {len(names)} names, expected one for each of the "
+            f"network's {classes} classes; take another file of the same run"
+        )
+    size = about["image_shape"][-1]
+    cut = Cut(size, max(about.get("resize", size), size), 1.0, None, about.get("exif", True))
+    return Predictor(names, cut, list(about["mean"]), list(about["std"]), run)
+
+
+def _preparation(info: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Return what a file says of its images, if that is enough to prepare photos."""
+    about = check_preparation(info.get("preprocessing") or {}, file)
+    if not {"image_shape", "mean", "std"} <= about.keys():
         raise ValueError(
             f"{file} does not say how its images are prepared; give the fused.safetensors of the run that trained it, "
             "or the run's checkpoint"
         )
-    size = int(shape[-1])
-    cut = Cut(size, max(int(about.get("resize") or size), size), 1.0, None, bool(about.get("exif", True)))
-    return Predictor(list(about.get("class_names") or []), cut, mean, std, run)
+    channels, height, width = about["image_shape"]
+    if channels != 3 or height != width:
+        raise ValueError(
+            f"{file} is of a network for {channels} channels of {height} x {width} pixels; predict cuts photos to "
+            "squares of 3 channels: classify such images with acnet_pl.load_fused in a script"
+        )
+    return about
+
+
+def _fused(network: nn.Module, shape: Sequence[int], file: Path) -> nn.Module:
+    try:
+        return fuse_model(network, torch.zeros(2, *shape))
+    except (RuntimeError, ValueError) as error:
+        raise _unfit(shape, file, error) from error
+
+
+def _classes(run: Callable[[Tensor], Tensor], shape: Sequence[int], file: Path) -> int:
+    """Return the number of the network's outputs, found by classifying a black image."""
+    try:
+        return run(torch.zeros(1, *shape)).shape[-1]
+    except Exception as error:  # a runtime may fail in any way on a size that is not the network's
+        raise _unfit(shape, file, error) from error
+
+
+def _unfit(shape: Sequence[int], file: Path, error: Exception) -> ValueError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ValueError(
+        f"{file} says that its images are of shape {list(shape)}, and its network cannot take one ({reason}); take "
+        "another file of the same run"
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -86,10 +131,7 @@ def _device(name: str) -> torch.device:
     return where
 
 
-def _torch(network: nn.Module, info: dict[str, Any], file: Path, where: torch.device) -> Callable[[Tensor], Tensor]:
-    shape = (info.get("preprocessing") or {}).get("image_shape")
-    if file.suffix != ".safetensors" and shape:
-        network = fuse_model(network, torch.zeros(2, *shape))
+def _torch(network: nn.Module, where: torch.device) -> Callable[[Tensor], Tensor]:
     network = network.to(where).eval()
 
     def run(images: Tensor) -> Tensor:

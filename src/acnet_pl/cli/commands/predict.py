@@ -76,7 +76,7 @@ def predict(
     with atomic_path(output) as unfinished, _writing(unfinished) as file_of_rows:
         writer = csv.writer(file_of_rows)
         writer.writerow(_header(names, any(truths)))
-        for number, answer in _classified(predictor, paths, batch_size):
+        for number, answer in _classified(predictor, paths, min(batch_size, len(paths))):
             if isinstance(answer, str):
                 if not skip_unreadable:
                     raise DataError(
@@ -87,7 +87,7 @@ def predict(
                 continue
             row: list[str] = [spreadsheet_text(str(paths[number]))]
             best = answer.topk(min(_BEST, len(answer)))
-            labels = [names[index] if names else str(index) for index in best.indices.tolist()]
+            labels = [names[index] for index in best.indices.tolist()]
             for label, probability in zip(labels, best.values.tolist(), strict=True):
                 row += [spreadsheet_text(label), f"{probability:.4f}"]
             if any(truths):
