@@ -12,29 +12,32 @@ import acnet_pl
 
 ROOT = Path(acnet_pl.__file__).parent
 
+# What opens and checks files that come with runs and checkpoints.
+FROM_FILES = {"regular_files", "torch_file", "weight_values"}
+
 # Which parts of the package each part may import, besides itself. A part is a folder or a module of acnet_pl.
 MAY_IMPORT: dict[str, set[str]] = {
     "nn": set(),
-    "data": set(),
-    "backbones": {"nn"},
+    "data": {"regular_files"},
+    "backbones": {"nn", *FROM_FILES},
     "analysis": {"nn"},
-    "modules": {"quiet", "nn", "backbones", "trust"},
+    "modules": {"quiet", "nn", "backbones", "trust", *FROM_FILES},
     "atomic": set(),
     "quiet": set(),
     "trust": set(),
     "image_preparation": set(),
     "provenance": set(),
-    "checkpoint": {
-        "nn",
-        "backbones",
-        "modules",
-        "atomic",
-        "image_preparation",
-    },  # networks out of checkpoints and files
-    "deploy": {"nn", "backbones", "modules", "atomic", "image_preparation"},
+    "regular_files": set(),
+    "weight_values": set(),
+    "plain_pickle": set(),
+    "torch_file": {"plain_pickle", "regular_files"},
+    # networks out of checkpoints and files
+    "checkpoint": {"nn", "backbones", "modules", "atomic", "image_preparation", *FROM_FILES},
+    "deploy": {"nn", "backbones", "modules", "atomic", "image_preparation", *FROM_FILES},
     "export": {"nn", "analysis", "deploy", "atomic"},
     # what a command line says, and the parser that knows the options of callbacks
-    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"},
+    "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"}
+    | FROM_FILES,
     "graphs": {"nn", "analysis", "data"},
     "loggers": {"atomic"},
     "callbacks": {

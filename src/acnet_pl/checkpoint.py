@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from torch import nn
 from acnet_pl.atomic import atomic_path
 from acnet_pl.image_preparation import check_preparation
 from acnet_pl.modules.architecture import build_network
-from acnet_pl.modules.budget import built_within, check_tensor_sizes
+from acnet_pl.modules.budget import built_within
+from acnet_pl.torch_file import load_plain
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -47,9 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".safetensors" and path.exists():
         raise CheckpointError(f"{path} holds weights alone; give the run's checkpoints/last.ckpt")
     try:
-        _verify(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        check_tensor_sizes(content, path.stat().st_size)
+        content = load_plain(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; a run keeps its own under checkpoints/") from error
     except Exception as error:  # a damaged archive may fail in any way
@@ -224,19 +222,9 @@ def check_readable(pl_module: LightningModule) -> None:
         buffer = io.BytesIO()
         try:
             torch.save(value, buffer)
-            buffer.seek(0)
-            torch.load(buffer, weights_only=True)
+            load_plain(buffer)
         except Exception as error:  # whatever a value's own pickling raises
             raise ValueError(
                 f"hyper-parameter `{name}` ({type(value).__name__}) of {type(pl_module).__name__} could not be read "
                 f"back from a checkpoint without executing code; leave it out: save_hyperparameters(ignore=[{name!r}])"
             ) from error
-
-
-def _verify(path: Path) -> None:
-    """Compare every record of the archive with its checksum; torch.load alone does not."""
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-            raise ValueError("it is compressed, which no checkpoint is")  # and could unpack to any size
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"its record {damaged} is corrupt")

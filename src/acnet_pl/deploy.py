@@ -18,6 +18,8 @@ from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.modules.budget import built_within
 from acnet_pl.nn import fuse_model
 from acnet_pl.nn.surgery.copying import deep_copy
+from acnet_pl.regular_files import check_regular
+from acnet_pl.weight_values import check_values
 
 __all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
 
@@ -98,6 +100,7 @@ def fused_info(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
@@ -151,9 +154,9 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        _check_values(network, tensors)
+        check_values(network, tensors)
         network.load_state_dict(tensors, strict=True, assign=True)
-    except (RuntimeError, SafetensorError, OSError) as error:
+    except (ValueError, RuntimeError, SafetensorError, OSError) as error:
         raise ValueError(f"{path} does not fit the network it describes: {error}") from error
     return network.to(device).eval()
 
@@ -216,13 +219,3 @@ def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:
 def _precision(network: nn.Module) -> torch.dtype | None:
     tensors = [*network.parameters(), *network.buffers()]
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
-
-
-def _check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise an error for values of another kind; the precision may differ."""
-    for name, tensor in network.state_dict().items():
-        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
-            raise RuntimeError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")
-    for name, _ in network.named_parameters():
-        if name in tensors and not tensors[name].isfinite().all():
-            raise RuntimeError(f"{name} holds NaN or infinite values; the training diverged, or the file is damaged")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from acnet_pl.regular_files import check_regular
+from acnet_pl.torch_file import load_plain
+from acnet_pl.weight_values import check_values
 
 __all__ = ["load_weights"]
 
@@ -27,7 +29,7 @@ def load_weights(model: nn.Module, path: str | Path, num_classes: int) -> None:
         num_classes: Number of logits of the model.
 
     Raises:
-        ValueError: The file is missing, holds other than tensors, or is of another architecture.
+        ValueError: The file is missing, holds other than tensors of finite numbers, or is of another architecture.
     """
     weights = {key: value for key, value in _read(Path(path)).items() if not key.startswith(_AUXILIARY)}
     own = model.state_dict()
@@ -47,16 +49,24 @@ def load_weights(model: nn.Module, path: str | Path, num_classes: int) -> None:
         )
     if head:
         _LOG.info("%s has a head for another number of classes than %d: %s begins anew", path, num_classes, _some(head))
-    model.load_state_dict({key: value for key, value in weights.items() if key not in head}, strict=False)
+    loaded = {key: value for key, value in weights.items() if key not in head}
+    try:
+        check_values(model, loaded)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no weights of a trained model: {error}") from error
+    model.load_state_dict(loaded, strict=False)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"`weights_file` (={str(path)!r}) is no file; nothing is downloaded: give the path of one")
+    try:
+        size = check_regular(path)
+    except OSError as error:
+        what = error.strerror if path.exists() else "nothing is downloaded"
+        raise ValueError(f"`weights_file` (={str(path)!r}) is no file ({what}); give the path of one") from error
     with path.open("rb") as file:
         begin = file.read(9)
     if path.suffix == ".safetensors":
-        fits = begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < path.stat().st_size
+        fits = begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < size
     else:
         fits = begin.startswith((b"PK\x03\x04", b"\x80\x02"))  # an archive of torch.save, or its format before 1.6
     if not fits:
@@ -68,18 +78,17 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(_not_weights(path, str(error).splitlines()[0] if str(error) else "it is empty")) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(_not_weights(path, str(error))) from error
+            content = load_plain(path, former=True)
+    except Exception as error:  # a damaged file may fail in any way
+        reason = str(error).strip().splitlines()
+        raise ValueError(_not_weights(path, reason[0] if reason else type(error).__name__)) from error
     for name in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(_not_weights(path, "it holds other things than tensors"))
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise ValueError(_not_weights(path, "it holds other things than tensors under their names"))
     return content
 
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["built_within", "check_tensor_sizes"]
+__all__ = ["built_within"]
 
 _TIMES, _BYTES = 64, 64 * 2**20
 """Factor and constant, because building takes more than the file: branches, float32, buffers and temporary tensors."""
@@ -45,24 +44,3 @@ def built_within(path: str | Path) -> Iterator[None]:
     """
     with _Budget(_TIMES * Path(path).stat().st_size + _BYTES):
         yield
-
-
-def check_tensor_sizes(content: Any, most: int) -> None:
-    """Raise ValueError if a tensor in a loaded file claims more bytes than the file has.
-
-    A tensor with strides of zero takes four bytes in a file and terabytes once it is copied.
-
-    Args:
-        content: Loaded content: containers and tensors.
-        most: Size of the file, in bytes.
-    """
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, torch.Tensor):
-            if value.numel() * value.element_size() > most:
-                raise ValueError(f"a tensor of shape {tuple(value.shape)} is larger than the whole file")
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            waiting.extend(value)

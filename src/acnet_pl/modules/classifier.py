@@ -6,7 +6,6 @@ import math
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
 from acnet_pl.modules.architecture import describe
-from acnet_pl.modules.budget import built_within, check_tensor_sizes
+from acnet_pl.modules.budget import built_within
 from acnet_pl.modules.monitors import check_monitor, check_monitors
 from acnet_pl.modules.schedules import CosineSchedule, Schedule
 from acnet_pl.modules.sync_norms import refuse_lossy_sync
@@ -30,6 +29,7 @@ from acnet_pl.modules.untrusted import INSTANTIATOR, check_hyper_parameters
 from acnet_pl.nn import ConvBuilder, PlainConv
 from acnet_pl.nn.no_blocks import check_blocks
 from acnet_pl.nn.precision import full_precision
+from acnet_pl.torch_file import load_plain
 
 __all__ = ["ImageClassifier", "default_optimizer"]
 
@@ -138,9 +138,7 @@ class ImageClassifier(LightningModule):
                 is neither acnet_pl's nor imported by the caller.
         """
         try:
-            content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-            if not hasattr(checkpoint_path, "seek"):
-                check_tensor_sizes(content, Path(checkpoint_path).stat().st_size)
+            content = load_plain(checkpoint_path)
         except OSError:
             raise
         except Exception as error:  # a damaged file may fail in any way
