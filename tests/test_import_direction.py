@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"}
     | FROM_FILES,
     "graphs": {"nn", "analysis", "data"},
-    "loggers": {"atomic"},
+    "loggers": {"atomic", "regular_files"},
     "callbacks": {
         *("loggers", "quiet", "nn", "backbones", "modules", "analysis", "checkpoint", "deploy", "atomic"),
         "image_preparation",

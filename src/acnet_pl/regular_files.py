@@ -6,7 +6,7 @@ import errno
 import stat
 from pathlib import Path
 
-__all__ = ["MOST_TEXT", "check_regular", "read_text"]
+__all__ = ["MOST_TEXT", "UnsuitableFileError", "check_regular", "read_text"]
 
 MOST_TEXT = 64 * 2**20
 """Most bytes of a text that is read as a whole."""
@@ -20,23 +20,30 @@ _KINDS = {
 }
 
 
+class UnsuitableFileError(OSError):
+    """What lies under a path is not a regular file, or too large."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 def check_regular(path: str | Path) -> int:
-    """Raise OSError unless a path is a regular file or a link to one; return its size in bytes.
+    """Raise an error unless a path is a regular file or a link to one; return its size in bytes.
 
     Raises:
         FileNotFoundError: There is nothing.
-        OSError: It is a folder, a named pipe, a device or a socket.
+        UnsuitableFileError: It is a folder, a named pipe, a device or a socket.
 
     Example:
         >>> check_regular("/dev/zero")
         Traceback (most recent call last):
-        OSError: [Errno 22] it is a device, expected a regular file: '/dev/zero'
+        acnet_pl.regular_files.UnsuitableFileError: /dev/zero: it is a device, expected a regular file
     """
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
-        raise OSError(number, f"it is {kind}, expected a regular file", str(path))
+        raise UnsuitableFileError(number, f"it is {kind}, expected a regular file", str(path))
     return found.st_size
 
 
@@ -55,5 +62,7 @@ def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
     with Path(path).open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most / 2**20:.0f} MiB, too much for such a text", str(path))
+        raise UnsuitableFileError(
+            errno.EFBIG, f"it is larger than {most / 2**20:.0f} MiB, too much for such a text", str(path)
+        )
     return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")

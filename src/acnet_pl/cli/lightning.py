@@ -99,7 +99,7 @@ class CLI(RunOptions):
         """
         if not (path := self.subcommand_config().get("ckpt_path")):
             return
-        if Path(path).is_file():
+        if Path(path).exists():
             content = read_checkpoint(path)
             self.images = preprocessing_of(content, path)
             check_hyper_parameters(described := content.get("hyper_parameters") or {})

@@ -19,6 +19,7 @@ from acnet_pl.data.encoded_images import Cut
 from acnet_pl.export.formats import METADATA_KEY
 from acnet_pl.image_preparation import check_preparation
 from acnet_pl.nn import fuse_model
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["Predictor", "load_predictor"]
 
@@ -147,6 +148,7 @@ def _onnx(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         raise ModuleNotFoundError(f"{file} needs onnxruntime: pip install 'acnet-pl[export]'")
     onnxruntime = importlib.import_module("onnxruntime")
     try:
+        check_regular(file)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         about = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}"))
     except Exception as error:  # a runtime may fail in any way on a file that it does not like

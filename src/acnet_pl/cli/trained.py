@@ -16,6 +16,7 @@ from acnet_pl.data.errors import DataError
 from acnet_pl.deploy import fused_info, load_fused
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.nn import PlainConv
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["image_size_of", "load_for_export", "load_trained", "real_images", "stock_network"]
 
@@ -83,6 +84,7 @@ def real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[
     pixels = []
     for path in paths[:: -(-len(paths) // _MOST_IMAGES)]:
         try:
+            check_regular(path)
             with Image.open(path, formats=("JPEG", "PNG")) as image:
                 scaled = Image.fromarray(rgb_pixels(image)).resize((size, size))
         except Exception as error:  # a decoder may fail in any way on a corrupt file

@@ -115,7 +115,7 @@ def checkpoint_that_brings_data(args: Sequence[str]) -> Path | None:
     """Return the checkpoint that a command line names if it names no data, or None."""
     arguments = Arguments(args)
     path = Path(arguments.last("ckpt_path") or "")
-    return path if path.is_file() and not _named(arguments, "data") else None
+    return path if path.exists() and not path.is_dir() and not _named(arguments, "data") else None
 
 
 def data_of_checkpoint(path: Path) -> tuple[Path | None, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest
+from acnet_pl.regular_files import read_text
 
 __all__ = [
     "CONFIG",
@@ -39,7 +40,7 @@ def content_of(file: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = _parsed(Path(file).read_text(encoding="utf-8"))
+        content = _parsed(read_text(file))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -72,12 +73,12 @@ def read_config(given: str) -> dict[str, Any]:
         return {}  # of a remote file system, which the parser opens
     if path.is_dir():
         raise UsageError(f"--config {given} is a folder; give the YAML file of a configuration")
-    inline = not path.is_file()
+    inline = not path.exists()
     if inline and (":" not in given or given.endswith((".yaml", ".yml", ".json"))):
         raise UsageError(f"--config {given}: there is no such file{did_you_mean(_nearest_file(path))}")
     name = "--config" if inline else given
     try:
-        text = given if inline else path.read_text(encoding="utf-8")
+        text = given if inline else read_text(path)
         content = _parsed(text)
     except OSError as error:
         raise UsageError(f"{name}: cannot be read ({error.strerror})") from error

@@ -14,6 +14,7 @@ import torch
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import InMemoryImages
 from acnet_pl.data.safe_pickle import load_pickle
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["CIFARBatches"]
 
@@ -137,6 +138,7 @@ class CIFARBatches:
 
     def _unpickle(self, path: Path, md5: str) -> dict[Any, Any]:
         try:
+            check_regular(path)
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}). {self._way_out}") from error

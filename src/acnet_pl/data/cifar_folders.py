@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from acnet_pl.data.decoding import rgb_pixels
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.images import InMemoryImages
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["CIFARFolders"]
 
@@ -95,6 +96,7 @@ class CIFARFolders:
         from PIL import Image
 
         try:
+            check_regular(path)
             with Image.open(path, formats=tuple(set(_FORMATS.values()))) as image:
                 size = image.height, image.width
                 if size == self.size:

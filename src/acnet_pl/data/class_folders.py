@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from acnet_pl.data.errors import DataError
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["SUFFIXES", "ClassFolders", "FileSplit"]
 
@@ -106,7 +107,9 @@ class FileSplit:
         """Return the bytes of an image's file, uint8 ``(bytes,)``, empty if it cannot be opened, and its label."""
         label = int(self.labels[index])
         try:
-            return torch.from_numpy(np.fromfile(self.path(index), np.uint8)), label
+            path = self.path(index)
+            check_regular(path)
+            return torch.from_numpy(np.fromfile(path, np.uint8)), label
         except OSError:
             return torch.empty(0, dtype=torch.uint8), label
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from acnet_pl.data.errors import DataError
 from acnet_pl.data.shard_store import ShardStore
+from acnet_pl.regular_files import read_text
 
 __all__ = ["CLASSES_FILE", "INDEX_FILE", "ShardSplit", "ShardedImages"]
 
@@ -194,6 +195,8 @@ class ShardSplit:
 
 def _json(store: ShardStore, name: str) -> Any:
     try:
-        return json.loads(store.fetch(name).read_text())
+        return json.loads(read_text(store.fetch(name)))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{store.root}/{name} is not JSON ({error})") from None
+    except OSError as error:
+        raise DataError(f"{store.root}/{name} cannot be read ({error.strerror})") from error

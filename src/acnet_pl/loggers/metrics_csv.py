@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from acnet_pl.atomic import atomic_path
+from acnet_pl.regular_files import check_regular
 
 __all__ = ["MetricsCSV"]
 
@@ -59,6 +60,7 @@ class _Writer(ExperimentWriter):
     def rewind(self, rows: int) -> None:
         kept: list[dict[str, Any]] = []
         if self.path.exists():
+            check_regular(self.path)
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 kept = list(islice(reader, rows))

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import ConvBuilder
+from acnet_pl.regular_files import read_text
 from acnet_pl.trust import TRUSTED, is_trusted
 
 __all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
@@ -149,7 +150,7 @@ def check_configuration(path: Path) -> None:
         ValueError: It is no configuration, names a class that is not trusted or of another kind, or another file.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a configuration ({error})") from error
     if not isinstance(content, Mapping):

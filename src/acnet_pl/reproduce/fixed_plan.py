@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acnet_pl.atomic import atomic_path
+from acnet_pl.regular_files import read_text
 from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.plan import PlannedRun
 
@@ -74,11 +75,11 @@ def read_plans(output: Path) -> list[FixedPlan]:
     """
     path = output / "plan.json"
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path))
         return [FixedPlan(**{**one, "seeds": tuple(one["seeds"])}) for one in content["plans"]]
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no record of seeds and epochs ({error}); move it away to begin a new one"
         ) from error

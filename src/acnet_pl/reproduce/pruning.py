@@ -17,6 +17,7 @@ from acnet_pl.analysis.pruning import DEFAULT_RATIOS
 from acnet_pl.atomic import atomic_path
 from acnet_pl.deploy import load_fused
 from acnet_pl.nn.precision import full_precision
+from acnet_pl.regular_files import read_text
 from acnet_pl.reproduce.plan import PlannedRun, instantiate_data
 from acnet_pl.reproduce.results import fused_file
 
@@ -89,7 +90,7 @@ def locations(variant: str) -> tuple[Location, ...]:
 def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
     """Read stored curves with this number of draws, today's ratios and float32; ignore others."""
     try:
-        stored = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        stored = json.loads(read_text(folder / _FILE))
     except (OSError, ValueError):
         return []
     if stored.get("evaluated") != _EVALUATED:

@@ -131,7 +131,7 @@ def _run(run: PlannedRun, advance: Callable[[int], None]) -> int:
 
 def _epochs_done(parent: Path, since: float) -> int:
     """Return the finished epochs of the run that writes below a folder."""
-    files = [path for path in parent.glob("*/metrics.csv") if path.stat().st_mtime >= since]
+    files = [path for path in parent.glob("*/metrics.csv") if path.is_file() and path.stat().st_mtime >= since]
     if not files:
         return 0
     with max(files, key=lambda path: path.stat().st_mtime).open(newline="", encoding="utf-8") as file:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acnet_pl.regular_files import read_text
+
 __all__ = ["read_summary"]
 
 # Figures that reports compute with; each is a number if present.
@@ -25,7 +27,7 @@ _PARTS = ("metrics", "rotation", "equivalence", "fused", "versions")
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the content of summary.json in a run's folder; None if it is missing or damaged."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads(read_text(folder / "summary.json"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(summary, dict):

@@ -191,8 +191,10 @@ def _read(predictor: Predictor, paths: Sequence[Path], number: int) -> Tensor | 
     import torch
 
     from acnet_pl.data.decoding import UnreadableImageError, decode
+    from acnet_pl.regular_files import check_regular
 
     try:
+        check_regular(paths[number])
         content = torch.from_numpy(np.fromfile(paths[number], np.uint8))
         return predictor.cut(decode(content, predictor.cut.upright), 0)
     except OSError as error:
