@@ -26,7 +26,7 @@ def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterato
     Raises:
         OSError: It cannot be written; a full disk is known by ``errno.ENOSPC``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "report.txt")
         >>> with atomic_path(path) as unfinished:

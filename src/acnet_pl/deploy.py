@@ -62,7 +62,7 @@ def save_fused(
         ValueError: Only some of ``backbone``, ``conv`` and ``num_classes`` are given, or a field of ``preprocessing``
             is of another type, length or range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from acnet_pl import ACBConv
         >>> from acnet_pl.backbones import CifarQuick
@@ -167,7 +167,7 @@ def describe_inputs(inputs: Any) -> Any:
     Args:
         inputs: Tensors, nested in tuples, lists and dicts.
 
-    Example:
+    Examples:
         >>> describe_inputs((torch.zeros(2, 3, 8, 8),))
         {'tuple': [{'tensor': 'float32', 'shape': [2, 3, 8, 8]}]}
     """

@@ -33,7 +33,7 @@ def trusting(packages: Iterable[str]) -> Iterator[None]:
 def is_trusted(module: str) -> bool:
     """Return True for modules of `TRUSTED` packages and of packages that the user named or the caller imported.
 
-    Example:
+    Examples:
         >>> is_trusted("torch.optim"), is_trusted("antigravity")
         (True, False)
     """

@@ -124,6 +124,25 @@ WITHOUT_PLACE: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "change what `mul` gives",
     ),
     "several": (lambda: Net(lambda net, x: net.a(x) + net.b(x), a=conv(), b=conv()), "^`a`, `b`: "),
+    # Another call may choose the other entry, through which the bias would become something else.
+    "a convolution that is chosen": (
+        lambda: Net(
+            lambda net, x: net.norm(net.table["a"](net.conv(x))),
+            conv=conv(),
+            table=nn.ModuleDict({"a": conv(4, 4, 1), "b": conv(4, 4, 1)}),
+            norm=norm(),
+        ),
+        "`conv`: .*`table.a` is one of several: `table.b` is not called now",
+    ),
+    "a pooling that is chosen": (
+        lambda: Net(
+            lambda net, x: net.norm(net.table["a"](net.conv(x))),
+            conv=conv(),
+            table=nn.ModuleDict({"a": nn.MaxPool2d(2), "b": nn.Tanh()}),
+            norm=norm(),
+        ),
+        "`conv`: .*`table.a` is one of several: `table.b` is not called now",
+    ),
 }
 
 

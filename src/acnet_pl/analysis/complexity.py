@@ -61,7 +61,7 @@ def complexity(
     Raises:
         ValueError: There is neither a shape nor an example.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 4 * 4, 10))
         >>> print(complexity(net, (3, 4, 4)))
         0.002 M parameters, 0.00 M multiply-accumulates for 3×4×4

@@ -85,7 +85,7 @@ class EquivalenceMetric(Metric):
     processes is that of one process that saw all their images. Images that a distributed sampler repeats are counted
     again.
 
-    Example:
+    Examples:
         >>> metric = EquivalenceMetric()
         >>> metric.update(torch.tensor([[1.0, 4.0]]), torch.tensor([[1.0, 3.0]]), torch.tensor([1]))
         >>> metric.result().max_rel_difference

@@ -149,7 +149,7 @@ def count_correct(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1,)) ->
     Returns:
         Counts, int64, ``(len(topk),)``.
 
-    Example:
+    Examples:
         >>> count_correct(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]]), torch.tensor([2, 0]), topk=(1, 2)).tolist()
         [1, 2]
     """

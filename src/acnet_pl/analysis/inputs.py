@@ -34,7 +34,7 @@ def network_inputs(network: nn.Module, batch: Any, inputs: Inputs = None) -> Any
     Raises:
         ValueError: The batch does not have the part, or no part can be told to be the input.
 
-    Example:
+    Examples:
         >>> import torch
         >>> batch = {"image": torch.zeros(2, 3, 8, 8), "label": torch.tensor([0, 1])}
         >>> network_inputs(nn.Conv2d(3, 4, 3), batch).shape
@@ -92,7 +92,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 def sample_count(inputs: Any) -> int:
     """Return the number of samples in a network's input: the first dimension of its first tensor, or a list's length.
 
-    Example:
+    Examples:
         >>> import torch
         >>> sample_count((torch.zeros(4, 3, 8, 8), torch.zeros(4, 2)))
         4

@@ -31,7 +31,7 @@ def location_mask(where: Location, size: int) -> Tensor:
     Raises:
         ValueError: There is no such location, or ``size`` is even or less than 3.
 
-    Example:
+    Examples:
         >>> location_mask("skeleton", 3).int().tolist()
         [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
     """

@@ -246,7 +246,7 @@ def flip_response(
         order of 1 if not. The keys are the names of the block's branches ("square", "horizontal" and "vertical" of an
         ACBlock) and "fused"; for a layer of one branch just "fused".
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import ACBlock
         >>> responses = flip_response(ACBlock(2, 4, 3), torch.randn(1, 2, 8, 8))
         >>> {name: difference < 1e-5 for name, difference in responses.items()}

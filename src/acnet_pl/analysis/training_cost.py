@@ -39,7 +39,7 @@ def training_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Traini
         model: Takes images ``(N, C, H, W)``; it stays as it is.
         input_shape: ``(C, H, W)`` of one image.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU())
         >>> cost = training_cost(net, (3, 8, 8))
         >>> cost.macs == 8 * 3 * 9 * 6 * 6, cost.kept_bytes == 4 * (3 * 8 * 8 + 8 * 6 * 6)  # input, output of ReLU

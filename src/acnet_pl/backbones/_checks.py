@@ -28,7 +28,7 @@ def blocks_per_stage(depth: int, per_block: int, outside: int) -> int:
     Raises:
         ValueError: There is no network of this depth; the message says which depths are nearest, or the greatest.
 
-    Example:
+    Examples:
         >>> blocks_per_stage(56, per_block=6, outside=2)
         9
     """

@@ -29,7 +29,7 @@ class AlexNet(nn.Module):
     Raises:
         ValueError: An option is out of its range, or, in forward, images are smaller than 67×67.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> with torch.device("meta"):

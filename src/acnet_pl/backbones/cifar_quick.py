@@ -25,7 +25,7 @@ class CifarQuick(nn.Module):
     Raises:
         ValueError: In forward, images are not 32×32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> CifarQuick(PlainConv(), num_classes=10)(torch.rand(2, 3, 32, 32)).shape

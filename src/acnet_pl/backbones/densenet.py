@@ -38,7 +38,7 @@ class DenseNet(nn.Module):
     Raises:
         ValueError: An option is out of its range, or, in forward, images are smaller than 29×29.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> DenseNet(PlainConv(), num_classes=1000)(torch.rand(2, 3, 64, 64)).shape

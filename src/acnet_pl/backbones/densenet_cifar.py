@@ -30,7 +30,7 @@ class DenseNetCifar(nn.Module):
     Raises:
         ValueError: An option is out of its range, or, in forward, images are smaller than 4×4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> DenseNetCifar(PlainConv(), num_classes=10, depth=10)(torch.rand(2, 3, 32, 32)).shape

@@ -36,7 +36,7 @@ class ResNet(nn.Module):
     Raises:
         ValueError: An option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> ResNet(PlainConv(), num_classes=1000)(torch.rand(2, 3, 64, 64)).shape

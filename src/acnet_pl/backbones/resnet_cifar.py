@@ -32,7 +32,7 @@ class ResNetCifar(nn.Module):
     Raises:
         ValueError: An option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> ResNetCifar(PlainConv(), num_classes=10, depth=8)(torch.rand(2, 3, 32, 32)).shape

@@ -36,7 +36,7 @@ class Timm(nn.Module):
         ValueError: There is no such network or file, or nothing to convert.
         ImportError: timm is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> Timm(PlainConv(), num_classes=10, name="lcnet_035")(torch.rand(2, 3, 64, 64)).shape

@@ -41,7 +41,7 @@ class Torchvision(nn.Module):
     Raises:
         ValueError: There is no such network or file, or nothing to convert.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> Torchvision(PlainConv(), num_classes=10, name="resnet18")(torch.rand(2, 3, 64, 64)).shape

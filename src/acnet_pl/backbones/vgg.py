@@ -29,7 +29,7 @@ class VGG16(nn.Module):
     Raises:
         ValueError: In forward, images are smaller than 32×32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> VGG16(PlainConv(), num_classes=10)(torch.rand(2, 3, 32, 32)).shape

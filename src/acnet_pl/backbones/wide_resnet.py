@@ -27,7 +27,7 @@ class WideResNet(nn.Module):
     Raises:
         ValueError: An option is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import PlainConv
         >>> WideResNet(PlainConv(), num_classes=10, depth=10, width=2)(torch.rand(2, 3, 32, 32)).shape

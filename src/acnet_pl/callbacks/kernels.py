@@ -75,7 +75,7 @@ def commonest_kernel_size(network: nn.Module) -> int | None:
     Args:
         network: Any network; a block counts as one convolution.
 
-    Example:
+    Examples:
         >>> commonest_kernel_size(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)))
         3
     """

@@ -167,7 +167,7 @@ def first_nonfinite(network: nn.Module, inputs: Any) -> str:
         network: Left as it is, running statistics included.
         inputs: A batch that it takes: a tensor, a tuple of positional arguments or a dict of keyword arguments.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> _ = nn.init.constant_(net[1].weight, float("inf"))
         >>> first_nonfinite(net, torch.ones(1, 2))

@@ -38,7 +38,7 @@ class Arguments:
     Args:
         words: The command, then its arguments.
 
-    Example:
+    Examples:
         >>> arguments = Arguments(["fit", "--config=a.yaml", "--data", "CIFARDataModule", "--resume", "auto"])
         >>> arguments.command, arguments.configs, arguments.last("resume")
         ('fit', ['a.yaml'], 'auto')

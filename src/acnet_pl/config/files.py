@@ -194,7 +194,7 @@ def run_order(folder: Path) -> tuple[str, int, str]:
 
     `make_run_folder` gives no run a time before that of an earlier one, even where the clock was set back.
 
-    Example:
+    Examples:
         >>> names = ["2026-01-02T03-04-05-10", "2026-01-02T03-04-05-test-2", "2026-01-02T03-04-05"]
         >>> [folder.name for folder in sorted(map(Path, names), key=run_order)]
         ['2026-01-02T03-04-05', '2026-01-02T03-04-05-test-2', '2026-01-02T03-04-05-10']

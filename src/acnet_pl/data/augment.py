@@ -62,7 +62,7 @@ def pad_crop_flip(images: Tensor, pad: int, tops: Tensor, lefts: Tensor, flipped
     Returns:
         ``(N, H, W, C)``.
 
-    Example:
+    Examples:
         >>> image = torch.arange(4).view(1, 2, 2, 1)
         >>> pad_crop_flip(image, 1, torch.tensor([1]), torch.tensor([2]), torch.tensor([False])).view(2, 2)
         tensor([[1, 0],
@@ -91,7 +91,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Returns:
         float32 ``(N, C, H, W)`` in channels-last memory.
 
-    Example:
+    Examples:
         >>> batch = normalize(
         ...     torch.full((2, 4, 4, 3), 255, dtype=torch.uint8), mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1)
         ... )

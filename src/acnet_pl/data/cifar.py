@@ -66,7 +66,7 @@ class CIFARDataModule(InMemoryDataModule):
         ValueError: An argument is out of its range.
         DataError: On ``prepare_data`` and ``setup``: what is on disk is not the data set; the message says what to do.
 
-    Example:
+    Examples:
         >>> data = CIFARDataModule("cifar100", root="data", val_size=0)
         >>> data.num_classes, data.class_names[:2], data.image_shape
         (100, ['apple', 'aquarium_fish'], (3, 32, 32))

@@ -148,7 +148,7 @@ def decode_all(
 def jpeg_frame(encoded: Tensor) -> tuple[int, int, int]:
     """Return height, width and colour components (1 grey, 3 colour, 4 CMYK) of a JPEG; zeros for other bytes.
 
-    Example:
+    Examples:
         >>> jpeg_frame(torch.zeros(100, dtype=torch.uint8))
         (0, 0, 0)
     """

@@ -29,7 +29,7 @@ class DigitsDataModule(InMemoryDataModule):
         drop_last: Leave out what remains of an epoch after the last whole batch.
         pin_memory: Copy batches through pinned memory where there is a CUDA device.
 
-    Example:
+    Examples:
         >>> data = DigitsDataModule(image_size=16, batch_size=32)
         >>> data.setup("fit")
         >>> images, labels, indices = next(iter(data.train_dataloader()))

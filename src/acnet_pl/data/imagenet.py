@@ -58,7 +58,7 @@ class ImageNetDataModule(EncodedDataModule):
         DataError: On ``setup``: a split is missing, a class is empty, or the classes of the splits differ; in a batch:
             an image cannot be decoded, and ``skip_unreadable`` does not allow for it.
 
-    Example:
+    Examples:
         >>> data = ImageNetDataModule("s3-or-local-folder", image_size=224, decode="gpu")
         >>> data.num_classes, data.image_shape
         (1000, (3, 224, 224))

@@ -24,7 +24,7 @@ class InMemoryImages(Dataset[Batch]):
         images: uint8 ``(N, H, W, C)``.
         labels: int64 ``(N,)``.
 
-    Example:
+    Examples:
         >>> data = InMemoryImages(torch.zeros(10, 8, 8, 3, dtype=torch.uint8), torch.arange(10))
         >>> images, labels, indices = data.__getitems__([7, 2])
         >>> images.shape, labels, indices
@@ -74,7 +74,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     Returns:
         int64 ``(N,)``, a permutation of the positions.
 
-    Example:
+    Examples:
         >>> labels = torch.tensor([0] * 40 + [1] * 20)
         >>> labels[stratified_order(labels, seed=0)[:15]].bincount()
         tensor([10,  5])

@@ -27,7 +27,7 @@ def random_words(seed: int, epoch: int, indices: Tensor) -> Tensor:
     Returns:
         int64 ``(N,)`` on the same device, uniform over all 2^64 bit patterns.
 
-    Example:
+    Examples:
         >>> all_at_once = random_words(0, 3, torch.arange(8))
         >>> torch.equal(all_at_once[5:], random_words(0, 3, torch.arange(5, 8)))
         True
@@ -79,7 +79,7 @@ def uniform_stream(word: int) -> Iterator[float]:
     Args:
         word: One word of `random_words`; any integer of 64 bits.
 
-    Example:
+    Examples:
         >>> stream = uniform_stream(7)
         >>> round(next(stream), 4), round(next(stream), 4)
         (0.3898, 0.0168)

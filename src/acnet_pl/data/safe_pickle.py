@@ -22,7 +22,7 @@ def load_pickle(content: bytes) -> Any:
     Raises:
         pickle.UnpicklingError: The pickle asks for anything else, or is malformed.
 
-    Example:
+    Examples:
         >>> load_pickle(pickle.dumps({"data": np.arange(3, dtype=np.uint8)}))
         {'data': array([0, 1, 2], dtype=uint8)}
         >>> load_pickle(pickle.dumps(print))

@@ -38,7 +38,7 @@ def shard_order(sizes: Sequence[int], seed: int, epoch: int, block: int = BLOCK,
     Returns:
         int64 ``(sum(sizes),)``, a permutation.
 
-    Example:
+    Examples:
         >>> order = shard_order([4, 4, 4, 4], seed=0, epoch=0, lanes=2)
         >>> sorted(order.tolist()) == list(range(16))
         True

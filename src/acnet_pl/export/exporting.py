@@ -83,7 +83,7 @@ def export_model(
         FusionError: The network cannot be fused, or the stock architecture cannot take up a bias.
         ValueError: An argument is out of its range.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from acnet_pl.backbones import CifarQuick
         >>> from acnet_pl.nn import ACBConv

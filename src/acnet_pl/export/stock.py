@@ -33,7 +33,7 @@ def stock_weights(network: nn.Module, stock: nn.Module) -> dict[str, Tensor]:
         FusionError: A block cannot be fused, or the stock architecture has no place for its bias.
         ValueError: The network has been fused already, or the two are not of the same architecture.
 
-    Example:
+    Examples:
         >>> from acnet_pl.backbones import CifarQuick
         >>> from acnet_pl.nn import ACBConv, PlainConv
         >>> stock = CifarQuick(PlainConv(), 10)

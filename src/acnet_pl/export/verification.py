@@ -82,7 +82,7 @@ def verify(network: nn.Module, exported: Runner, batches: Iterable[Tensor]) -> V
 def tensors_in(outputs: object) -> list[Tensor]:
     """Return the tensors in a network's outputs, nested in lists, tuples and dicts, in order.
 
-    Example:
+    Examples:
         >>> [tensor.item() for tensor in tensors_in({"out": torch.tensor(1), "aux": [torch.tensor(2)]})]
         [1, 2]
     """

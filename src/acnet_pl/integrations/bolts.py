@@ -8,7 +8,7 @@ warns of while it is imported says nothing to its users and is kept quiet; its w
 Raises:
     ModuleNotFoundError: lightning-bolts is not installed; the message says how to.
 
-Example:
+Examples:
     >>> import acnet_pl.integrations.bolts
     >>> from pl_bolts.datamodules import CIFAR10DataModule
     >>> CIFAR10DataModule("data/").num_classes

@@ -10,7 +10,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def spreadsheet_text(text: str) -> str:
     """Put an apostrophe before text that a spreadsheet would take for a formula and carry out.
 
-    Example:
+    Examples:
         >>> spreadsheet_text("=cmd()"), spreadsheet_text("cat"), spreadsheet_text("-1")
         ("'=cmd()", 'cat', '-1')
     """

@@ -28,7 +28,7 @@ def describe(thing: Any) -> dict[str, Any]:
     Raises:
         TypeError: It is something else (a lambda, say), or its options are not plain data.
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import PlainConv
         >>> describe(PlainConv())
         {'class_path': 'acnet_pl.nn.conv.PlainConv', 'init_args': {'draw': 'pytorch'}}

@@ -44,7 +44,7 @@ class CosineSchedule(Schedule):
     Args:
         warmup_epochs: Epochs over which the factor first rises linearly.
 
-    Example:
+    Examples:
         >>> [round(CosineSchedule().factor(step, 10, 4), 3) for step in (0, 20, 40)]
         [1.0, 0.5, 0.0]
     """
@@ -65,7 +65,7 @@ class StaircaseSchedule(Schedule):
         gamma: Factor at each milestone.
         warmup_epochs: Epochs over which the factor first rises linearly.
 
-    Example:
+    Examples:
         >>> [StaircaseSchedule([2, 3]).factor(step, 10, 4) for step in (19, 20)]
         [1.0, 0.1]
     """

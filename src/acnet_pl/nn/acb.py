@@ -82,7 +82,7 @@ class ACBlock(FusibleConv):
     Raises:
         ValueError: An argument is out of range; the message names it and says what it must be.
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = ACBlock(8, 16, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)

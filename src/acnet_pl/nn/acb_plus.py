@@ -17,7 +17,7 @@ class ACBPlusBlock(BranchedConv):
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = ACBPlusBlock(8, 8, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)

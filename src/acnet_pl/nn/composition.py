@@ -20,7 +20,7 @@ def identity_kernel(channels: int, in_channels: int, groups: int, like: Tensor |
         groups: Groups of the convolution.
         like: A tensor whose dtype and device the kernel takes; None is PyTorch's defaults.
 
-    Example:
+    Examples:
         >>> identity_kernel(4, 4, 2)[:, :, 0, 0].tolist()
         [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     """

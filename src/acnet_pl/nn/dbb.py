@@ -22,7 +22,7 @@ class DBBlock(BranchedConv):
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = DBBlock(8, 16, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)

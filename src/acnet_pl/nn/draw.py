@@ -60,7 +60,7 @@ def draw_kernel(weight: Tensor, draw: KernelDraw, generator: torch.Generator | N
         draw: The distribution.
         generator: Source of random numbers; None is PyTorch's global generator.
 
-    Example:
+    Examples:
         >>> weight = torch.empty(64, 32, 3, 3)
         >>> draw_kernel(weight, "pytorch")
         >>> round(float(weight.pow(2).sum((1, 2, 3)).mean()), 2)

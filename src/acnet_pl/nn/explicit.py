@@ -19,7 +19,7 @@ def explicit_branches(model: nn.Module) -> Iterator[None]:
     Use it to check fusing. Without it, a block in eval mode computes with its fused kernel, and the check would compare
     that kernel with itself.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl.nn import ACBlock
         >>> block = ACBlock(4, 4, 3).eval()

@@ -42,7 +42,7 @@ def fuse_batch_norm(
     Returns:
         The fused kernel, of the same shape as ``kernel``, and bias, ``(O,)``.
 
-    Example:
+    Examples:
         >>> kernel, bias = fuse_batch_norm(
         ...     torch.ones(1, 1, 3, 3), None, torch.tensor([2.0]), torch.tensor([4.0]), eps=0.0
         ... )
@@ -73,7 +73,7 @@ def embed_kernel(kernel: Tensor, size: tuple[int, int], offset: tuple[int, int])
     Raises:
         ValueError: The kernel does not lie inside ``size`` at ``offset`` (Eq. 4).
 
-    Example:
+    Examples:
         >>> embed_kernel(torch.ones(1, 1, 1, 3), (3, 3), (1, 0)).int()[0, 0].tolist()
         [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
     """

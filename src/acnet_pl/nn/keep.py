@@ -27,7 +27,7 @@ def keep_fused(model: nn.Module) -> Iterator[None]:
     Args:
         model: Any module.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from acnet_pl import ACBlock
         >>> block = ACBlock(4, 4, 3).eval()

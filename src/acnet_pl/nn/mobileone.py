@@ -20,7 +20,7 @@ class MobileOneBlock(BranchedConv):
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = MobileOneBlock(8, 8, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)

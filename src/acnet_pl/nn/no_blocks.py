@@ -23,7 +23,7 @@ def check_blocks(network: nn.Module, conv: ConvBuilder) -> None:
     Raises:
         ValueError: There is no block. The message counts the reasons why convolutions stayed plain.
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import ACBConv
         >>> conv = ACBConv()
         >>> check_blocks(nn.Sequential(conv(3, 8, 1)), conv)

@@ -37,7 +37,7 @@ class OREPABlock(BranchedConv):
 
     Arguments, shapes and errors are those of `BranchedConv`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> block = OREPABlock(8, 8, 3, padding=1).eval()
         >>> x = torch.randn(2, 8, 5, 5)

@@ -94,7 +94,7 @@ def line_chart(
         y_label: Beside.
         y_range: Range of the vertical axis; None is that of the data.
 
-    Example:
+    Examples:
         >>> line_chart([Series("plain", 0, [(0, 1.0), (1, 2.0)])], "Net", "epoch", "accuracy (%)").title
         'Net: accuracy (%) by epoch'
     """

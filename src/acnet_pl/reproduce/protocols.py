@@ -45,7 +45,7 @@ TOP5 = Measure("rotation/original/top5", "Top-5")
 def pairs(measure: Measure, rows: Mapping[str, Sequence[float]]) -> dict[tuple[str, str, str], float]:
     """Return published figures by model, variant and measure, from a plain and an ACNet column.
 
-    Example:
+    Examples:
         >>> pairs(TOP1, {"vgg16": (94.12, 94.47)})[("vgg16", "acb", "rotation/original/top1")]
         94.47
     """

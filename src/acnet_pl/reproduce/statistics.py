@@ -20,7 +20,7 @@ _MOST_PAIRS = 10_000
 class Sample:
     """Figures of one kind, one per seed.
 
-    Example:
+    Examples:
         >>> Sample({0: 1.0, 1: 2.0, 2: 3.0}).mean
         2.0
     """
@@ -79,7 +79,7 @@ class Sample:
 def paired_difference(base: Sample, other: Sample) -> Sample:
     """Return ``other - base`` for each seed that both have.
 
-    Example:
+    Examples:
         >>> paired_difference(Sample({0: 0.5, 1: 0.25}), Sample({1: 0.75, 2: 0.9})).values
         {1: 0.5}
     """
@@ -120,7 +120,7 @@ def correlation(base: Sample, other: Sample, confidence: float = CONFIDENCE) -> 
         other: Figures of another kind.
         confidence: 0 to 1.
 
-    Example:
+    Examples:
         >>> str(correlation(Sample({0: 1.0, 1: 2.0, 2: 4.0}), Sample({0: 2.0, 1: 3.0, 2: 5.0})))
         '+1.00 (n = 3, too few for an interval)'
     """
@@ -142,7 +142,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Args:
         p_values: p-values of all comparisons that are looked at together.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
@@ -169,7 +169,7 @@ def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: f
     Raises:
         ValueError: The gain is 0, which no number finds, or the spread is negative.
 
-    Example:
+    Examples:
         >>> pairs_needed(gain=0.5, spread=1.0), pairs_needed(gain=0.8, spread=0.5)
         (34, 6)
     """

@@ -104,6 +104,7 @@ class _Shifts:
         self.tied = ties(model)
         self.values: dict[fx.Node, _Value] = {}
         self.taken_up: dict[str, tuple[Tensor | None, frozenset[str]]] = {}
+        self.involved: dict[str, frozenset[str]] = {}  # layers through which shifts go, with the shifts' sources
 
     def run(self, graph: fx.Graph) -> None:
         """Follow the shifts through a graph; raise an error if it contradicts an earlier graph."""
@@ -112,8 +113,11 @@ class _Shifts:
             self.values[node] = value = self.evaluate(node)
             module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
             involved = [one for one in (value, *map(self.values.get, node.all_input_nodes)) if one and one.sources]
-            if module is not None and involved and (module._forward_hooks or module._forward_pre_hooks):
-                sources = frozenset[str]().union(*(one.sources for one in involved))
+            if module is None or not involved:
+                continue
+            sources = frozenset[str]().union(*(one.sources for one in involved))
+            self.involved[self.names[module]] = sources
+            if module._forward_hooks or module._forward_pre_hooks:
                 raise _refusal(sources, f"`{node.target}` has a hook, whose effect on it is unknown")
 
     def evaluate(self, node: fx.Node) -> _Value:
@@ -240,12 +244,14 @@ class _Shifts:
         return _Value(sum(known), torch.cat(shifts), sources)
 
     def refuse_choices(self, called: set[str]) -> None:
-        """Raise an error if another call may choose a different layer to give or take a bias."""
-        found = dict(layers(self.model))
+        """Raise an error if another call may choose a different layer to give, pass on or take up a bias."""
+        blocks = [module for module in self.model.modules() if isinstance(module, FusibleConv)]
+        inner = {part for block in blocks for part in block.modules() if part is not block}
+        leaves = {n: m for n, m in self.model.named_modules() if not any(m.children()) and m not in inner}
+        found = {**leaves, **dict(layers(self.model))}
         siblings = idle_siblings(self.model, found, called & found.keys())
-        for name, (shift, sources) in self.taken_up.items():
-            for one in sorted({name, *sources} & siblings.keys()) if shift is not None else ():
-                raise _refusal(sources, f"`{one}` is one of several: `{siblings[one]}` is not called now")
+        for one in sorted(self.involved.keys() & siblings.keys()):
+            raise _refusal(self.involved[one], f"`{one}` is one of several: `{siblings[one]}` is not called now")
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Record what a layer takes up; raise an error if that differs from an earlier call."""

@@ -70,7 +70,7 @@ def convert(
             data flow needs an ``example_input``.
         TypeError: ``conv`` builds something other than blocks and plain layers.
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import ACBConv
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
         >>> [type(layer).__name__ for layer in convert(model, ACBConv(gamma_init=1 / 3))]
@@ -179,7 +179,7 @@ def convert_to_acnet(
         position: "skeleton" or "border".
         gamma_init: Initial γ of the branches; it has no effect with "preserve".
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
         >>> acnet = convert_to_acnet(model, init="preserve")
         >>> [type(layer).__name__ for layer in acnet]

@@ -73,7 +73,7 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     Raises:
         ValueError: The network cannot be evaluated on ``example_input``.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU())
         >>> flow = follow(model)
         >>> flow.norm_of, flow.norm_missing

@@ -86,7 +86,7 @@ class Eligibility:
 def describe(layer: Layer) -> str:
     """Describe a convolution in a few words.
 
-    Example:
+    Examples:
         >>> describe(nn.Conv2d(64, 128, 3, stride=2, groups=64))
         '3×3 conv 64→128, stride 2, groups 64'
     """

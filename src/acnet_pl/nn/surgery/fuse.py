@@ -76,7 +76,7 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
         FusionError: A layer cannot be fused (it is in train mode, keeps no running statistics, holds NaN, ...). The
             message begins with the layer's name.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
         >>> fuse_model(model)
         Sequential(
@@ -105,7 +105,7 @@ def fuse_report(model: nn.Module, example_input: Any = None) -> FuseReport:
     Raises:
         FusionError: As `fuse_model` does.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()).eval()
         >>> print(fuse_report(model))
         batch norm  kind            fused into  why it stays

@@ -99,7 +99,7 @@ def conversion_report(acnet: nn.Module) -> ConversionReport:
     Raises:
         ValueError: The module contains no converted network, or more than one.
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import convert_to_acnet
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
         >>> print(conversion_report(convert_to_acnet(model)))

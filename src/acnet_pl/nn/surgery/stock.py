@@ -44,7 +44,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
         ValueError: The module contains no converted network, or ``calibrate`` gives no batches.
         FusionError: A block cannot be fused, or the stock model has no place for its bias; the message names it.
 
-    Example:
+    Examples:
         >>> from acnet_pl.nn import convert_to_acnet
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         >>> acnet = convert_to_acnet(model)

@@ -11,7 +11,7 @@ __all__ = ["html_table", "text_table"]
 def text_table(lines: Sequence[tuple[str, ...]]) -> str:
     """Align the columns of a table; the first line is the header.
 
-    Example:
+    Examples:
         >>> print(text_table([("a", "long"), ("1", "2")]))
         a  long
         -  ----

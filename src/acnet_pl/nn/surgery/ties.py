@@ -16,7 +16,7 @@ def ties(model: nn.Module) -> dict[nn.Module, dict[str, str]]:
     Returns:
         By module and name of its tensor, a message that says what the tensor is tied to.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
         >>> model[1].weight = model[0].weight
         >>> list(ties(model).values())

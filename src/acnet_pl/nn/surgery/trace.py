@@ -95,8 +95,11 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
             yield name, module
 
 
-def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
+def idle_siblings(model: nn.Module, found: Mapping[str, nn.Module], called: Set[str]) -> dict[str, str]:
     """Map layers to an uncalled layer of the same kind that a call may choose instead by an index or key.
+
+    Batch norms are one kind, other layers with channels another, each by their number of output channels, and modules
+    without channels a third.
 
     Args:
         model: The network.
@@ -107,13 +110,16 @@ def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]
     siblings: dict[str, str] = {}
     for idle in found.keys() - called:
         for name in called:
-            norms = isinstance(found[name], _BatchNorm), isinstance(found[idle], _BatchNorm)
-            if norms[0] is not norms[1] or channels_of(found[name]) != channels_of(found[idle]):
+            if _kind(found[name]) != _kind(found[idle]):
                 continue
             parts = takewhile(lambda pair: pair[0] == pair[1], zip(name.split("."), idle.split("."), strict=False))
             if ".".join(part for part, _ in parts) in choices:
                 siblings[name] = idle
     return siblings
+
+
+def _kind(module: nn.Module) -> tuple[bool, int]:
+    return isinstance(module, _BatchNorm), channels_of(module) if is_layer(module) else 0
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
