@@ -9,6 +9,7 @@ import pytest
 
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
 from acnet_pl.reproduce.settings import SettingsParser, differences, settings_of
+from acnet_pl.reproduce.summary_file import read_summary, summary_fault
 
 
 def plan_one(tmp_path: Path, parser: SettingsParser, **options: Any) -> PlannedRun:
@@ -36,14 +37,54 @@ def test_a_run_is_missing_unfinished_then_finished(
         *("", "{", "[]", '{"folder": "x"}', '{"metrics": []}', '{"metrics": {"test/top1": "high"}}'),
         *('{"metrics": {}, "rotation": 3}', '{"metrics": {}, "epochs": "12"}', "[" * 9999),
         *('{"metrics": {}, "versions": "new"}', '{"metrics": {}, "fused": {"parameters_folded": [1]}}'),
+        b'{"metrics": {}}\xff',
     ],
 )
 def test_a_damaged_summary_is_not_a_finished_run(
-    content: str, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+    content: str | bytes, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
     run = plan_one(tmp_path, parser, epochs=2)
-    (fabricate(run, 0.8) / "summary.json").write_text(content)
+    path = fabricate(run, 0.8) / "summary.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert run.state() == "unfinished"
+    assert summary_fault(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ('"metrics": {"test/top1": 37.5}', "`metrics/test/top1` is 37.5, expected an accuracy from 0 to 1"),
+        ('"metrics": {"test/top1": NaN}', "`metrics/test/top1` is nan, expected an accuracy"),
+        ('"metrics": {"val/top5": -3}', "`metrics/val/top5` is -3, expected an accuracy"),
+        ('"rotation": {"rotate_90/top1": Infinity}', "`rotation/rotate_90/top1` is inf, expected an accuracy"),
+        ('"equivalence": {"fused_accuracy": 1.5}', "`equivalence/fused_accuracy` is 1.5, expected an accuracy"),
+        (f'"metrics": {{"test/top1": 1{"0" * 400}}}', "`metrics/test/top1` is an integer of 1329 bits"),
+        (f'"metrics": {{"test/loss": 1{"0" * 400}}}', "`metrics/test/loss` is an integer of 1329 bits"),
+        (f'"metrics": {{"test/top1": 1{"0" * 5000}}}', "Exceeds the limit"),
+        ('"rotation": {"samples": -1}', "`rotation/samples` is -1, expected a number from 0"),
+        ('"training_seconds": NaN', "`training_seconds` is nan, expected a number from 0"),
+        ('"engine": ["graphs"]', "`engine` is a list, expected names and values"),
+        ('"engine": "graphs"', "`engine` is a str, expected"),
+        ('"versions": {"torch": {"cuda": 1}}', "`versions/torch` is a dict, expected text"),
+        ('"epochs": 2, "epochs": 3', "it gives 'epochs' twice"),
+        ('"metrics": {"test/top1": 0.1, "test/top1": 0.9}', "it gives 'test/top1' twice"),
+    ],
+)
+def test_figures_that_cannot_be_are_left_out(changes: str, fault: str, tmp_path: Path) -> None:
+    metrics = "" if '"metrics"' in changes else '"metrics": {}, '
+    (tmp_path / "summary.json").write_text(f"{{{metrics}{changes}}}")
+    assert read_summary(tmp_path) is None
+    assert fault in (summary_fault(tmp_path) or "")
+
+
+def test_figures_at_their_bounds_are_taken(tmp_path: Path) -> None:
+    content = '{"metrics": {"test/top1": 0, "val/top1": 1.0, "test/loss": NaN}, "engine": {"name": "graphs"}}'
+    (tmp_path / "summary.json").write_text(content)
+    summary = read_summary(tmp_path)
+    assert summary is not None
+    assert summary["metrics"]["val/top1"] == 1
+    assert summary_fault(tmp_path) is None
+    assert summary_fault(tmp_path / "missing") is None
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_one(

@@ -137,6 +137,31 @@ def test_runs_of_several_devices_are_marked(
     assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
 
 
+def test_a_damaged_summary_is_left_out_and_named(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=(0, 1), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    damages: list[dict[str, object]] = [
+        {"metrics": {"test/top1": 10**400}},
+        {"engine": "graphs"},
+        {"versions": {"torch": {"cuda": 1}}},
+        {},
+    ]
+    for run, damage in zip(runs, damages, strict=True):
+        path = fabricate(run, 0.8) / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    assert result.finished == 1
+    assert [text.partition("summary.json: ")[2].partition(" ")[0] for text in result.damaged] == [
+        *("`metrics/test/top1`", "`engine`", "`versions/torch`"),
+    ]
+    report = write_report(tmp_path / "out", {"table1": result}, [])
+    text = report.with_suffix(".md").read_text()
+    assert "left out here because their summaries are damaged" in text
+    assert "is a str, expected names and values" in text
+
+
 def test_a_run_from_before_testing_in_float32_has_the_accuracy_of_its_equivalence_check(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:

@@ -71,6 +71,8 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
         finally:
             signal.signal(signal.SIGTERM, before)
     results = _results(plan, options, failed, read_plans(output))
+    for fault in dict.fromkeys(fault for result in results.values() for fault in result.damaged):
+        console.print(f"Warning: left out {fault}", soft_wrap=True)
     report = write_report(output, results, ["python", "-m", "acnet_pl", *args])
     console.print(f"Written: {report}", soft_wrap=True)
     for name, result in results.items():

@@ -79,6 +79,12 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
             + ("; the published figures are of the full one." if result.grid.published else "."),
             [f"{name}: {'; '.join(changes)}" for name, changes in result.departures.items()],
         )
+    if result.damaged:
+        yield Notice(
+            "Runs are left out here because their summaries are damaged; the same command without --report-only makes "
+            "them anew.",
+            result.damaged,
+        )
     if result.finished < len(result.runs):
         unfinished = [
             f"{run.planned.run.name}: {'failed, see log.txt in its folder' if run.failed else run.state}"

@@ -16,7 +16,7 @@ from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.plan import PlannedRun, State, describe_data
 from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
-from acnet_pl.reproduce.summary_file import read_summary
+from acnet_pl.reproduce.summary_file import read_summary, summary_fault
 
 __all__ = ["GridResult", "RunResult", "fused_file"]
 
@@ -130,6 +130,12 @@ class GridResult:
     def finished(self) -> int:
         """Return the number of finished runs."""
         return sum(run.state == "finished" for run in self.runs)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Return the summaries that are left out, each with the reason."""
+        faults = {run.folder: summary_fault(run.folder) for run in self.runs if run.folder and not run.summary}
+        return [f"{folder}/summary.json: {fault}" for folder, fault in faults.items() if fault]
 
     @property
     def data(self) -> str:
