@@ -151,6 +151,8 @@ def test_a_damaged_summary_is_left_out_and_named(
     for run, damage in zip(runs, damages, strict=True):
         path = fabricate(run, 0.8) / "summary.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    metrics = path.parent / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("1,15,0.5", "1,15,nan"))  # a training that diverged has a curve
     result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
     assert result.finished == 1
     assert [text.partition("summary.json: ")[2].partition(" ")[0] for text in result.damaged] == [
@@ -158,6 +160,8 @@ def test_a_damaged_summary_is_left_out_and_named(
     ]
     report = write_report(tmp_path / "out", {"table1": result}, [])
     text = report.with_suffix(".md").read_text()
+    (curve,) = [run["curve"] for run in result.as_dict()["runs"] if run["state"] == "finished"]
+    assert [one["train_loss"] for one in curve] == [0.75, pytest.approx(float("nan"), nan_ok=True)]
     assert "left out here because their summaries are damaged" in text
     assert "is a str, expected names and values" in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from statistics import fmean
 
 __all__ = ["EpochFigures", "read_curve"]
 
+_LARGEST = 1e38  # of a figure; those of float32 are no larger
 _COLUMNS = {
     "train/loss": "logged_loss",
     "train/mean_loss": "train_loss",
@@ -58,21 +60,49 @@ def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
     Args:
         path: A run's metrics.csv; nothing is read where it is missing.
         epochs: Epochs of the training; what `validate` logs once it is over would be one more and is left out.
+
+    Raises:
+        ValueError: The file is damaged.
     """
     if not path.is_file():
         return []
     found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for column, name in _COLUMNS.items():
-                if row.get(column) and row.get("epoch"):
-                    found[int(float(row["epoch"])) + 1][name].append(float(row[column]))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet may have put a mark at the beginning
+            for row in csv.DictReader(file):
+                for column, name in _COLUMNS.items():
+                    if row.get(column) and row.get("epoch"):
+                        found[_epoch(row["epoch"])][name].append(_number(column, row[column]))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(
+            f"{path} is no table of a training's figures ({error}); move it away to report the run without its curves"
+        ) from error
     return [EpochFigures(epoch, **_figures(found[epoch])) for epoch in sorted(found) if epoch <= epochs]
+
+
+def _epoch(text: str) -> int:
+    """Return the number of an epoch, counted from 1."""
+    number = _number("epoch", text)
+    if not (number >= 0 and number.is_integer()):
+        raise ValueError(f"`epoch` is {text}, expected a whole number from 0")
+    return int(number) + 1
+
+
+def _number(column: str, text: str) -> float:
+    """Return a logged figure; a diverged training has NaN and infinite ones."""
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise ValueError(f"`{column}` is {text[:40]!r}, expected a number") from error
+    if abs(number) > _LARGEST and math.isfinite(number):
+        raise ValueError(f"`{column}` is {text[:40]}, expected a number up to {_LARGEST:g}")
+    return number
 
 
 def _figures(logged: Mapping[str, Sequence[float]]) -> dict[str, float]:
     # The last value counts: a resumed run may have evaluated an epoch twice.
     figures = {name: values[-1] for name, values in logged.items() if name != "logged_loss"}
     if "logged_loss" in logged:
-        figures.setdefault("train_loss", fmean(logged["logged_loss"]))
+        losses = logged["logged_loss"]
+        figures.setdefault("train_loss", fmean(losses) if all(map(math.isfinite, losses)) else math.nan)
     return figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from statistics import fmean, stdev
 
 from acnet_pl.reproduce.analysis import load_analysis
@@ -59,7 +60,11 @@ def _training(result: GridResult) -> Iterator[Chart]:
             for style, variant in enumerate(result.grid.variants):
                 runs = [run.curve() for run in result.of(model.key, variant.key)]
                 curves = [
-                    {one.epoch: factor * value for one in run if (value := getattr(one, name)) is not None}
+                    {
+                        one.epoch: factor * value
+                        for one in run
+                        if (value := getattr(one, name)) is not None and isfinite(value)  # gaps where it diverged
+                    }
                     for run in runs
                 ]
                 series += _progress(variant.title, style, [curve for curve in curves if curve])

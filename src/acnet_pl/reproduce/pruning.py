@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from acnet_pl.analysis.pruning import DEFAULT_RATIOS
 from acnet_pl.atomic import atomic_path
 from acnet_pl.deploy import load_fused
 from acnet_pl.nn.precision import full_precision
-from acnet_pl.regular_files import read_text
+from acnet_pl.reproduce.json_file import read_json
 from acnet_pl.reproduce.plan import PlannedRun, instantiate_data
 from acnet_pl.reproduce.results import fused_file
 
@@ -90,21 +90,32 @@ def locations(variant: str) -> tuple[Location, ...]:
 def stored_pruning(folder: Path, seeds: int) -> list[PruningCurve]:
     """Read stored curves with this number of draws, today's ratios and float32; ignore others."""
     try:
-        stored = json.loads(read_text(folder / _FILE))
-    except (OSError, ValueError):
+        stored = read_json(folder / _FILE)
+        if stored["evaluated"] != _EVALUATED:
+            return []
+        curves = [
+            PruningCurve(
+                curve["where"],
+                tuple(curve["ratios"]),
+                tuple(curve["seeds"]),
+                tuple(tuple(values) for values in curve["accuracies"]),
+            )
+            for curve in stored["curves"]
+        ]
+        return [curve for curve in curves if len(curve.seeds) == seeds and _is_whole(curve)]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    if stored.get("evaluated") != _EVALUATED:
-        return []
-    curves = [
-        PruningCurve(
-            curve["where"],
-            tuple(curve["ratios"]),
-            tuple(curve["seeds"]),
-            tuple(tuple(values) for values in curve["accuracies"]),
-        )
-        for curve in stored["curves"]
-    ]
-    return [curve for curve in curves if len(curve.seeds) == seeds]
+
+
+def _is_whole(curve: PruningCurve) -> bool:
+    """Return True if a stored curve is of a known location and has an accuracy from 0 to 1 for each ratio and draw."""
+    return (
+        curve.where in get_args(Location)
+        and {*curve.ratios} <= {*DEFAULT_RATIOS}
+        and len(curve.accuracies) == len(curve.ratios)
+        and all(len(values) == len(curve.seeds) for values in curve.accuracies)
+        and all(isinstance(value, (int, float)) and 0 <= value <= 1 for draws in curve.accuracies for value in draws)
+    )
 
 
 def compute_pruning(run: PlannedRun, folder: Path, seeds: int) -> list[PruningCurve]:
