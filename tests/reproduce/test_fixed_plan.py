@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,53 @@ def test_other_epochs_are_another_plan_and_named(tmp_path: Path, plan: Callable[
     assert others == "Cifar-quick: also begun with 1 epochs."
 
 
-@pytest.mark.parametrize("content", ["", "[]", json.dumps({"plans": [{"grid": "table1"}]})])
-def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
+WHOLE = {
+    **{"grid": "table1", "model": "vgg16", "recipe": "article", "epochs": 2, "settings": "{}", "seeds": [0, 1]},
+    **{"recorded": "2026-01-01 10:00 UTC", "finished": 0, "runs": 4},
+}
+
+
+def damaged(**changes: Any) -> str:
+    return json.dumps({"format": "acnet_pl.plan/1", "plans": [{**WHOLE, **changes}]})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "Expecting value"),
+        ("[]", "its format is '[]', expected 'acnet_pl.plan/1'"),
+        ("[" * 9999, "nested too deep"),
+        ('{"a": ' * 9999, "nested too deep"),
+        (json.dumps({"plans": [WHOLE]}), "its format is 'None', expected"),
+        (json.dumps({"format": "acnet_pl.plan/2", "plans": [WHOLE]}), "its format is 'acnet_pl.plan/2', expected"),
+        (json.dumps({"format": "acnet_pl.plan/1", "plans": 3}), "it has no list of `plans`"),
+        (json.dumps({"format": "acnet_pl.plan/1", "plans": [{}]}), "a plan is '{}', expected grid, model, recipe"),
+        (json.dumps({"format": "acnet_pl.plan/1", "plans": [[]]}), "a plan is '[]', expected grid, model, recipe"),
+        ('{"format": "acnet_pl.plan/1", "plans": [], "plans": []}', "it gives 'plans' twice"),
+        (damaged(seeds=[]), "`seeds` is '[]', expected a list of integers that differ"),
+        (damaged(seeds="ab"), "`seeds` is 'ab', expected"),
+        (damaged(seeds=[0, "1"]), "`seeds` is \"[0, '1']\", expected"),
+        (damaged(seeds=[[0], [1]]), "`seeds` is '[[0], [1]]', expected"),
+        (damaged(seeds=[1, 1]), "`seeds` is '[1, 1]', expected"),
+        (damaged(seeds=[True]), "`seeds` is '[True]', expected"),
+        (damaged(epochs=[2]), "`epochs` is '[2]', expected an integer from 0"),
+        (damaged(epochs="2"), "`epochs` is '2', expected"),
+        (damaged(finished=-1), "`finished` is '-1', expected"),
+        (damaged(recorded=3), "`recorded` is '3', expected text"),
+        (damaged(model=["vgg16"]), "`model` is \"['vgg16']\", expected text"),
+    ],
+)
+def test_a_damaged_record_is_named(content: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(content)
-    with pytest.raises(ValueError, match=r"plan\.json is no record"):
+    with pytest.raises(ValueError, match=re.escape(reason)) as refused:
         read_plans(tmp_path)
+    text = str(refused.value)
+    assert text.startswith(f"{tmp_path}/plan.json is no record of seeds and epochs (")
+    assert text.endswith("move it away to begin a new one")
+    assert len(text.splitlines()) == 1
+
+
+def test_a_whole_record_is_read(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(damaged())
+    (plan,) = read_plans(tmp_path)
+    assert (plan.seeds, plan.epochs, plan.runs) == ((0, 1), 2, 4)

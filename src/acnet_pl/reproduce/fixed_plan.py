@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from acnet_pl.atomic import atomic_path
-from acnet_pl.regular_files import read_text
 from acnet_pl.reproduce.grid import Grid
+from acnet_pl.reproduce.json_file import read_json
 from acnet_pl.reproduce.plan import PlannedRun
 
 __all__ = ["FixedPlan", "fix_plan", "read_plans", "remarks"]
@@ -75,14 +75,37 @@ def read_plans(output: Path) -> list[FixedPlan]:
     """
     path = output / "plan.json"
     try:
-        content: Any = json.loads(read_text(path))
-        return [FixedPlan(**{**one, "seeds": tuple(one["seeds"])}) for one in content["plans"]]
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            found = content.get("format") if isinstance(content, dict) else content
+            raise ValueError(f"its format is {str(found)[:40]!r}, expected {_FORMAT!r}")
+        if not isinstance(content.get("plans"), list):
+            raise ValueError("it has no list of `plans`")
+        return [_read(one) for one in content["plans"]]
     except FileNotFoundError:
         return []
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} is no record of seeds and epochs ({error}); move it away to begin a new one"
         ) from error
+
+
+def _read(found: Any) -> FixedPlan:
+    """Return a recorded plan, if all of its fields are what `fix_plan` writes."""
+    names = [field.name for field in fields(FixedPlan)]
+    if not isinstance(found, dict) or {*found} != {*names}:
+        raise ValueError(f"a plan is {str(found)[:40]!r}, expected {', '.join(names)}")
+    for name, value in found.items():
+        if name == "seeds":
+            is_sound = isinstance(value, list) and value and all(type(seed) is int for seed in value)
+            is_sound, expected = is_sound and len({*value}) == len(value), "a list of integers that differ"
+        elif name in ("epochs", "finished", "runs"):
+            is_sound, expected = type(value) is int and value >= 0, "an integer from 0"
+        else:
+            is_sound, expected = isinstance(value, str), "text"
+        if not is_sound:
+            raise ValueError(f"`{name}` is {str(value)[:40]!r}, expected {expected}")
+    return FixedPlan(**{**found, "seeds": tuple(found["seeds"])})
 
 
 def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> list[str]:
