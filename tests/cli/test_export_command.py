@@ -159,6 +159,13 @@ def test_real_images_are_normalised_and_compared(
         (["--image-size", "32", "--batch-size", "0"], 1, "`batch_size` (=0) must be at least 1"),
         (["--image-size", "32", "--format", "safetensors", "--tolerance", "0"], 1, "was not kept"),
         (["--format", "tflite"], 2, "tflite"),
+        (["--image-size", "0"], 1, "`image_size` (=0) must be from 1 to 16384 pixels"),
+        (["--image-size", "100000"], 1, "`image_size` (=100000) must be from 1 to 16384 pixels"),
+        (
+            ["--image-size", "32", "--batch-size", str(10**12)],
+            1,
+            "1000000000000 images of 32 x 32 pixels take 12,288,0",
+        ),
     ],
 )
 def test_mistakes_are_told_and_leave_no_file(
@@ -167,6 +174,21 @@ def test_mistakes_are_told_and_leave_no_file(
     assert main(["export", str(checkpoint), *options]) == code
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("size", [-5, 0, 16385, 100_000, 2**62])
+def test_fuse_takes_sizes_of_images_alone(size: int, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fuse", str(checkpoint), "--image_size", str(size)]) == 1
+    assert f"error: `image_size` (={size}) must be from 1 to 16384 pixels" in capsys.readouterr().err
+
+
+def test_fuse_says_that_images_do_not_fit_into_memory(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("acnet_pl.cli.random_images._memory", lambda: 4 * 8 * 3 * 32 * 32)
+    assert main(["fuse", str(checkpoint), "--image_size", "32"]) == 0
+    assert main(["fuse", str(checkpoint), "--image_size", "33"]) == 1
+    assert "8 images of 33 x 33 pixels take 0.0 GB, and this machine has 0.0 GB" in capsys.readouterr().err
 
 
 def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def read_plans(output: Path) -> list[FixedPlan]:
         return [_read(one) for one in content["plans"]]
     except FileNotFoundError:
         return []
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is no record of seeds and epochs ({error}); move it away to begin a new one"
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from acnet_pl.cli.functions import run_function
+from acnet_pl.cli.random_images import check_image_size, random_images
 from acnet_pl.config.files import check_output, check_there
 
 __all__ = ["export", "run"]
@@ -57,10 +58,10 @@ def export(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
+    check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
     if output is not None:
         check_output(output, checkpoint)
-    import torch
     from rich.console import Console
 
     from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_network
@@ -69,12 +70,12 @@ def export(
     network, info, folder = load_for_export(checkpoint, format)
     preprocessing = info.get("preprocessing") or {}
     size = image_size or image_size_of(info)
-    if size is None or size < 1:
+    if size is None:
         raise ValueError(
             f"{checkpoint} does not say how large its images are, nor does a fused.safetensors in {folder}; give "
             "--image_size"
         )
-    example = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(1))
+    example = random_images(batch_size, size, seed=1)
     network, stock = stock_network(network, info) if format == "stock" else (network, None)
     written = export_model(
         network,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acnet_pl.cli.functions import run_function
+from acnet_pl.cli.random_images import check_image_size, random_images
 from acnet_pl.config.files import check_output, check_there
 
 __all__ = ["fuse", "run"]
@@ -26,10 +27,10 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
             fused.safetensors says, or else 32.
         tolerance: Largest relative difference allowed between the trained and the fused network.
     """
+    check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
     if output is not None:
         check_output(output, checkpoint)
-    import torch
     from rich.console import Console
 
     from acnet_pl.analysis import compare, complexity
@@ -42,7 +43,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     output = output or folder / "fused.safetensors"
     check_output(output, checkpoint)
     image_size = image_size or image_size_of(info) or 32
-    images = torch.randn(8, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = random_images(8, image_size, seed=0)
     fused, report = fuse_with_report(network, images)
     equivalence = compare(network, fused, [images])
     if not equivalence.within(tolerance):
