@@ -180,6 +180,8 @@ class TestBadFiles:
             {"tensor": "float32", "shape": [2**40]},
             {"tensor": "float32", "shape": "x"},
             {"tuple": [{"tensor": 3}]},
+            {"tensor": "float32", "shape": [2**15, 2**15]},
+            {"list": [{"tensor": "float32", "shape": [2**13, 2**13]}] * 20},
         ],
     )
     def test_inputs(self, inputs: Any, whole: Path, tmp_path: Path) -> None:
@@ -192,7 +194,8 @@ class TestBadFiles:
         ("about", "message"),
         [
             ("x", "describes its images by 'x', expected names and values"),
-            ({"image_shape": "x"}, "`image_shape` is 'x', expected three integers from 1 to 16384"),
+            ({"image_shape": "x"}, "`image_shape` is 'x', expected three integers from 1 to 4096"),
+            ({"image_shape": [1024, 512, 512]}, "`image_shape` is [1024, 512, 512], expected three integers"),
             ({"image_shape": {}}, "`image_shape` is {}, expected"),
             ({"image_shape": [3, 8, -1]}, "`image_shape` is [3, 8, -1], expected"),
             ({"image_shape": [3, 0, 8]}, "`image_shape` is [3, 0, 8], expected"),
@@ -205,7 +208,7 @@ class TestBadFiles:
             ({"std": [float("nan")]}, "`std` is [nan], expected"),
             ({"std": [float("inf")]}, "`std` is [inf], expected"),
             ({"std": [-0.2]}, "`std` is [-0.2], expected"),
-            ({"resize": [1]}, "`resize` is [1], expected an integer from 1 to 16384"),
+            ({"resize": [1]}, "`resize` is [1], expected an integer from 1 to 4096"),
             ({"exif": "yes"}, "`exif` is 'yes', expected true or false"),
             ({"class_names": 5}, "`class_names` is 5, expected a list of strings that differ"),
             ({"class_names": [0, 1]}, "`class_names` is [0, 1], expected"),

@@ -2,22 +2,19 @@ from __future__ import annotations
 
 import collections
 import io
-import os
 import pickle
 import resource
-import signal
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 
-from acnet_pl import ImageClassifier, PlainConv
+from acnet_pl import PlainConv
 from acnet_pl.backbones import Torchvision
-from acnet_pl.checkpoint import read_checkpoint
-from acnet_pl.regular_files import check_regular, read_text
 from acnet_pl.torch_file import load_plain
 from acnet_pl.weight_values import check_values
 
@@ -74,6 +71,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a storage by its size": (Call(torch.UntypedStorage, 2**40), r"it calls torch\.storage\.UntypedStorage"),
     "a tensor larger than its storage": (sized(HUGE, (2**20, 1)), r"shape \(1048576, 1048576\) is larger than"),
     "a tensor of one number": (sized(HUGE, (0, 0)), r"shape \(1048576, 1048576\) is larger than"),
+    "a shape that is no shape": (sized(([0], 2**40), (1, 1)), "shape is not of up to 64 integers"),  # type: ignore[arg-type]
     "a copy of such a tensor": (
         Call(torch._utils._rebuild_device_tensor_from_cpu_tensor, STORAGE, torch.float64, "cpu", False),
         "_rebuild_device_tensor_from_cpu_tensor, which could take any memory",
@@ -110,7 +108,7 @@ def test_what_checkpoints_hold_is_loaded(former: bool) -> None:
     marked = torch.arange(3.0)
     marked.mark = "as torch.compile marks them"  # type: ignore[attr-defined]
     common = [1, 2]
-    content = {
+    content: dict[Any, Any] = {
         "plain": [None, True, -1, 2**80, 1.5, "text", b"bytes", (1, (2,)), {3}, 1j, [common, common]],
         ("a", 1): collections.OrderedDict(x=collections.Counter("abca")),
         "torch": [torch.Size([2, 3]), torch.device("cpu"), torch.float16],
@@ -127,7 +125,7 @@ def test_what_checkpoints_hold_is_loaded(former: bool) -> None:
     assert list(loaded) == list(content)
     for name in ("plain", ("a", 1), "torch"):
         assert loaded[name] == content[name]
-    assert all(map(torch.equal, loaded["tensors"], content["tensors"]))
+    assert all(torch.equal(*pair) for pair in zip(loaded["tensors"], content["tensors"], strict=True))
     assert loaded["tensors"][2].mark == marked.mark  # type: ignore[attr-defined]
     assert torch.equal(loaded["parameter"], content["parameter"])
     assert loaded["state_dict"]._metadata == content["state_dict"]._metadata
@@ -156,43 +154,6 @@ def test_a_compressed_file_of_weights_is_not_unpacked(tmp_path: Path) -> None:
         Torchvision(PlainConv(), 5, name="resnet18", weights_file=str(path))
 
 
-@pytest.fixture
-def within_seconds() -> Iterator[None]:
-    """A test that waits for a pipe, or reads a device, fails."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError("it was opened")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.mark.usefixtures("within_seconds")
-def test_only_regular_files_are_opened(tmp_path: Path) -> None:
-    pipe, link = tmp_path / "last.ckpt", tmp_path / "link"
-    os.mkfifo(pipe)
-    link.symlink_to("/dev/zero")
-    for path, kind in ((pipe, "a named pipe"), (link, "a device"), (tmp_path, "a folder")):
-        for read in (check_regular, read_text, load_plain):
-            with pytest.raises(OSError, match=f"it is {kind}, expected a regular file"):
-                read(path)
-    with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint that .*named pipe"):
-        read_checkpoint(pipe)
-    with pytest.raises(OSError, match="named pipe"):
-        ImageClassifier.load_from_checkpoint(pipe)
-
-
-def test_a_text_has_an_end(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    path.write_bytes(b"a\r\nb\rc")
-    assert read_text(path, most=6) == "a\nb\nc"
-    with pytest.raises(OSError, match="larger than"):
-        read_text(path, most=5)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -206,3 +167,12 @@ def test_weights_are_finite_numbers(values: torch.Tensor, message: str) -> None:
     check_values(layer, {"weight": torch.ones(4, 3, dtype=torch.float16), "more": values})
     with pytest.raises(ValueError, match=message):
         check_values(layer, {"weight": values})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_file_of_weights_that_are_no_numbers_is_refused(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    weights = torchvision.models.resnet18(num_classes=5).state_dict()
+    torch.save({**weights, "conv1.weight": torch.full_like(weights["conv1.weight"], value)}, path)
+    with pytest.raises(ValueError, match=r"weights\.pth holds no weights .*conv1\.weight holds NaN or infinite values"):
+        Torchvision(PlainConv(), 5, name="resnet18", weights_file=str(path))

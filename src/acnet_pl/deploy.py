@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from acnet_pl.weight_values import check_values
 __all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
 
 FORMAT = "acnet_pl.fused/1"
+_MOST_NUMBERS = 2**28  # a gigabyte of float32
+_MOST_DIMENSIONS = 64  # that torch has
 _ARCHITECTURE = {"backbone", "conv", "num_classes"}
 
 
@@ -188,8 +191,10 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
         precision: Of the floating-point numbers; None is what they were.
 
     Raises:
-        ValueError: It is no such description.
+        ValueError: It is no such description, or one of far more numbers than networks take.
     """
+    if _numbers_in(described) > _MOST_NUMBERS:
+        raise ValueError(f"the inputs are described by shapes of more than {_MOST_NUMBERS:,} numbers")
     if described is None:
         return None
     match described:
@@ -214,6 +219,18 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
 def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:
     if info.get("preprocessing") is not None:
         check_preparation(info["preprocessing"], source)
+
+
+def _numbers_in(described: Any) -> int:
+    """Return how many numbers the tensors of a description have; 0 for what is no description."""
+    match described:
+        case {"tensor": str(), "shape": list(shape)} if all(isinstance(n, int) for n in shape):
+            return math.prod(shape) if len(shape) <= _MOST_DIMENSIONS else _MOST_NUMBERS + 1
+        case {"dict": dict(items)}:
+            return sum(map(_numbers_in, items.values()))
+        case {"tuple": list(values)} | {"list": list(values)}:
+            return sum(map(_numbers_in, values))
+    return 0
 
 
 def _precision(network: nn.Module) -> torch.dtype | None:

@@ -8,8 +8,11 @@ from typing import Any
 
 __all__ = ["LARGEST_IMAGE", "check_preparation", "faulty_fields"]
 
-LARGEST_IMAGE = 16384
+LARGEST_IMAGE = 4096
 """Longest side of an image in pixels, because a side that a file makes up would take all memory."""
+
+_MOST_VALUES = 4 * LARGEST_IMAGE**2
+"""Largest number of values in an image: as many channels as there are sides would take all memory, too."""
 
 _SCALE = (1e-9, 1e9)  # of a mean and a standard deviation, which float32 has to hold
 
@@ -44,7 +47,12 @@ def faulty_fields(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_shape(found: Mapping[str, Any]) -> bool:
     shape = found["image_shape"]
-    return isinstance(shape, (list, tuple)) and len(shape) == 3 and all(map(_is_side, shape))
+    return (
+        isinstance(shape, (list, tuple))
+        and len(shape) == 3
+        and all(map(_is_side, shape))
+        and math.prod(shape) <= _MOST_VALUES
+    )
 
 
 def _is_side(value: object) -> bool:
@@ -79,7 +87,10 @@ def _has_names(found: Mapping[str, Any]) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
-    "image_shape": (_is_shape, f"three integers from 1 to {LARGEST_IMAGE}: channels, height and width"),
+    "image_shape": (
+        _is_shape,
+        f"three integers from 1 to {LARGEST_IMAGE} (channels, height and width), {_MOST_VALUES:,} values at most",
+    ),
     "mean": (
         _each("mean", lambda value: abs(value) <= _SCALE[1]),
         f"a list of one number from {-_SCALE[1]:g} to {_SCALE[1]:g} for each channel",

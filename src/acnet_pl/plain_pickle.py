@@ -29,6 +29,7 @@ _SIZE_ARGUMENT = {
     "torch._utils._rebuild_qtensor": 2,
     "torch._utils._rebuild_meta_tensor_no_storage": 1,
 }
+_MOST_DIMENSIONS = 64
 _REBUILDS = {
     *_SIZE_ARGUMENT,
     "torch._utils._rebuild_parameter",
@@ -105,6 +106,8 @@ class _Name:
         return _Made(name)
 
     def _check_size(self, shape: Any) -> None:
+        if len(shape) > _MOST_DIMENSIONS or not all(type(side) is int for side in shape):
+            raise pickle.UnpicklingError(f"a tensor's shape is not of up to {_MOST_DIMENSIONS} integers")
         if math.prod(shape) > self.most:
             raise pickle.UnpicklingError(f"a tensor of shape {tuple(shape)} is larger than the whole file")
 

@@ -178,6 +178,7 @@ class Evil:
         ({"conv1.weight": Evil()}, "that can be read without running code"),
         ({"epoch": 3}, "it holds other things than tensors"),
         ([1, 2], "it holds other things than tensors"),
+        ({1: torch.zeros(1)}, "it holds other things than tensors under their names"),
         ({"a": torch.zeros(1)}, "not of a LCNet as it was built|not of a MobileNetV3 as it was built"),
         (b"", "that can be read without running code"),
         (b"garbage", "that can be read without running code"),

@@ -71,6 +71,17 @@ def test_a_centre_crop_is_torchvisions(height: int, width: int, natural_image: D
     assert torch.equal(center_crop(image, 256, 224), expected)
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_strip_is_not_scaled_whole(upright: bool, natural_image: Draw) -> None:
+    """Scaled whole, two million pixels in one row would be two billion."""
+    middle = as_tensor(natural_image(0, 1, 200))
+    strip = torch.zeros(3, 1, 2_000_000, dtype=torch.uint8)
+    strip[:, :, 999_900:1_000_100] = middle
+    expected = v2.CenterCrop(24)(v2.Resize(32)(middle))
+    found = center_crop(strip.mT if upright else strip, 32, 24)
+    assert torch.equal(found.mT if upright else found, expected)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_resized_crop_is_pillows_to_a_tenth_of_a_grey_level(seed: int, natural_image: Draw) -> None:
     pixels = natural_image(seed, 375, 500)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["Box", "center_crop", "random_resized_box", "resized_crop"]
 
+_MOST_ELONGATED = 64  # sides of an image that is scaled whole; of a longer one the middle, which holds what is cut out
+
 Box = tuple[int, int, int, int]
 
 
@@ -65,6 +67,10 @@ def center_crop(image: Tensor, resize: int, size: int) -> Tensor:
     """
     height, width = image.shape[1:]
     short = min(height, width)
+    if max(height, width) > _MOST_ELONGATED * short:
+        top, left = (max(side - _MOST_ELONGATED * short, 0) // 2 for side in (height, width))
+        image = image[:, top : top + _MOST_ELONGATED * short, left : left + _MOST_ELONGATED * short]
+        height, width = image.shape[1:]
     scaled = _resize(image, (resize * height // short, resize * width // short))
     top, left = (round((side - size) / 2) for side in scaled.shape[1:])
     return scaled[:, top : top + size, left : left + size]
