@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from acnet_pl.cli import main
+from acnet_pl.cli.errors import readable_errors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -123,6 +126,19 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch, tmp_path, small):
     monkeypatch.setattr("acnet_pl.backbones.resnet_cifar.ResNetCifar.forward", broken)
     with pytest.raises(RuntimeError, match="an assertion of ours"):
         main(["fit", *small, "--runs_dir", str(tmp_path), "--wandb.mode", "disabled"])
+
+
+@pytest.mark.parametrize(
+    ("ask", "size"),
+    [(torch.empty, "144115188075855872 bytes"), (np.empty, "256. PiB"), (lambda _: bytearray(2**62), None)],
+)
+def test_too_little_memory_is_said(ask, size, capsys):
+    with readable_errors("fuse") as outcome:
+        ask(2**55)
+    more = f" ({size} more were asked for)" if size else ""
+    message = f"fuse: error: this machine has not enough memory{more}; give smaller images or a smaller batch\n"
+    assert capsys.readouterr().err.endswith(message)
+    assert outcome.code == 1
 
 
 def test_an_interrupt_while_packages_are_imported(monkeypatch, capsys):

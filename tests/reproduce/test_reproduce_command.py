@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from acnet_pl.cli import main
+from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser
 
 
@@ -87,6 +89,29 @@ def test_mistakes_are_answered_with_a_message(
 ) -> None:
     assert main(["reproduce", *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_report_names_the_files_that_it_cannot_use(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "table1", "--models", "cifar_quick", "--variants", "plain", "--seeds", "0"]
+    command += ["--epochs", "2", "--runs_dir", str(tmp_path), "--report-only"]
+    ((_, (run,)),) = make_plan(
+        Options(("table1",), ("cifar_quick",), ("plain",), (0,), epochs=2, runs_dir=tmp_path), parser
+    ).values()
+    folder = fabricate(run, 37.5)
+    metrics, plan = folder / "metrics.csv", tmp_path / "reproduce" / "table1" / "plan.json"
+    metrics.write_text("epoch,val/top1\ninf,0.5\n")
+    assert main(command) == 1
+    assert f"error: {metrics} is no table of a training's figures (`epoch` is inf" in capsys.readouterr().err
+    metrics.unlink()
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert f"Warning: left out {folder}/summary.json: `metrics/test/top1` is 37.5, expected an accuracy" in shown
+    assert "Written: " in shown
+    plan.write_text('{"format": "acnet_pl.plan/1", "plans": [{}]}')
+    assert main(command) == 1
+    assert f"error: {plan} is no record of seeds and epochs (a plan is" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ __all__ = ["Outcome", "readable_errors"]
 
 
 # Exceptions that a user's mistake may raise, besides those of libraries.
-_USERS: tuple[type[Exception], ...] = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
+_USERS: tuple[type[Exception], ...] = (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError)
 
 
 @dataclass
@@ -72,6 +73,12 @@ def _message(error: Exception) -> str | None:
         )
     if type(error).__module__.startswith("wandb."):
         return f"Weights & Biases: {text}; without an account train with --wandb.mode offline, the default, or disabled"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        size = re.search(r"allocate (\d+ bytes|[\d.]+ \wiB)", text)
+        return (
+            f"this machine has not enough memory{f' ({size[1]} more were asked for)' if size else ''}; give smaller "
+            "images or a smaller batch"
+        )
     if type(error) is RuntimeError and not text.startswith("acnet_pl"):
         return None
     if "Union subtypes" in text:  # the parser's text around a class's own error
