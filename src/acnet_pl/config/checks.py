@@ -6,6 +6,7 @@ What these checks let pass, the parser and the classes themselves judge; what th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def check_run(words: Sequence[str]) -> None:
         final[setting.name] = setting
     check_trainer_classes(settings)
     _check_run_name(final.get("name"))
+    _check_seed(final.get("seed_everything"))
     if any(option.name == "print_config" for option in arguments.options):
         return  # nothing is run: what is missing may be said later
     _check_required(final, catalogue)
@@ -106,6 +108,12 @@ def _check_run_name(given: Setting | None) -> None:
             f"{given} {given.value}: a run's folder is runs_dir/NAME/TIME, and this name leaves --runs_dir; give a "
             "name such as resnet56-acb, and another place with --runs_dir"
         )
+
+
+def _check_seed(given: Setting | None) -> None:
+    """Refuse a seed that NumPy does not take."""
+    if given is not None and re.fullmatch(r"[+-]?\d+", str(given.value)) and not 0 <= int(given.value) < 2**32:
+        raise UsageError(f"{given}: expected a seed from 0 to {2**32 - 1}, true or false, got {given.value}")
 
 
 def _check_class(setting: Setting) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -133,8 +134,14 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         parser.error(f"--at_once (={known.at_once}) must be at least 1, and goes with --engine graphs")
     if known.action == "list" and known.engine == "graphs":
         parser.error("--list prints `fit` commands; leave --engine graphs out")
-    if known.gain == 0 or (known.spread is not None and known.spread < 0):
-        parser.error(f"--gain (={known.gain}) must not be 0 and --spread (={known.spread}) not be negative")
+    if known.pruning_seeds < 1:
+        parser.error(f"--pruning_seeds (={known.pruning_seeds}) must be at least 1")
+    if known.gain is not None and (known.gain == 0 or not math.isfinite(known.gain)):
+        parser.error(f"--gain (={known.gain}) must be a finite number of points other than 0")
+    if known.spread is not None and not 0 <= known.spread < math.inf:
+        parser.error(f"--spread (={known.spread}) must be a finite number of points, at least 0")
+    if wrong := [seed for seed in known.seeds if not 0 <= seed < 2**32]:
+        parser.error(f"--seeds ({' '.join(map(str, wrong))}) must be from 0 to 4294967295")
     if len(set(known.seeds)) < len(known.seeds):
         parser.error(f"--seeds ({' '.join(map(str, known.seeds))}) must differ")
     _check_fit(fit, parser)
