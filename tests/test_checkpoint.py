@@ -157,6 +157,19 @@ def test_a_hard_link_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (last.read_text(), previous.read_text()) == ("new", "old")
 
 
+def test_a_pipe_is_not_replaced_by_a_file_and_a_link_leaves_its_target(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="it is a named pipe, expected a regular file"), atomic_path(pipe):
+        pytest.fail("it was to be written")
+    assert pipe.is_fifo()
+    target.write_text("mine")
+    link.symlink_to(target)
+    with atomic_path(link) as unfinished:
+        unfinished.write_text("new")
+    assert (link.is_symlink(), link.read_text(), target.read_text()) == (False, "new", "mine")
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     writer = atomic_path(tmp_path / "below" / "last.ckpt")
     unfinished = writer.__enter__()

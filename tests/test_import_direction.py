@@ -21,8 +21,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"regular_files"},
     "backbones": {"nn", *FROM_FILES},
     "analysis": {"nn"},
-    "modules": {"quiet", "nn", "backbones", "trust", *FROM_FILES},
-    "atomic": set(),
+    "modules": {"quiet", "nn", "backbones", "trust", "yaml_text", *FROM_FILES},
+    "atomic": {"regular_files"},
+    "yaml_text": set(),
     "quiet": set(),
     "trust": set(),
     "image_preparation": set(),
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"nn", "analysis", "deploy", "atomic"},
     # what a command line says, and the parser that knows the options of callbacks
     "config": {"nn", "backbones", "modules", "callbacks", "data", "checkpoint", "integrations", "atomic", "trust"}
-    | FROM_FILES,
+    | {"yaml_text", *FROM_FILES},
     "graphs": {"nn", "analysis", "data"},
     "loggers": {"atomic", "regular_files"},
     "callbacks": {

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from acnet_pl.regular_files import check_regular
+
 __all__ = ["atomic_path", "remove_unfinished"]
 
 _PREFIX = ".unfinished-"
@@ -20,11 +22,12 @@ def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterato
     power cut leaves either file whole. Where the block raises, ``path`` is as it was and the temporary file is gone.
 
     Args:
-        path: File to write. Its folder is made where it is missing; the temporary file has the same suffix.
+        path: File to write. Its folder is made where it is missing; the temporary file has the same suffix. A link is
+            replaced by the file, and what it names is left alone.
         previous: Where the file that ``path`` was before is kept; there is no moment without a whole ``path``.
 
     Raises:
-        OSError: It cannot be written; a full disk is known by ``errno.ENOSPC``.
+        OSError: It cannot be written, or is a named pipe or device; a full disk is known by ``errno.ENOSPC``.
 
     Examples:
         >>> import tempfile
@@ -37,6 +40,8 @@ def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterato
         'whole'
     """
     path = Path(path)
+    if path.exists() and not path.is_symlink() and not path.is_dir():
+        check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:

@@ -80,17 +80,20 @@ RUN = [
     (["fit", "--data.batch_size", "5000"], ["batch_size", "5000", "1197"]),
     (["fit", "--data.image_size", "16"], ["CifarQuick takes 32×32 images, got 16×16"]),
     (["fit", "--data", "CIFARDataModule", "--data.root", "."], ["cifar"]),
-    (["fit", "--fuse.filename", ".."], [".. is a folder", "--fuse.filename"]),
+    (["fit", "--fuse.filename", ".."], ["`fuse.filename` (='..') must be the name of a file, without folders"]),
+    (["fit", "--fuse.filename", "../../a.safetensors"], ["`fuse.filename` (='../../a.safetensors') must be"]),
+    (["demo", "--epochs", "0"], ["`epochs` (=0) must be at least 1"]),
 ]
 
 
 @pytest.mark.parametrize(("args", "expected"), RUN, ids=[" ".join(args) for args, _ in RUN])
 def test_mistakes_that_show_when_it_runs(args, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([*args, "--runs_dir", str(tmp_path / "runs"), "--wandb.mode", "disabled"]) == 1
+    quiet = ["--wandb.mode", "disabled"] if args[0] == "fit" else []
+    assert main([*args, "--runs_dir", str(tmp_path / "runs"), *quiet]) == 1
     check(capsys.readouterr().err, expected)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert left == [] or "--fuse.filename" in args, "a run that could not begin leaves nothing behind"
+    assert left == [], "a run that could not begin leaves nothing behind"
 
 
 def test_a_checkpoint_of_another_architecture(finished, tmp_path, capsys):

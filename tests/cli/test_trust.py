@@ -68,6 +68,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
         (run / "UNFINISHED").touch()
+        (run / "beside.yaml").write_text("{class_path: trojan_horse.Net}")
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         return run
 
@@ -109,6 +110,21 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         {"fit": {"model": {"backbone": {"class_path": "trojan_horse.Net"}}}},
         {"config": "more.yaml"},
         {"wandb": {"group": {"class_path": "trojan_horse.Net"}}},
+        {"model/backbone": "!!str trojan_horse.Net"},
+        {"model/backbone": "'trojan_horse.Net'"},
+        {"model/backbone": "beside.yaml"},
+        {"trainer/callbacks": "beside.yaml"},
+        {"kernels": "beside.yaml"},
+        {"data": "beside.yaml"},
+        {"kernels": "not_there_yet.yaml"},
+        {"model.backbone": "trojan_horse.Net"},
+        {"model.backbone.class_path": "trojan_horse.Net"},
+        {"data.class_path": "trojan_horse.Data"},
+        {"trainer.callbacks": ["trojan_horse.Net"]},
+        {"trainer/callbacks+": ["trojan_horse.Net"]},
+        {"model/backbone.class_path": "trojan_horse.Net"},
+        {"model/backbone": {"class_path": "acnet_pl.backbones.CifarQuick", "init_args.x": "trojan_horse.Net"}},
+        {"model/backbone/init_args": {"x.class_path": "trojan_horse.Net"}},
     ],
     ids=str,
 )
@@ -149,6 +165,56 @@ def test_what_names_a_package(tmp_path: Path) -> None:
     assert others == [arg for arg in args if arg not in ("--trust", "i", "--trust=j")]
     with pytest.raises(ValueError, match="--trust takes the name of a package, got None"):
         take_trusted(["fit", "--trust", "-x"])
+
+
+def test_names_of_files_and_runs_name_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mynet.ckpt").touch()
+    for words in (
+        "fuse mynet.ckpt", "fuse other.ckpt --output mynet.safetensors", "fit --name my.run --runs_dir a.b",
+        "fit --trainer.default_root_dir a.b --wandb.group=a.b", "fit --model.backbone mynet.ckpt",
+        "fit --data.root a.b --fuse.filename=a.b", "fit --name={class_path:a.b}",
+    ):  # fmt: skip
+        assert take_trusted(words.split())[1] == frozenset(), words
+    Path("mine.yaml").write_text("{model.backbone: a.Net, fit: {data.class_path: b.Data}, name: c.d}")
+    args = ["fit", "-c", "mine.yaml", "--model.backbone.class_path=e.Net", "--trainer.strategy", "f.Strategy"]
+    assert take_trusted([*args, "--trainer.callbacks", "[g.Timer, Timer]"])[1] == {"a", "b", "e", "f", "g"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"checkpoint": {"dirpath": "/elsewhere"}}, "checkpoint.dirpath"),
+        ({"checkpoint": {"dirpath": "elsewhere"}}, "checkpoint.dirpath"),  # in the working directory
+        ({"checkpoint": {"filename": "../../best"}}, "checkpoint.filename"),
+        ({"predictions": {"filename": "~/.profile"}}, "predictions.filename"),
+        (
+            {
+                "trainer/logger": [
+                    {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "", "name": "../x"}}
+                ]
+            },
+            "trainer.logger.name",
+        ),
+    ],
+    ids=str,
+)
+def test_a_run_of_someone_else_writes_into_its_folder_alone(
+    changes: dict[str, Any], option: str, stranger: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stranger(changes)
+    assert main(["fit", "--resume", str(run), "--print_config"]) == 1
+    message = capsys.readouterr().err
+    assert f"{run / 'config.yaml'} cannot be resumed: {option} is " in message
+    assert f"give your own on the command line: --{option}" in " ".join(message.split())
+
+
+def test_paths_that_the_command_line_names_are_gone_on_with(stranger: Any) -> None:
+    inside = stranger({"checkpoint": {"dirpath": "/elsewhere"}})
+    assert main(["fit", "--resume", str(inside), "--checkpoint.dirpath", "/elsewhere", "--print_config"]) == 0
+    inside = stranger({"checkpoint": {"dirpath": str(inside / "best")}, "trainer/default_root_dir": str(inside)})
+    (inside / "fused.safetensors").touch()  # its name is an option's value
+    assert main(["fit", "--resume", str(inside), "--print_config"]) == 0
 
 
 def test_the_users_own_configuration_names_whatever_is_of_the_right_kind(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.checks import check_run
 from acnet_pl.config.defaults import with_checkpoint
 from acnet_pl.config.errors import UsageError
-from acnet_pl.config.files import EXPERIMENTS, with_recipes
+from acnet_pl.config.files import EXPERIMENTS, check_output, with_recipes
 
 FILES = {
     "anchors.yaml": "wandb: &mine {group: a}\n<<: {wandb: *mine}\n",
@@ -26,6 +28,12 @@ FILES = {
     "outside.yaml": "name: ../a\n",
     "empty.yaml": "# nothing\n",
     "stopping.yaml": "trainer: {callbacks: [Timer, {class_path: EarlyStopping, init_args: {mode: max}}]}\n",
+    "aliases.yaml": "a: &a [x, x]\n"
+    + "".join(f"{n}: &{n} [{', '.join(9 * [f'*{m}'])}]\n" for m, n in pairwise("abcdefg")),
+    "itself.yaml": "model: &model {conv: *model}\n",
+    "long.yaml": "seed_everything: " + ":".join(3000 * ["59"]),
+    "null.yaml": 'runs_dir: "a\\0b"\n',
+    "bell.yaml": 'name: "a\\ab"\n',
     "value.yaml": "trainer:\n  max_epochs: many\n",
 }
 WRONG = [
@@ -53,6 +61,12 @@ WRONG = [
     ("--model.optimizer Adamm", ["there is no such optimizer", "did you mean Adam?"]),
     ("--model.schedule Cosine", ["did you mean CosineSchedule?"]),
     ("--model.schedule StaircaseSchedule", ["StaircaseSchedule needs milestones", "--model.schedule.milestones"]),
+    ("--config aliases.yaml", ["aliases.yaml, line 6: its aliases stand for more than 100,000 values"]),
+    ("--config itself.yaml", ["itself.yaml, line 1: an alias stands for what it is in"]),
+    ("--config long.yaml", ["long.yaml, line 1: seed_everything is a number of 8999 characters"]),
+    ("--config null.yaml", ["null.yaml: runs_dir: 'a\\x00b' contains the control character '\\x00'"]),
+    ("--config bell.yaml", ["bell.yaml: name: 'a\\x07b' contains the control character '\\x07'"]),
+    ("--name a\0b", ["--name: 'a\\x00b' contains the control character '\\x00'"]),
     ("--config quickstar.yaml", ["--config quickstar.yaml: there is no such file", "did you mean quickstart.yaml?"]),
     ("--config key.yaml", ["key.yaml: modle: there is no such setting; did you mean model?"]),
     (
@@ -205,3 +219,23 @@ def test_a_checkpoint_brings_the_options_of_its_data(tmp_path: Path) -> None:
     check_run(["test", "--ckpt_path", "run/last.ckpt"])  # the root, which has no default, is the run's
     (tmp_path / "run" / "config.yaml").write_text("data: {class_path: my_package.MyData}\n")
     check_run(["test", "--ckpt_path", "run/last.ckpt", "--data.anything", "8"])
+
+
+def test_an_output_is_a_file_or_a_link_to_one(tmp_path: Path) -> None:
+    target, link, pipe, circle = (tmp_path / name for name in ("target", "link", "pipe", "circle"))
+    link.symlink_to(target)
+    assert check_output(link) == target
+    assert check_output(target) == target
+    os.mkfifo(pipe)
+    circle.symlink_to(circle)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for wrong, what in (
+        (pipe, "is a named pipe, device or socket"),
+        (tmp_path / "zero", "is a named pipe, device or socket"),
+        (circle, "is a link that leads to no file"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            check_output(wrong)
+    target.touch()
+    with pytest.raises(UsageError, match="would take the place of the file that is read"):
+        check_output(link, target)

@@ -19,7 +19,7 @@ import torch
 
 from acnet_pl.callbacks import RunCheckpoint
 from acnet_pl.config.files import run_order
-from acnet_pl.config.run_folder import Claim, make_run_folder
+from acnet_pl.config.run_folder import Claim, check_entries, make_run_folder
 
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 FIRST = ["at", STEP, 1]
@@ -244,3 +244,33 @@ def test_sigterm_to_a_process_of_its_own(start: Any, tmp_path: Path) -> None:
     assert time.monotonic() - asked < 30
     assert "Stopped by SIGTERM" in output + errors
     assert "Traceback" not in output + errors
+
+
+@pytest.mark.parametrize("name", ["UNFINISHED", "hparams.yaml", "tables"])
+def test_a_link_out_of_a_run_folder_is_not_written_through(name: str, tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    run.mkdir()
+    victim.write_text("mine")
+    (run / name).symlink_to(victim)
+    with pytest.raises(ValueError, match=f"{name} is a link that leads out of the run's folder"):
+        check_entries(run)
+    if name == "UNFINISHED":
+        with pytest.raises(OSError, match="it is a link, expected a regular file"):
+            Claim.of(run)
+    assert victim.read_text() == "mine"
+
+
+def test_entries_that_belong_in_a_run_folder(tmp_path: Path) -> None:
+    logs = tmp_path / "wandb/run-1/logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to("/elsewhere/core.log")  # by W&B itself
+    (tmp_path / "wandb/latest-run").symlink_to("run-1")
+    check_entries(tmp_path)
+    os.link(__file__, tmp_path / "UNFINISHED")  # not by a link: the same file twice
+    claim = Claim.of(tmp_path)
+    assert claim is not None
+    claim.finish()
+    assert Path(__file__).read_text().startswith('"""')
+    os.mkfifo(tmp_path / "metrics.csv")
+    with pytest.raises(ValueError, match=r"metrics\.csv is neither a file nor a folder"):
+        check_entries(tmp_path)

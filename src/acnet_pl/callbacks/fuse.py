@@ -89,8 +89,8 @@ class FuseOnFitEnd(Callback):
     Raises:
         FusionError: A layer cannot be fused, which is tried before the first step; or the file does not give the fused
             network back.
-        ValueError: Before the first step: there is no such network, the best checkpoint could not be read, or a folder
-            is in the place of the file.
+        ValueError: ``filename`` is no bare name. Before the first step: there is no such network, the best checkpoint
+            could not be read, or a folder is in the place of the file.
     """
 
     def __init__(
@@ -100,6 +100,11 @@ class FuseOnFitEnd(Callback):
         network: str | None = None,
         inputs: Inputs = None,
     ) -> None:
+        if Path(filename).name != filename or filename == "..":
+            raise ValueError(
+                f"`fuse.filename` (={filename!r}) must be the name of a file, without folders: it is written to the "
+                "run's folder"
+            )
         self.filename = filename
         self.enabled = enabled
         self.subject = Subject(network, inputs)

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.loggers.csv_text import spreadsheet_text
 
@@ -30,11 +31,17 @@ class PredictionWriter(BasePredictionWriter):
         filename: Name of the file in the run's folder.
 
     Raises:
-        ValueError: At the first batch, if ``predict_step`` returns anything but class probabilities.
+        ValueError: ``filename`` is no bare name; or, at the first batch, ``predict_step`` returns anything but class
+            probabilities.
     """
 
     def __init__(self, filename: str = "predictions.csv") -> None:
         super().__init__("batch_and_epoch")
+        if Path(filename).name != filename or filename == "..":
+            raise ValueError(
+                f"`predictions.filename` (={filename!r}) must be the name of a file, without folders: it is written to "
+                "the run's folder"
+            )
         self.filename = filename
         self._rows: list[_Row] = []  # of this process
 
@@ -88,8 +95,10 @@ class PredictionWriter(BasePredictionWriter):
         names = image_info(trainer).get("class_names") or []
         if rows and len(names) != len(rows[0][2]):
             names = [str(number) for number in range(len(rows[0][2]))]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            atomic_path(path) as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             several = any(loader for loader, *_ in rows)
             head = ["loader", "index"] if several else ["index"]

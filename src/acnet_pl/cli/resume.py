@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from acnet_pl.atomic import remove_unfinished
 from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
 from acnet_pl.config.files import run_config, run_order
-from acnet_pl.config.run_folder import MARKER, Claim
+from acnet_pl.config.run_folder import MARKER, Claim, check_entries
 from acnet_pl.modules import ImageClassifier
 
 __all__ = ["Found", "find_run", "wandb_id"]
@@ -52,7 +52,8 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
         None where "auto" finds no run.
 
     Raises:
-        ValueError: The folder given is not that of an unfinished run with this network, or a living process has it.
+        ValueError: The folder given is not that of an unfinished run with this network, a living process has it, or it
+            holds a link that leads out of it.
     """
     first = getattr(rank_zero_only, "rank", 0) == 0
     options = yaml.safe_load(config)
@@ -62,6 +63,8 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
             (folder / MARKER).is_file() and _comparable(run_config(folder)) == _comparable(options)
         ):
             continue
+        if first:
+            check_entries(folder)
         claim = Claim.of(folder) if first else None
         if first and claim is None:
             rank_zero_info(f"{folder} has not ended, but a living process is at it")

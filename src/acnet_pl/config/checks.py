@@ -68,6 +68,8 @@ def check_run(words: Sequence[str]) -> None:
             _check_value(setting, catalogue)
         final[setting.name] = setting
     check_trainer_classes(settings)
+    for setting in final.values():
+        _check_characters(setting)
     _check_run_name(final.get("name"))
     _check_seed(final.get("seed_everything"))
     if any(option.name == "print_config" for option in arguments.options):
@@ -97,6 +99,13 @@ def _check_group(setting: Setting) -> None:
     if value is None or (isinstance(value, str) and (value.lstrip().startswith("{") or "." in value)):
         return
     raise UsageError(f"{setting}: expected options and their values, as in `{setting.name}: {{...}}`, got {value!r}")
+
+
+def _check_characters(setting: Setting) -> None:
+    """Refuse null characters, which no file or folder can have, and control characters in the run's name."""
+    forbidden = {chr(code) for code in (*range(32), 127)} if setting.name == "name" else {"\0"}
+    if isinstance(setting.value, str) and (found := sorted(forbidden.intersection(setting.value))):
+        raise UsageError(f"{setting}: {setting.value!r} contains the control character {found[0]!r}; leave it out")
 
 
 def _check_run_name(given: Setting | None) -> None:

@@ -68,9 +68,11 @@ def with_config_of_resumed(args: Sequence[str]) -> list[str]:
     """
     resumed = Arguments(args).last("resume")
     if resumed is not None and (file := Path(resumed, CONFIG)).is_file():
+        from acnet_pl.config.run_paths import check_paths
+        from acnet_pl.config.settings import GROUPS
         from acnet_pl.modules.untrusted import check_configuration
 
-        check_configuration(file)
+        check_paths(check_configuration(file, GROUPS), Path(resumed), Arguments(args))
         return [args[0], "--config", str(file), *args[1:]]
     return list(args)
 

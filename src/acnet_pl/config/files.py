@@ -47,7 +47,7 @@ def content_of(file: str | Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    from acnet_pl.config.yaml_text import parse
+    from acnet_pl.yaml_text import parse
 
     return deepcopy(parse(text))  # a command reads the same recipes and runs many times over
 
@@ -121,13 +121,21 @@ def check_there(path: Path, what: str) -> None:
         raise UsageError(f"{path}: there is no such {what}{nearby(path)}")
 
 
-def check_output(output: Path, *read: Path) -> None:
-    """Raise a UsageError for an output that is a folder, cannot be made, or is a file that the command reads.
+def check_output(output: Path, *read: Path) -> Path:
+    """Return the file that is to be written for ``--output``: of a link, the file that it names.
 
     Args:
-        output: File to be written.
+        output: The option's value.
         read: Files that the command reads.
+
+    Raises:
+        UsageError: It is a folder or device, cannot be made, or is a file that the command reads.
     """
+    given = output
+    try:
+        output = given.resolve() if given.is_symlink() else given
+    except (OSError, RuntimeError):
+        raise UsageError(f"--output {given} is a link that leads to no file; give another name") from None
     if output.is_dir():
         raise UsageError(f"--output {output} is a folder; give the name of a file")
     parent = next(folder for folder in output.absolute().parents if folder.exists())
@@ -135,9 +143,14 @@ def check_output(output: Path, *read: Path) -> None:
         raise UsageError(f"--output {output}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"--output {output}: files cannot be made in {parent}; give another place")
+    if output.is_symlink():  # a circle of links
+        raise UsageError(f"--output {given} is a link that leads to no file; give another name")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"--output {output} is a named pipe, device or socket; give the name of a file")
     for file in read if output.exists() else ():
         if file.exists() and output.samefile(file):
             raise UsageError(f"--output {output} would take the place of the file that is read; give another name")
+    return output
 
 
 def is_missing(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +15,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from acnet_pl.atomic import atomic_path
 from acnet_pl.config.files import CONFIG, run_order
 
-__all__ = ["MARKER", "Claim", "make_run_folder", "write_config"]
+__all__ = ["MARKER", "Claim", "check_entries", "make_run_folder", "write_config"]
 
 MARKER = "UNFINISHED"
 _NOTE = (
     "This run has not ended. The same command with --resume auto, or fit --resume with this folder, goes on with it.\n"
 )
+# Neither through a link nor waiting for the reader of a named pipe.
+_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _VARIABLE = "ACNET_PL_RUN_FOLDER"
 
@@ -40,12 +43,26 @@ class Claim:
 
     @classmethod
     def of(cls, folder: Path, is_new: bool = False) -> Claim | None:
-        """Mark and lock a folder; return None if a living process holds it."""
-        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
+        """Mark and lock a folder; return None if a living process holds it.
+
+        Raises:
+            OSError: The folder came with a link, a folder or a device in place of the marker.
+        """
+        path = folder / MARKER
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _AS_IT_IS, 0o644)
+        except OSError as error:
+            if path.is_symlink():
+                raise OSError(error.errno, f"it is a link, expected a regular file; remove {path}", str(path)) from None
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, f"it is no regular file; remove {path}", str(path))
         if not _lock(descriptor):
             os.close(descriptor)
             return None
-        os.pwrite(descriptor, _NOTE.encode(), 0)
+        if os.fstat(descriptor).st_size == 0:  # what is there may be the content of another file (a hard link)
+            os.pwrite(descriptor, _NOTE.encode(), 0)
         return cls(folder, descriptor, is_new)
 
     def finish(self) -> None:
@@ -62,6 +79,28 @@ class Claim:
         self.folder.rmdir()
         with suppress(OSError):  # other runs of this name
             self.folder.parent.rmdir()
+
+
+def check_entries(folder: Path) -> None:
+    """Check that whatever a run writes by name in its folder stays there.
+
+    Raises:
+        ValueError: It holds a link that leads out, a named pipe or a device.
+    """
+    whole = folder.resolve()
+    for above, folders, files in os.walk(folder):  # through no link
+        if Path(above) == folder / "wandb":  # it links what an ended process logged, and never writes there again
+            folders[:] = [name for name in folders if "run-" not in name or Path(above, name).is_symlink()]
+        for entry in (Path(above, name) for name in (*folders, *files)):
+            if entry.is_symlink():
+                if entry.resolve().is_relative_to(whole):
+                    continue
+                what = "is a link that leads out of the run's folder"
+            elif entry.is_file() or entry.is_dir():
+                continue
+            else:
+                what = "is neither a file nor a folder"
+            raise ValueError(f"{entry} {what}, where the run may write; remove it, or copy here what it stands for")
 
 
 def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:

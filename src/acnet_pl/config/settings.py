@@ -78,14 +78,14 @@ def text_of(value: Any) -> str | None:
 
 def _setting_of_option(option: Option) -> Iterator[Setting]:
     name = option.name.removesuffix(".class_path")
-    if option.value is not None and option.value.lstrip().startswith(("{", "[")):
+    if option.value is not None and option.value.lstrip().startswith(("{", "[", "&")):
         import yaml
 
-        from acnet_pl.config.yaml_text import DuplicateKeyError, parse
+        from acnet_pl.yaml_text import DuplicateKeyError, TooLargeError, parse
 
         try:
             content = parse(option.value)
-        except DuplicateKeyError as error:
+        except (DuplicateKeyError, TooLargeError) as error:
             raise UsageError(f"{option.typed}: {error.problem}") from error
         except (yaml.YAMLError, ValueError, RecursionError):
             content = None  # which the parser reports

@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from pydoc import locate
 from typing import Any, get_type_hints
@@ -32,6 +33,7 @@ from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import ConvBuilder
 from acnet_pl.regular_files import read_text
 from acnet_pl.trust import TRUSTED, is_trusted
+from acnet_pl.yaml_text import TooLargeError, parse
 
 __all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
 
@@ -48,6 +50,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "logger": (Logger,),
 }
 _PLUGINS = (Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision, Profiler, Strategy)
+_FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("acnet_pl_folders_of_files", default=(Path(),))
 _ANY_KIND = (*(kind for kinds in KINDS.values() for kind in kinds), *_PLUGINS)
 
 
@@ -91,10 +94,13 @@ def check_parts(parts: Mapping[str, Any]) -> None:
         except (ImportError, AttributeError) as error:
             raise ValueError(f"there is no {what} {path} in this version of its package") from error
         check_kind(what, found, path)
-        options = description.get("init_args") or {}
-        if not isinstance(options, Mapping):
-            raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
-        _check_options(what, found, options)
+        if unknown := [key for key in description if key not in ("class_path", "init_args", "dict_kwargs")]:
+            raise ValueError(f"the {what} is described by {unknown[0]!r} too, expected class_path and init_args alone")
+        for key in ("init_args", "dict_kwargs"):
+            options = description.get(key) or {}
+            if not isinstance(options, Mapping):
+                raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
+            _check_options(what, found, options)
 
 
 def check_kind(what: str, thing: object, path: str) -> None:
@@ -143,43 +149,51 @@ def check_classes(config: Any) -> None:
         check_classes(value)
 
 
-def check_configuration(path: Path) -> None:
-    """Check the classes in a run's ``config.yaml``, before the parser imports them.
+def check_configuration(path: Path, groups: Mapping[str, str]) -> Mapping[Any, Any]:
+    """Check the classes in a run's ``config.yaml``, before the parser imports them, and return its content.
+
+    Args:
+        path: The file.
+        groups: Dotted paths of the classes whose options it may hold, by the name that these begin with.
 
     Raises:
         ValueError: It is no configuration, names a class that is not trusted or of another kind, or another file.
     """
     try:
-        content = yaml.safe_load(read_text(path))
+        content = parse(read_text(path))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a configuration ({error})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected the options of a run")
+    token = _FOLDERS.set((Path(), path.parent))  # the parser finds a file beside the configuration that names it
     try:
-        _check_groups(content)
+        _check_groups(content, groups)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError(f"{path} cannot be resumed: it is nested too deep") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be resumed: {error}") from error
+    finally:
+        _FOLDERS.reset(token)
+    return content
 
 
-def _check_groups(content: Mapping[Any, Any]) -> None:
-    from pytorch_lightning import Trainer
-
+def _check_groups(content: Mapping[Any, Any], groups: Mapping[str, str]) -> None:
     for name, value in content.items():
+        if not str(name).isidentifier():
+            raise ValueError(f"{name!r} is not the name of an option; options of a group are nested, without dots")
         if name == "config" and value is not None:
             raise ValueError(f"`config` is {value!r}, expected the options themselves")
         if name in ("fit", "validate", "test", "predict"):
             if not isinstance(value, Mapping):
                 raise ValueError(f"`{name}` is {value!r}, expected names and values")
-            _check_groups(value)
-        elif name in ("model", "data", "trainer") and value is not None:
+            _check_groups(value, groups)
+        elif (name == "data" or name in groups) and value is not None:
             if not isinstance(value, Mapping):
                 raise ValueError(f"`{name}` is {value!r}, expected names and values")
             if "class_path" in value:
                 check_parts({name: value})
             else:
-                _check_options(name, Trainer if name == "trainer" else None, value)
+                _check_options(name, locate(groups[name]) if name in groups else None, value)
         elif isinstance(value, (Mapping, list)):
             _check_value(str(name), value)
 
@@ -189,7 +203,9 @@ def _check_options(what: str, made: Any, options: Mapping[Any, Any]) -> None:
     parameters = inspect.signature(made).parameters if made is not None else {}
     texts = {name for name, parameter in parameters.items() if _is_text(parameter.annotation)}
     for name, value in options.items():
-        if name in texts:
+        if not str(name).isidentifier():
+            raise ValueError(f"{name!r} is not the name of an option of the {what}")
+        if name in texts and isinstance(value, str):
             continue
         if what in ("model", "trainer") and name in KINDS and isinstance(value, Mapping) and "class_path" in value:
             check_parts({name: value})
@@ -218,12 +234,14 @@ def _check_text(what: str, text: str) -> None:
         package = text.partition(".")[0]
         if package in sys.modules or importlib.util.find_spec(package) is not None:
             raise ValueError(f"the {what} is {text!r}, which would be imported; expected plain data")
-    if any(mark in text for mark in "{[:"):  # the parser reads YAML inside strings
+    if not re.fullmatch(r"[\w./-]*", text):  # the parser reads YAML inside strings
         try:
-            inside = yaml.safe_load(text)
-        except yaml.YAMLError:
-            return
-        if isinstance(inside, (Mapping, list)):
+            inside = parse(text)
+        except TooLargeError as error:
+            raise ValueError(f"the {what} is YAML of which {error.problem}") from error
+        except (ValueError, yaml.YAMLError):
+            inside = None
+        if inside != text:
             _check_value(what, inside)
     if _is_file(text):
         raise ValueError(f"the {what} is {text!r}, a file that would be read; expected plain data")
@@ -231,8 +249,8 @@ def _check_text(what: str, text: str) -> None:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long, or with a null character
+        return any((folder / Path(text).expanduser()).is_file() for folder in _FOLDERS.get())
+    except (OSError, ValueError, RuntimeError):  # too long, with a null character, or of no such user
         return False
 
 

@@ -110,6 +110,7 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
 def _run(run: PlannedRun, advance: Callable[[int], None]) -> int:
     log = log_file(run)
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # of a link the link alone
     started = time.time()
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command_line(run, sys.executable), stdout=output, stderr=subprocess.STDOUT)

@@ -29,6 +29,8 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
         seed: Random seed of both trainings.
         runs_dir: Where runs/NAME/TIME and the report are written.
     """
+    if epochs < 1:
+        raise ValueError(f"`epochs` (={epochs}) must be at least 1")
     from rich.console import Console
 
     from acnet_pl.cli import lightning

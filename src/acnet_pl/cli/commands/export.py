@@ -61,7 +61,7 @@ def export(
     check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
     if output is not None:
-        check_output(output, checkpoint)
+        output = check_output(output, checkpoint)
     from rich.console import Console
 
     from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_network

@@ -30,7 +30,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
     if output is not None:
-        check_output(output, checkpoint)
+        output = check_output(output, checkpoint)
     from rich.console import Console
 
     from acnet_pl.analysis import compare, complexity
@@ -40,8 +40,8 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     from acnet_pl.nn.surgery.fuse import fuse_with_report
 
     network, info, folder = load_trained(checkpoint)
-    output = output or folder / "fused.safetensors"
-    check_output(output, checkpoint)
+    if output is None:  # a link with this name is replaced: the folder may come from elsewhere
+        check_output(output := folder / "fused.safetensors", checkpoint)
     image_size = image_size or image_size_of(info) or 32
     images = random_images(8, image_size, seed=0)
     fused, report = fuse_with_report(network, images)

@@ -54,7 +54,7 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
     file = _network_file(network)
-    check_output(output, file, *map(Path, photos))
+    output = check_output(output, file, *map(Path, photos))
     from rich.console import Console
 
     from acnet_pl.atomic import atomic_path
