@@ -145,6 +145,23 @@ def test_a_record_is_read_once(tmp_path: Path) -> None:
         load_plain(path)
 
 
+def test_a_tensor_is_within_its_record() -> None:
+    """What lies behind it is memory of something else; not every version of torch looks."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(saved({"a": torch.zeros(4), "b": torch.zeros(2000)})) as source,
+        zipfile.ZipFile(file, "w") as to,
+    ):
+        for record in source.infolist():
+            program = source.read(record)
+            if record.filename.endswith("data.pkl"):
+                assert program.count(b"K\x04t") == 1  # four numbers
+                program = program.replace(b"K\x04t", b"K\x05t")
+            to.writestr(record, program)
+    with pytest.raises(pickle.UnpicklingError, match="it asks for 5 numbers of a shorter record"):
+        load_plain(file)
+
+
 def test_a_compressed_file_of_weights_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(saved({"a": torch.zeros(10**6)})) as source, zipfile.ZipFile(path, "w", 8) as target:

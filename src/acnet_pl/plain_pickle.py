@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import pickletools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import IO, Any, ClassVar
 
 __all__ = ["check_pickle"]
@@ -30,6 +30,12 @@ _SIZE_ARGUMENT = {
     "torch._utils._rebuild_meta_tensor_no_storage": 1,
 }
 _MOST_DIMENSIONS = 64
+_BYTES = {
+    **dict.fromkeys(("Half", "Short", "BFloat16"), 2),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    "ComplexDouble": 16,
+}
 _REBUILDS = {
     *_SIZE_ARGUMENT,
     "torch._utils._rebuild_parameter",
@@ -39,12 +45,13 @@ _REBUILDS = {
 }
 
 
-def check_pickle(file: IO[bytes], size: int) -> Any:
+def check_pickle(file: IO[bytes], size: int, records: Mapping[str, int] | None = None) -> Any:
     """Raise an error if a pickle calls what could take more memory than its file, and leave the file behind its end.
 
     Args:
         file: Open at the beginning of the pickle.
         size: Bytes of the whole file.
+        records: Bytes of the memory of tensors, by key, where the file says that apart from its pickle.
 
     Returns:
         What is in the pickle, with stand-ins for tensors.
@@ -53,7 +60,7 @@ def check_pickle(file: IO[bytes], size: int) -> Any:
         pickle.UnpicklingError: It does, or is malformed.
     """
     try:
-        return _DryRun(file, size).load()
+        return _DryRun(file, size, records).load()
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # a malformed program may fail in any way
@@ -121,9 +128,9 @@ class _DryRun(pickle._Unpickler):
         if operation.name in _OPERATIONS
     }
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int, records: Mapping[str, int] | None) -> None:
         super().__init__(file, encoding="bytes", fix_imports=False)
-        self.most = size
+        self.most, self.records = size, records
 
     def find_class(self, module: str, name: str) -> Any:
         return _Name(f"{module}.{name}", self.most)
@@ -133,6 +140,9 @@ class _DryRun(pickle._Unpickler):
             elements = pid[4]
             if not isinstance(elements, int) or not 0 <= elements <= self.most:
                 raise pickle.UnpicklingError(f"it asks for {elements!r} numbers, which its file cannot hold")
+            # Not every version of torch compares them, and what lies behind a record is other memory.
+            if self.records is not None and elements * _bytes_of(pid[1]) > self.records.get(str(pid[2]).lower(), 0):
+                raise pickle.UnpicklingError(f"it asks for {elements} numbers of a shorter record")
         return _Storage("storage")
 
     def load_reduce(self: Any) -> None:
@@ -165,6 +175,11 @@ def _allocates(name: str) -> bool:
     if name.startswith("torch."):
         return name.endswith(("Tensor", "Storage")) or ("._rebuild_" in name and name not in _REBUILDS)
     return name.endswith(".bytearray")
+
+
+def _bytes_of(storage: _Name) -> int:
+    """Return the bytes of one number in a storage of this class."""
+    return _BYTES.get(storage.name.rpartition(".")[2].removesuffix("Storage"), 1)
 
 
 def _called(name: Any, args: Any) -> Any:

@@ -61,9 +61,14 @@ def _check_archive(file: IO[bytes], size: int) -> None:
             raise ValueError("its records overlap")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"its record {damaged} is corrupt")
+        memory = {
+            record.filename.lower().partition("/data/")[2]: record.file_size
+            for record in records
+            if "/data/" in record.filename.lower()
+        }
         for record in records:
             if record.filename.lower().endswith("data.pkl"):  # torch does not tell the cases apart
-                check_pickle(io.BytesIO(archive.read(record)), size)
+                check_pickle(io.BytesIO(archive.read(record)), size, memory)
 
 
 def _check_content(content: Any, size: int) -> None:
