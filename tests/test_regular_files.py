@@ -71,7 +71,7 @@ def make(path: Path, kind: str) -> Path:
         ("fused.safetensors", load_fused),
         ("model.onnx", lambda path: load_predictor(path, "cpu")),
         ("config.yaml", lambda path: read_config(str(path))),
-        ("config.yaml", check_configuration),
+        ("config.yaml", lambda path: check_configuration(path, {})),
         ("plan.json", lambda path: read_plans(path.parent)),
         ("metrics.csv", lambda path: MetricsCSV(path.parent).rewind(1)),
         ("index.json", lambda path: _json(ShardStore(str(path.parent)), path.name)),
