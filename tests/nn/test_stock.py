@@ -134,6 +134,15 @@ WITHOUT_PLACE: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "`conv`: .*`table.a` is one of several: `table.b` is not called now",
     ),
+    "a convolution that is chosen before a pooling": (
+        lambda: Net(
+            lambda net, x: net.norm(net.table["a"](net.conv(x))),
+            conv=conv(),
+            table=nn.ModuleDict({"a": nn.Sequential(conv(4, 4, 1)), "b": nn.MaxPool2d(2)}),
+            norm=norm(),
+        ),
+        "`conv`: .*`table.a.0` is one of several: `table.b` is not called now",
+    ),
     "a pooling that is chosen": (
         lambda: Net(
             lambda net, x: net.norm(net.table["a"](net.conv(x))),

@@ -245,13 +245,25 @@ class _Shifts:
 
     def refuse_choices(self, called: set[str]) -> None:
         """Raise an error if another call may choose a different layer to give, pass on or take up a bias."""
-        blocks = [module for module in self.model.modules() if isinstance(module, FusibleConv)]
-        inner = {part for block in blocks for part in block.modules() if part is not block}
-        leaves = {n: m for n, m in self.model.named_modules() if not any(m.children()) and m not in inner}
-        found = {**leaves, **dict(layers(self.model))}
-        siblings = idle_siblings(self.model, found, called & found.keys())
+        found = dict(layers(self.model))
+        siblings = {**self.idle_entries(called), **idle_siblings(self.model, found, called & found.keys())}
         for one in sorted(self.involved.keys() & siblings.keys()):
             raise _refusal(self.involved[one], f"`{one}` is one of several: `{siblings[one]}` is not called now")
+
+    def idle_entries(self, called: set[str]) -> dict[str, str]:
+        """Map modules that are called to an uncalled entry of the list or dict that holds them, of whatever kind."""
+        idle: dict[str, str] = {}
+        for name, choices in self.model.named_modules():
+            if not isinstance(choices, (nn.ModuleList, nn.ModuleDict)):
+                continue
+            inside = {f"{name}.{key}" if name else key: entry for key, entry in choices.named_children()}
+            used = {path: [one for one in called if f"{one}.".startswith(f"{path}.")] for path in inside}
+            for path, entry in inside.items():
+                # fx traces a module of one's own without layers as its operations: that it is called is not seen.
+                seen = type(entry).__module__.startswith("torch.nn.") or any(True for _ in layers(entry))
+                if seen and not used[path]:
+                    idle.update(dict.fromkeys((one for ones in used.values() for one in ones), path))
+        return idle
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Record what a layer takes up; raise an error if that differs from an earlier call."""
