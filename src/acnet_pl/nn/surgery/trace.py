@@ -95,11 +95,10 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
             yield name, module
 
 
-def idle_siblings(model: nn.Module, found: Mapping[str, nn.Module], called: Set[str]) -> dict[str, str]:
+def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
     """Map layers to an uncalled layer of the same kind that a call may choose instead by an index or key.
 
-    Batch norms are one kind, other layers with channels another, each by their number of output channels, and modules
-    without channels a third.
+    Batch norms are one kind and other layers another, each by their number of output channels.
 
     Args:
         model: The network.
@@ -118,8 +117,8 @@ def idle_siblings(model: nn.Module, found: Mapping[str, nn.Module], called: Set[
     return siblings
 
 
-def _kind(module: nn.Module) -> tuple[bool, int]:
-    return isinstance(module, _BatchNorm), channels_of(module) if is_layer(module) else 0
+def _kind(layer: Layer) -> tuple[bool, int]:
+    return isinstance(layer, _BatchNorm), channels_of(layer)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
