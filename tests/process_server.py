@@ -163,6 +163,7 @@ def run(
 
 def warm_up() -> None:
     """Import, and have what is kept in memory once it has been made: signatures of classes, fonts."""
+    gc.disable()  # imports make no garbage
     for name in IMPORTED:
         importlib.import_module(name)
     from matplotlib.figure import Figure
@@ -176,6 +177,7 @@ def warm_up() -> None:
         assert main(["fit", "--print_config"]) == 0
     gc.collect()
     gc.freeze()  # what lives now is not looked at in each process again, and need not be copied for that
+    gc.enable()
 
 
 if __name__ == "__main__":
