@@ -307,7 +307,7 @@ def test_identity_between_is_seen_through() -> None:
     assert follow(nn.Sequential(Net(untraceable(in_order)), net), X).norm_of["1.0"] == "1.3"
 
 
-def test_parts_of_an_untraceable_network_are_traced() -> None:
+def test_nothing_is_certain_in_a_network_that_does_not_trace_but_in_a_sequential_one() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -321,14 +321,20 @@ def test_parts_of_an_untraceable_network_are_traced() -> None:
                 x = block(x)
             return self.plain(self.dynamic(x) if images.mean() > 0 else x)
 
-    found = follow(Outer())
-    inner = {"plain.conv1": "plain.norm1", "plain.conv2": "plain.norm2"}
-    assert found.norm_of == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1", **inner}
-    assert found.obstacle.startswith("`dynamic`: ")
-    assert set(found.unknown) == {"dynamic.conv1", "dynamic.conv2"}
     everywhere = {f"{part}.conv{i}": f"{part}.norm{i}" for part in ("dynamic", "plain") for i in "12"}
-    assert follow(Outer(), X).norm_of == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1", **everywhere}
+    everywhere |= {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
+    found = follow(Outer())
+    assert found.norm_of == {}
+    assert found.obstacle.startswith("`Outer`: ")
+    assert set(found.unknown) == everywhere.keys()
+    assert follow(Outer(), X).norm_of == everywhere
     assert "dynamic.conv1" not in follow(Outer(), -X).called
+
+    outer = Outer()
+    found = follow(nn.Sequential(*outer.blocks, outer.dynamic, outer.plain))
+    assert found.norm_of == {"0.0": "0.1", "1.0": "1.1", "3.conv1": "3.norm1", "3.conv2": "3.norm2"}
+    assert found.obstacle.startswith("`2`: ")
+    assert set(found.unknown) == {"2.conv1", "2.conv2"}
 
 
 def test_what_leaves_a_traced_part_is_unknown_where_a_batch_norm_may_take_it() -> None:

@@ -108,12 +108,12 @@ def test_table_of_public_networks(
 ) -> None:
     torch.manual_seed(0)
     model = randomise(build()).double().eval()
-    fused, report = fuse_with_report(model)
+    x = torch.randn(2, 49, 256) if name.endswith("attention") else torch.randn(2, 3, 64, 64)
+    fused, report = fuse_with_report(model, x.double() if name == "pnasnet5large" else None)  # which does not trace
     assert (norms(model), norms(fused)) == (before, after)
     assert (len(report.norms), len(report.left)) == (before, after)
     assert any(why in norm.reason for norm in report.left) or not after
     assert after <= left_by_torch(model)
-    x = torch.randn(2, 49, 256) if name.endswith("attention") else torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected, found = model(x.double()), fused(x.double())
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -68,7 +68,7 @@ def light_copy(model: nn.Module) -> nn.Module:
 
 def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        return copy.deepcopy(model, {**memo, **_new_hooks(model)})
+        copied = copy.deepcopy(model, {**memo, **_new_hooks(model)})
     except Exception as error:
         for name, module in model.named_modules():
             for attribute, value in vars(module).items():
@@ -81,6 +81,13 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                         "remove it first, or give its class a __deepcopy__"
                     ) from error
         raise
+    original = {module: name for name, module in model.named_modules()}
+    if shared := [original[module] or "the network" for module in copied.modules() if module in original]:
+        raise ValueError(
+            f"the network cannot be copied: the copy still has the original's `{shared[0]}`, which would be changed; "
+            "the class has a __deepcopy__ that gives the module itself"
+        )
+    return copied
 
 
 def _new_hooks(model: nn.Module) -> dict[int, Any]:
@@ -120,13 +127,14 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def _like(copied: nn.Module, model: nn.Module) -> nn.Module:
-    """Restore what copying an fx.GraphModule loses: training modes, and the hooks of the graph module itself."""
+    """Restore what copying an fx.GraphModule loses: training modes, hooks, and attributes that hooks may need."""
     modules = dict(copied.named_modules())
     pairs = [(modules[name], module) for name, module in model.named_modules() if name in modules]
     for new, old in pairs:
         if isinstance(old, fx.GraphModule):
             new.train(old.training)  # chooses the graph of torchvision's feature extractors
             inherit_hooks(new, old)
+            vars(new).update({name: value for name, value in vars(old).items() if name not in vars(new)})
     for new, old in pairs:
         new.training = old.training
     return copied

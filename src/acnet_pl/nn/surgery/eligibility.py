@@ -61,10 +61,12 @@ class Eligibility:
             return "transposed convolution"
         if not isinstance(layer, nn.Conv2d):
             return f"{type(layer).__name__}, not a Conv2d"
+        if reason := why_not_plain(layer):
+            return reason
         height, width = layer.kernel_size
         if height != width:
             return f"rectangular kernel {height}×{width}"
-        if reason := self.why_plain(height) or why_not_plain(layer):
+        if reason := self.why_plain(height):
             return reason
         if self.include is not None and not _selects(self.include, name, layer):
             return "not included"
@@ -92,8 +94,11 @@ def describe(layer: Layer) -> str:
     """
     if not isinstance(layer, (_ConvNd, FusibleConv)):
         return type(layer).__name__
-    text = f"{'×'.join(map(str, layer.kernel_size))} conv {layer.in_channels}→{layer.out_channels}"
-    for name, value in (("stride", layer.stride), ("dilation", layer.dilation)):
+    kernel, stride, dilation = (  # a number where the attribute was set
+        value if isinstance(value, tuple) else (value,) for value in (layer.kernel_size, layer.stride, layer.dilation)
+    )
+    text = f"{'×'.join(map(str, kernel))} conv {layer.in_channels}→{layer.out_channels}"
+    for name, value in (("stride", stride), ("dilation", dilation)):
         if set(value) != {1}:
             text += f", {name} {value[0] if len(set(value)) == 1 else '×'.join(map(str, value))}"
     return text + (f", groups {layer.groups}" if layer.groups != 1 else "")

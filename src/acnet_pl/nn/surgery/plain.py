@@ -47,6 +47,19 @@ def why_not_plain(conv: nn.Conv2d) -> str:
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if not conv.weight.is_floating_point():
         return f"its weight is {str(conv.weight.dtype).removeprefix('torch.')}"
+    if "bias" not in conv._parameters:
+        return "its bias is computed (parametrisation, pruning)"
+    for name in ("kernel_size", "stride", "padding", "dilation"):
+        value = getattr(conv, name)
+        if not (isinstance(value, tuple) and len(value) == 2) and not (name == "padding" and isinstance(value, str)):
+            return f"its attribute {name} was set to {value!r}, where nn.Conv2d has a pair"
+    shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+    if conv.weight.shape != shape:
+        return f"its weight has the shape {tuple(conv.weight.shape)}, but its attributes say {shape}"
+    if conv.padding_mode != "zeros" and not isinstance(conv.padding, str):
+        padding = [size for size in reversed(conv.padding) for _ in range(2)]
+        if list(conv._reversed_padding_repeated_twice) != padding:
+            return f"its attribute padding was set to {conv.padding}, but it pads as it was built"
     return ""
 
 
@@ -76,7 +89,10 @@ def why_not_batch_norm(norm: _BatchNorm) -> str:
         return f"{type(norm).__name__} has a forward of its own"
     if type(norm).__call__ is not nn.Module.__call__:
         return f"{type(norm).__name__} has a __call__ of its own"
-    if norm.affine and norm._parameters.get("weight") is None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if name not in norm._parameters.keys() | norm._buffers.keys():
+            return f"its {name} is computed (parametrisation, pruning)"
+    if norm.affine and norm.weight is None:
         return "its weight is computed (parametrisation, pruning)"
     return ""
 

@@ -39,7 +39,7 @@ def averages(module: nn.Module) -> bool:
         type(module) is nn.AvgPool2d
         and (not module.count_include_pad or module.padding in (0, (0, 0)))
         and module.divisor_override is None
-        and not _hooked(module)
+        and not _customised(module)
     )
 
 
@@ -97,7 +97,7 @@ def _passed_on(node: fx.Node, module: nn.Module | None, normed: Iterable[fx.Node
     """Return the values that a node passes on unchanged, concatenated along the channels if several, or []."""
     if module is not None:
         value = node.all_input_nodes[:1]
-        through = type(module) is nn.Identity and not _hooked(module)
+        through = type(module) is nn.Identity and not _customised(module)
         return value if through or (averages(module) and value and value[0] in normed) else []
     if node.op != "call_function" or node.target not in CONCATENATIONS or not node.args:
         return []
@@ -120,7 +120,7 @@ def _changes_nothing(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
         plain = type(module).__module__.startswith("torch.nn.") and not getattr(module, "inplace", False)
-        return (is_layer(module) or plain) and not _hooked(module)
+        return (is_layer(module) or plain) and not _customised(module)
     if node.op == "call_method":
         return node.target in _PURE
     if node.target is operator.getitem:
@@ -130,8 +130,9 @@ def _changes_nothing(node: fx.Node, root: nn.Module) -> bool:
     return home == "torch" and getattr(node.target, "__name__", "") in _PURE and "out" not in node.kwargs
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def _customised(module: nn.Module) -> bool:
+    """Return True if a module may compute something other than its class does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def _name(node: fx.Node) -> str:

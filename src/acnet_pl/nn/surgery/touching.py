@@ -21,7 +21,7 @@ class Owners:
     """Finds the layer that a tensor belongs to; views and other tensors in the same memory belong to it too.
 
     Attributes:
-        touched: Names of the layers whose tensors were read or whose attributes were set so far.
+        touched: Names of the layers whose tensors were read or whose attributes or modes were set so far.
         asked: Names of the layers whose tensors were referred to, perhaps only for a shape or type.
         calling: Whether a layer is being called, which refers to its tensors itself.
     """
@@ -72,7 +72,7 @@ class Owners:
         plain, get = nn.Module.__setattr__, nn.Module.__getattr__
 
         def noting(module: nn.Module, name: str, value: Any) -> None:
-            if name != "training" and module in self._inside:
+            if module in self._inside and (name != "training" or value != module.training):
                 self.touched.add(self._inside[module])
             plain(module, name, value)
 

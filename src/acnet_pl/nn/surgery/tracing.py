@@ -1,4 +1,4 @@
-"""Trace a network, or its largest traceable parts, without data by torch.fx."""
+"""Trace a network without data by torch.fx."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def _keep(value: Any) -> None:
 
 
 def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Graph], str]:
-    """Return graphs by name of a model or its largest traceable parts, and the reason if the whole does not trace."""
+    """Return the graph of a model, or of the networks in it, by name, and the reason if one does not trace."""
     names = {module: name for name, module in model.named_modules()}
     if model in whole:
         return {}, ""
-    parts, obstacle = _cover(model, names, whole, Owners(model))
-    return {names[part]: graph for part, (graph, _) in parts.items()}, obstacle
+    traced, obstacle = _trace_networks(model, names, whole, Owners(model))
+    return {names[network]: graph for network, (graph, _) in traced.items()}, obstacle
 
 
 def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
@@ -161,11 +161,11 @@ def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
 
 
 class SymbolicTraces:
-    """Traces of the whole model, or of its largest traceable parts.
+    """Traces of a model or, if it has no forward, of the networks in it.
 
     Attributes:
-        trace: The trace of the model as it is.
-        obstacle: The reason why the whole does not trace, or "" if it does.
+        trace: The trace of what could be traced, as it is.
+        obstacle: The reason why a network does not trace, or "" if all do.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -173,23 +173,23 @@ class SymbolicTraces:
         self.obstacle = ""
         self._names = {module: name for name, module in model.named_modules()}
         self._opaque: set[nn.Module] = set()
-        self._parts: dict[nn.Module, _Traced] = {}
+        self._networks: dict[nn.Module, _Traced] = {}
         self._owners = Owners(model)
         if is_layer(model):
             self.trace.calls[""] += 1
             return
-        self._parts, self.obstacle = _cover(model, self._names, self._opaque, self._owners)
-        for part, (graph, _) in self._parts.items():
-            read_graph(graph, part, self._names, self._opaque, self.trace, self._owners)
+        self._networks, self.obstacle = _trace_networks(model, self._names, self._opaque, self._owners)
+        for network, (graph, _) in self._networks.items():
+            read_graph(graph, network, self._names, self._opaque, self.trace, self._owners)
         self.trace.read |= self._owners.touched
         self.trace.asked |= self._owners.asked
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
-        for part, (_, tracer) in self._parts.items():
-            for decision, graph, closed in _other_paths(part, self._opaque, tracer, kinds):
+        for network, (_, tracer) in self._networks.items():
+            for decision, graph, closed in _other_paths(network, self._opaque, tracer, kinds):
                 trace = Trace(decision)
-                read_graph(graph, part, self._names, self._opaque | closed, trace, self._owners)
+                read_graph(graph, network, self._names, self._opaque | closed, trace, self._owners)
                 trace.read |= self._owners.touched
                 trace.asked |= self._owners.asked
                 yield trace
@@ -218,42 +218,53 @@ def _other_paths(
                 continue
 
 
-def _cover(
+def _trace_networks(
     module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], owners: Owners
 ) -> tuple[dict[nn.Module, _Traced], str]:
-    """Trace as many submodules as possible; append the rest to ``opaque``."""
+    """Trace a module or, if it has no forward, the networks in it; append those that do not trace to ``opaque``.
+
+    A module that does not trace is not traced in parts either, since its code may do anything with what is in them,
+    except an nn.Sequential, which calls its modules and nothing else.
+    """
 
     def attempt() -> str:
-        if type(module).forward is nn.Module.forward:
-            return "no forward"  # a ModuleList or similar: its parent calls its children
         try:
+            if why := _own_call(module):
+                raise TypeError(why)
             tracer = _LayerTracer(opaque, owners=owners)
-            parts[module] = _trace(module, tracer), tracer
+            traced[module] = _trace(module, tracer), tracer
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"`{names[module] or type(module).__name__}`: {reason}"
         return ""
 
-    parts: dict[nn.Module, _Traced] = {}
-    obstacle = attempt()
-    if not obstacle:
-        return parts, ""
+    traced: dict[nn.Module, _Traced] = {}
+    container = _is_container(module)
+    obstacle = "" if container else attempt()
+    if not container and not obstacle:
+        return traced, ""
     inside: dict[nn.Module, _Traced] = {}
-    obstacles = []
-    for child in module.children():
-        if child in opaque or is_layer(child):
-            continue
-        graphs, reason = _cover(child, names, opaque, owners)
-        if reason:
-            obstacles.append(reason)
-            parts.update(graphs)
-        else:
-            inside.update(graphs)
-    if not obstacles and obstacle == "no forward":
-        return inside, ""
-    if not obstacles:
-        obstacles = [obstacle]
-    elif not attempt():  # it may trace around its opaque children
-        return parts, obstacles[0]
-    opaque.add(module)
-    return {**parts, **inside}, obstacles[0]
+    sequential = type(module).forward is nn.Sequential.forward and not _own_call(module)
+    for child in module.children() if container or sequential else ():
+        if child not in opaque and not is_layer(child):
+            networks, reason = _trace_networks(child, names, opaque, owners)
+            (traced if reason else inside).update(networks)
+            obstacle = reason or obstacle
+    if sequential and not attempt():  # around its opaque modules
+        return traced, obstacle
+    if not container:
+        opaque.add(module)
+    return {**traced, **inside}, obstacle
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules."""
+    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
+
+
+def _own_call(module: nn.Module) -> str:
+    """Return what a call of a module does besides its forward, which torch.fx does not trace, or ""."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has a hook"
+    own = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
+    return "it has a __call__ of its own" if own else ""
