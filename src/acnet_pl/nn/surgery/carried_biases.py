@@ -25,8 +25,8 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.plain import is_plain_conv, is_plain_norm
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, asks_metadata, averages
+from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.ties import ties
-from acnet_pl.nn.surgery.trace import idle_siblings, layers
 from acnet_pl.nn.surgery.tracing import other_graphs, trace_graph
 
 __all__ = ["carry_biases"]
@@ -70,7 +70,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
     """
     probe = light_copy(model).eval()
     try:
-        graph = trace_graph(probe)
+        graph, visited = trace_graph(probe)
     except Exception as error:
         raise _refusal(loose, f"torch.fx does not trace the model: {error}") from error
     with torch.no_grad():
@@ -81,7 +81,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
                 shifts.run(other)
             except FusionError as error:
                 raise FusionError(f"{error} (this happens at some calls: {decision})") from error
-    shifts.refuse_choices({str(node.target) for node in graph.nodes if node.op == "call_module"})
+    shifts.refuse_choices({shifts.names[module] for module in visited})
     return {name: shift for name, (shift, _) in shifts.taken_up.items() if shift is not None}
 
 
@@ -112,6 +112,8 @@ class _Shifts:
         for node in graph.nodes:
             self.values[node] = value = self.evaluate(node)
             module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if value.sources:
+                self.involved |= {self.names[passing]: value.sources for passing in node.meta.get("passed_by", ())}
             involved = [one for one in (value, *map(self.values.get, node.all_input_nodes)) if one and one.sources]
             if module is None or not involved:
                 continue
@@ -243,27 +245,12 @@ class _Shifts:
         ]
         return _Value(sum(known), torch.cat(shifts), sources)
 
-    def refuse_choices(self, called: set[str]) -> None:
-        """Raise an error if another call may choose a different layer to give, pass on or take up a bias."""
-        found = dict(layers(self.model))
-        siblings = {**self.idle_entries(called), **idle_siblings(self.model, found, called & found.keys())}
-        for one in sorted(self.involved.keys() & siblings.keys()):
-            raise _refusal(self.involved[one], f"`{one}` is one of several: `{siblings[one]}` is not called now")
-
-    def idle_entries(self, called: set[str]) -> dict[str, str]:
-        """Map modules that are called to an uncalled entry of the list or dict that holds them, of whatever kind."""
-        idle: dict[str, str] = {}
-        for name, choices in self.model.named_modules():
-            if not isinstance(choices, (nn.ModuleList, nn.ModuleDict)):
-                continue
-            inside = {f"{name}.{key}" if name else key: entry for key, entry in choices.named_children()}
-            used = {path: [one for one in called if f"{one}.".startswith(f"{path}.")] for path in inside}
-            for path, entry in inside.items():
-                # fx traces a module of one's own without layers as its operations: that it is called is not seen.
-                seen = type(entry).__module__.startswith("torch.nn.") or any(True for _ in layers(entry))
-                if seen and not used[path]:
-                    idle.update(dict.fromkeys((one for ones in used.values() for one in ones), path))
-        return idle
+    def refuse_choices(self, visited: set[str]) -> None:
+        """Raise an error if another call may choose a different module to give, pass on or take up a bias."""
+        rivals = Rivals(self.model, visited, visited)
+        for one in sorted(self.involved):
+            if other := rivals.instead_of(one):
+                raise _refusal(self.involved[one], f"`{one}` is one of several: `{other}` is not called now")
 
     def take_up(self, name: str, shift: Tensor | None, sources: frozenset[str]) -> None:
         """Record what a layer takes up; raise an error if that differs from an earlier call."""

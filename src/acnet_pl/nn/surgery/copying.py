@@ -134,7 +134,8 @@ def _like(copied: nn.Module, model: nn.Module) -> nn.Module:
         if isinstance(old, fx.GraphModule):
             new.train(old.training)  # chooses the graph of torchvision's feature extractors
             inherit_hooks(new, old)
-            vars(new).update({name: value for name, value in vars(old).items() if name not in vars(new)})
+            for name in vars(old).keys() - vars(new).keys():
+                new.__dict__[name] = vars(old)[name]
     for new, old in pairs:
         new.training = old.training
     return copied

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds
-from acnet_pl.nn.surgery.functions import names_in
 from acnet_pl.nn.surgery.neighbours import Neighbours
+from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
-from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, idle_siblings, layers
+from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, layers
 from acnet_pl.nn.surgery.tracing import SymbolicTraces
 
 __all__ = ["Dataflow", "follow"]
@@ -97,26 +97,8 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
         kinds = set()
     if example_input is not None:
         traces += run_otherwise(probe, example_input, kinds)
-    ever = {name for trace in traces for name in trace.calls}
-    return _read(model, found, traces, flow.obstacle, _idle_attributes(model, found, ever))
-
-
-def _idle_attributes(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
-    """Map layers to an uncalled layer of the same kind that their module's code may refer to by name.
-
-    A call may choose that layer instead without a condition, as in ``(self.a, self.b)[x.shape[-1] % 2](x)``.
-    """
-    siblings: dict[str, str] = {}
-    for idle in found.keys() - called:
-        parent, _, own = idle.rpartition(".")
-        if not {own, "getattr"} & names_in(model.get_submodule(parent)):
-            continue
-        for name in called:
-            kinds = isinstance(found[name], _BatchNorm), isinstance(found[idle], _BatchNorm)
-            same = kinds[0] is kinds[1] and channels_of(found[name]) == channels_of(found[idle])
-            if same and name.rpartition(".")[0] == parent:
-                siblings[name] = idle
-    return siblings
+    ever = frozenset(name for trace in traces for name in trace.visited)
+    return _read(model, found, traces, flow.obstacle, ever)
 
 
 def _read(
@@ -124,12 +106,13 @@ def _read(
     found: Mapping[str, Layer],
     traces: list[Trace],
     obstacle: str,
-    siblings: Mapping[str, str] | None = None,
+    ever: frozenset[str] | None = None,
 ) -> Dataflow:
     """Combine traces; pairs come from the network as it is, and are dropped if another trace contradicts them."""
     certain = [trace for trace in traces if not trace.decision]
     called = frozenset(name for trace in certain for name in trace.calls)
-    seen = Neighbours(found, traces, {**idle_siblings(model, found, called), **(siblings or {})})
+    visited = frozenset(name for trace in certain for name in trace.visited)
+    seen = Neighbours(found, traces, Rivals(model, visited, ever))
     norm_of: dict[str, str] = {}
     norm_missing: dict[str, str] = {}
     for name, layer in found.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -70,8 +70,21 @@ def names_in(module: nn.Module) -> set[str]:
 
 
 def named(function: FunctionType) -> set[str]:
-    """Return the names of attributes and globals in a function's code."""
-    return {name for code in codes(function.__code__) for name in code.co_names}
+    """Return the names of attributes and globals in the code of a function and of functions in its closure."""
+    seen: list[FunctionType] = []
+    waiting: list[Any] = [function]
+    while waiting:
+        if isinstance(one := waiting.pop(), FunctionType) and one not in seen:
+            seen.append(one)
+            waiting += [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
+    return {name for one in seen for code in codes(one.__code__) for name in code.co_names}
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def strings_in(module: nn.Module) -> list[str]:

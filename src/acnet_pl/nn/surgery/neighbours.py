@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.hooks import hooked_between
+from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed
 
 __all__ = ["Neighbours"]
@@ -18,7 +19,7 @@ class Neighbours:
     Args:
         found: The network's layers by name.
         traces: Traces of the network as it is, and of the other paths its code may take.
-        siblings: For layers, a currently uncalled layer that another call may choose instead.
+        rivals: What another call may choose instead of modules that are called now.
 
     Attributes:
         read: Layers whose tensors are read other than by calling them.
@@ -26,10 +27,10 @@ class Neighbours:
         undecided: Queried layers and batch norms that are neighbours now, but perhaps not at another call.
     """
 
-    def __init__(self, found: Mapping[str, Layer], traces: list[Trace], siblings: Mapping[str, str]) -> None:
+    def __init__(self, found: Mapping[str, Layer], traces: list[Trace], rivals: Rivals) -> None:
         self.found = found
         self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.decision))
-        self.siblings = siblings
+        self.rivals = rivals
         self.asked = frozenset(name for trace in traces for name in trace.asked)
         self.read = frozenset(name for trace in traces for name in trace.read)
         self.read |= {name for name in self.asked if self._is_norm(name)}  # a fused one has none
@@ -110,10 +111,12 @@ class Neighbours:
         return ""
 
     def _choice(self, first: str, second: str) -> str:
-        for name in (second, first):
-            if other := self.siblings.get(name):
+        between = sorted({name for trace in self.traces if not trace.decision for name in trace.passed[first]})
+        for name in (second, first, *between):
+            others = (first, second) if name in between else (first if name == second else second,)
+            if other := next(filter(None, (self.rivals.instead_of(name, beside=one) for one in others)), ""):
                 self.undecided.add(first)
-                kind = "batch norm" if self._is_norm(name) else "layer"
+                kind = "batch norm" if self._is_norm(name) else "layer" if name in self.found else "module"
                 return f"{kind} `{name}` is one of several: `{other}` is not called now"
         return ""
 

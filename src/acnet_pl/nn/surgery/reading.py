@@ -84,13 +84,23 @@ def read_graph(
         maker[node] = (consumer,)
         if isinstance(module, _BatchNorm):
             normed[node] = node
-        elif node.users and (passing := _passed_on(node, module, normed)):
+        if node.users and (passing := _passed_on(node, module, normed)):
             maker[node] = tuple(producer for value in passing for producer in maker[value])
             if len(passing) == 1 and passing[0] in normed:
                 normed[node] = normed[passing[0]]
-            continue  # a consumer of its output counts as a consumer of its input
-        for value in inputs:
-            trace.edge(maker[value], consumer, norm=isinstance(module, _BatchNorm))
+            # A consumer of its output counts as a consumer of its input.
+            if module is not None:
+                _note_passed(trace, maker[node], names[module])
+        else:
+            for value in inputs:
+                trace.edge(maker[value], consumer, norm=isinstance(module, _BatchNorm))
+        for passing_module in node.meta.get("passed_by", ()):
+            _note_passed(trace, maker[node], names[passing_module])
+
+
+def _note_passed(trace: Trace, made_by: Iterable[str], module: str) -> None:
+    for producer in made_by:
+        trace.passed[producer].add(module)
 
 
 def _passed_on(node: fx.Node, module: nn.Module | None, normed: Iterable[fx.Node]) -> list[fx.Node]:

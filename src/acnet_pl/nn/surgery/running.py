@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,10 +118,21 @@ class _Recorder(TorchDispatchMode):
     def enter(self, name: str, layer: Layer, values: Any, norm: bool) -> None:
         if self.depth == 0:
             self.owners.call(layer)
+            self.trace.visited.add(name)
             self.take(values, name, norm)
             self.trace.calls[name] += 1
         self.depth += 1
         self.owners.calling = True
+
+    def visit(self, name: str, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Record a call of any module, and whether it passed something on unchanged."""
+        if self.depth == 0:
+            self.trace.visited.add(name)
+            given = {id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+            for value in tree_leaves(output):
+                if id(value) in given and isinstance(value, Tensor):
+                    for producer in self.made_by(value):
+                        self.trace.passed[producer].add(name)
 
     def leave(self, name: str, output: Any, norm: bool) -> None:
         self.depth -= 1
@@ -135,7 +147,11 @@ class _Recorder(TorchDispatchMode):
 
 def _run(model: nn.Module, example_input: Any) -> Trace:
     recorder = _Recorder(model)
-    handles = []
+    handles = [
+        module.register_forward_hook(partial(recorder.visit, name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     for name, layer in layers(model):
         norm = isinstance(layer, _BatchNorm)
 

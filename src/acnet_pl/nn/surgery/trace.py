@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,7 +13,7 @@ from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import FusibleConv
 
-__all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "idle_siblings", "is_layer", "layers", "listed", "operation"]
+__all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "is_layer", "layers", "listed", "operation"]
 
 Layer = FusibleConv | _ConvNd | nn.Linear | _BatchNorm
 
@@ -55,6 +54,8 @@ class Trace:
         changed: Batch norms whose input may have been changed in place before a layer took their output.
         read: Layers whose tensors were read other than by calling them.
         asked: Layers whose tensors were referred to, perhaps only for a shape or type.
+        visited: Modules of any kind that were called.
+        passed: By layer, the modules that passed one of its outputs on unchanged.
     """
 
     decision: str = ""
@@ -65,6 +66,8 @@ class Trace:
     changed: set[str] = field(default_factory=set)
     read: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
+    visited: set[str] = field(default_factory=set)
+    passed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def edge(self, made: tuple[str, ...], consumer: str, *, norm: bool = False) -> None:
         """Record that outputs, concatenated along the channels if several, go to a consumer or batch norm."""
@@ -93,32 +96,6 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
             inside.update(child for child in module.modules() if child is not module)
         if is_layer(module):
             yield name, module
-
-
-def idle_siblings(model: nn.Module, found: Mapping[str, Layer], called: Set[str]) -> dict[str, str]:
-    """Map layers to an uncalled layer of the same kind that a call may choose instead by an index or key.
-
-    Batch norms are one kind and other layers another, each by their number of output channels.
-
-    Args:
-        model: The network.
-        found: Its layers by name.
-        called: Names of the layers that are called now.
-    """
-    choices = {name for name, module in model.named_modules() if isinstance(module, (nn.ModuleList, nn.ModuleDict))}
-    siblings: dict[str, str] = {}
-    for idle in found.keys() - called:
-        for name in called:
-            if _kind(found[name]) != _kind(found[idle]):
-                continue
-            parts = takewhile(lambda pair: pair[0] == pair[1], zip(name.split("."), idle.split("."), strict=False))
-            if ".".join(part for part, _ in parts) in choices:
-                siblings[name] = idle
-    return siblings
-
-
-def _kind(layer: Layer) -> tuple[bool, int]:
-    return isinstance(layer, _BatchNorm), channels_of(layer)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -42,7 +42,8 @@ class _LayerTracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.variation = variation
         self.open: set[nn.Module] = set()
-        self.called: set[nn.Module] = set()
+        self.called: set[nn.Module] = set()  # except leaves
+        self.visited: set[nn.Module] = set()
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
         self._normed: set[fx.Node] = set()  # outputs of batch norms
@@ -53,6 +54,7 @@ class _LayerTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         inputs = self._nodes((args, kwargs))
+        self.visited.add(m)
         if self.is_leaf_module(m, ""):
             out = super().call_module(m, forward, args, kwargs)
             if self.owners is not None and is_layer(m):
@@ -77,6 +79,8 @@ class _LayerTracer(fx.Tracer):
         self._inputs.append((m, inputs))
         out = self._call(m, forward, args, kwargs)
         self._inputs.pop()
+        for node in _own_nodes(out) & _own_nodes((args, kwargs)):
+            node.meta.setdefault("passed_by", []).append(m)
         if self._nodes(out) & (self._convolved | self._normed):
             self.open.add(m)
         return out
@@ -110,16 +114,25 @@ class _LayerTracer(fx.Tracer):
         return {origin for node in nodes for origin in self._origins.get(node, {node})}
 
 
+def _own_nodes(values: Any) -> set[fx.Node]:
+    return {value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy)}
+
+
 _Traced = tuple[fx.Graph, _LayerTracer]
 
 
-def trace_graph(module: nn.Module, opaque: set[nn.Module] | None = None) -> fx.Graph:
-    """Return the fx graph of a module down to its layers, with its forward's optional arguments at their defaults.
+def trace_graph(module: nn.Module) -> tuple[fx.Graph, set[nn.Module]]:
+    """Return the fx graph of a module down to its layers, and the modules that it calls.
+
+    The optional arguments of its forward are at their defaults. A node that modules passed on unchanged, without an
+    operation, has these in ``meta["passed_by"]``.
 
     Raises:
         Exception: Any error of a forward that needs the value of a symbol.
     """
-    return _trace(module, _LayerTracer(opaque or set()))
+    tracer = _LayerTracer(set())
+    graph = _trace(module, tracer)
+    return graph, {module, *tracer.visited}
 
 
 def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Graph:
@@ -179,17 +192,19 @@ class SymbolicTraces:
             self.trace.calls[""] += 1
             return
         self._networks, self.obstacle = _trace_networks(model, self._names, self._opaque, self._owners)
-        for network, (graph, _) in self._networks.items():
+        for network, (graph, tracer) in self._networks.items():
             read_graph(graph, network, self._names, self._opaque, self.trace, self._owners)
+            self.trace.visited |= {self._names[module] for module in (network, *tracer.visited)}
         self.trace.read |= self._owners.touched
         self.trace.asked |= self._owners.asked
 
     def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
         """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
         for network, (_, tracer) in self._networks.items():
-            for decision, graph, closed in _other_paths(network, self._opaque, tracer, kinds):
+            for decision, graph, other in _other_paths(network, self._opaque, tracer, kinds):
                 trace = Trace(decision)
-                read_graph(graph, network, self._names, self._opaque | closed, trace, self._owners)
+                read_graph(graph, network, self._names, other.opaque, trace, self._owners)
+                trace.visited |= {self._names[module] for module in other.visited}
                 trace.read |= self._owners.touched
                 trace.asked |= self._owners.asked
                 yield trace
@@ -197,23 +212,25 @@ class SymbolicTraces:
 
 def _other_paths(
     part: nn.Module, opaque: set[nn.Module], base: _LayerTracer, kinds: Collection[type[nn.Module]]
-) -> Iterator[tuple[str, fx.Graph, set[nn.Module]]]:
+) -> Iterator[tuple[str, fx.Graph, _LayerTracer]]:
     """Iterate over graphs of the other paths of a part, without tracing into modules that these do not concern."""
     for parameter in inspect.signature(part.forward).parameters.values():
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
+                tracer = _LayerTracer(opaque, owners=base.owners)
                 try:
-                    graph = _trace(part, _LayerTracer(opaque, owners=base.owners), **{parameter.name: value})
+                    graph = _trace(part, tracer, **{parameter.name: value})
                 except Exception:  # a path that it cannot take
                     continue
-                yield f"it depends on the argument `{parameter.name}`", graph, set()
+                yield f"it depends on the argument `{parameter.name}`", graph, tracer
     examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
     inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
         for variation in variations(example, part):
+            tracer = _LayerTracer(opaque | closed, variation, base.owners)
             try:
-                yield variation.what, _trace(part, _LayerTracer(opaque | closed, variation, base.owners)), closed
+                yield variation.what, _trace(part, tracer), tracer
             except Exception:  # a path that it cannot take
                 continue
 
