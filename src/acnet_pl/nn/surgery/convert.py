@@ -16,6 +16,7 @@ from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
+from acnet_pl.nn.surgery.hooks import refuse_global_hooks
 from acnet_pl.nn.surgery.inherit import inherit_layer
 from acnet_pl.nn.surgery.plain import activation_of, why_norm_not_plain
 from acnet_pl.nn.surgery.replacing import replace_modules
@@ -85,6 +86,7 @@ def convert(
         )
     model = uncompiled(model)
     refuse_lazy(model)
+    refuse_global_hooks()
     refuse_shared_memory(model)
     acnet = deep_copy(model)
     found = dict(layers(acnet))

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Key", "codes", "is_users", "named", "names_in", "reachable", "strings", "strings_in"]
+__all__ = ["Key", "codes", "is_filled", "is_users", "named", "names_in", "reachable", "strings", "strings_in"]
 
 Key = tuple[int, str]
 """Key of a function: how many classes up it was found (-1 for a global function), and its name."""
@@ -76,11 +76,12 @@ def named(function: FunctionType) -> set[str]:
     while waiting:
         if isinstance(one := waiting.pop(), FunctionType) and one not in seen:
             seen.append(one)
-            waiting += [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
+            waiting += [cell.cell_contents for cell in one.__closure__ or () if is_filled(cell)]
     return {name for one in seen for code in codes(one.__code__) for name in code.co_names}
 
 
-def _is_filled(cell: CellType) -> bool:
+def is_filled(cell: CellType) -> bool:
+    """Return True if a cell of a closure has a value, which may come later."""
     try:
         return cell.cell_contents is not None
     except ValueError:

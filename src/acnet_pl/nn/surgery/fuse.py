@@ -18,6 +18,7 @@ from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, light_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import Dataflow, follow
 from acnet_pl.nn.surgery.fuse_report import FuseReport, report_on
+from acnet_pl.nn.surgery.hooks import refuse_global_hooks
 from acnet_pl.nn.surgery.plain import activation_of
 from acnet_pl.nn.surgery.plan import plan_fusing, why_layer_stays, why_norm_stays
 from acnet_pl.nn.surgery.replacing import replace_modules
@@ -121,6 +122,7 @@ def fuse_report(model: nn.Module, example_input: Any = None) -> FuseReport:
 def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
     model = uncompiled(model)
     refuse_lazy(model)
+    refuse_global_hooks()
     fused = fuse_units(deep_copy(model))
     _warn_of_traced_blocks(fused)
     convs: dict[nn.Module, nn.Module] = {}

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from types import FunctionType, MethodType
 from typing import Any
 
+import torch.nn.modules.module as torch_module
 from torch import nn
 
-__all__ = ["hooked_between", "reads_parameters"]
+from acnet_pl.nn.surgery.functions import codes, is_filled
+
+__all__ = ["hooked_between", "reads_parameters", "refuse_global_hooks"]
 
 _PARAMETERS = {"weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict"}
+_AS_A_KEY = ("STORE_SUBSCR", "BINARY_SUBSCR", "BINARY_OP", "IS_OP", "CONTAINS_OP", "COMPARE_OP")
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR")
 
 
 def hooked_between(first: nn.Module, second: nn.Module) -> bool:
@@ -24,19 +31,55 @@ def hooked_between(first: nn.Module, second: nn.Module) -> bool:
 
 
 def reads_parameters(layer: nn.Module) -> bool:
-    """Return True if the code of one of the layer's hooks names a parameter."""
-    return any(_names_in(hook) & _PARAMETERS for hook in _hooks(layer))
+    """Return True if one of the layer's hooks may read or change a parameter.
+
+    It may if its code names one, uses its module other than as a key or for attributes of its own, or is not available.
+    """
+    hooks = [*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()]
+    return any(_may_read(hook, layer) for hook in hooks)
 
 
-def _hooks(layer: nn.Module) -> Iterator[Any]:
-    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
-        yield from hooks.values()
+def refuse_global_hooks() -> None:
+    """Raise ValueError if a hook of PyTorch's on all modules may change what each of them computes."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        raise ValueError(
+            "a hook on all modules (torch.nn.modules.module.register_module_forward_hook or _pre_hook) may change what "
+            "each layer computes; remove it first"
+        )
 
 
-def _names_in(hook: Any) -> set[str]:
-    """Return the names of attributes and globals in a hook's code."""
-    code = getattr(hook, "__code__", None) or getattr(vars(type(hook)).get("__call__"), "__code__", None)
-    return set(code.co_names) if code is not None else set()
+def _may_read(hook: Any, layer: nn.Module) -> bool:
+    before = 0  # arguments before the module
+    if isinstance(hook, partial):
+        hook, before = hook.func, len(hook.args)
+    method = hook if isinstance(hook, (FunctionType, MethodType)) else type(hook).__call__
+    function = getattr(method, "__func__", method)
+    if not isinstance(function, FunctionType):
+        return True
+    before += function is not hook
+    code = function.__code__
+    all_arguments = before >= code.co_argcount  # *args, or none
+    module = code.co_varnames[code.co_argcount + code.co_kwonlyargcount if all_arguments else before :][:1]
+    if {*module} & {*code.co_cellvars} or any({*one.co_names, *one.co_consts} & _PARAMETERS for one in codes(code)):
+        return True
+    if any(cell.cell_contents is layer for cell in function.__closure__ or () if is_filled(cell)):
+        return True
+    instructions = [each for each in dis.get_instructions(code) if each.opname not in ("CACHE", "NOP", "PRECALL")]
+    return any(
+        {*module} & _loaded(one) and (all_arguments or not _is_harmless(then)) for one, then in pairwise(instructions)
+    )
+
+
+def _is_harmless(use: dis.Instruction) -> bool:
+    own = use.opname in _ATTRIBUTES and use.argval not in vars(nn.Module)
+    return own or use.opname in _AS_A_KEY
+
+
+def _loaded(instruction: dis.Instruction) -> set[str]:
+    """Return the local variables that an instruction loads."""
+    if not instruction.opname.startswith("LOAD_FAST"):
+        return set()
+    return {*instruction.argval} if isinstance(instruction.argval, tuple) else {instruction.argval}
 
 
 def _looks_beyond_output(hook: Any) -> bool:
@@ -49,8 +92,5 @@ def _looks_beyond_output(hook: Any) -> bool:
     others = set(names[:-1])
     if code.co_flags & inspect.CO_VARARGS:
         others = {*names, code.co_varnames[code.co_argcount + code.co_kwonlyargcount]}
-    used = {*code.co_cellvars}
-    for instruction in dis.get_instructions(code):
-        if instruction.opname.startswith("LOAD_FAST"):
-            used.update(instruction.argval if isinstance(instruction.argval, tuple) else [instruction.argval])
+    used = {*code.co_cellvars}.union(*map(_loaded, dis.get_instructions(code)))
     return bool(others & used)
