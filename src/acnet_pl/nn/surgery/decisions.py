@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from acnet_pl.nn.surgery.functions import Key, is_users, names_in, reachable, strings
+from acnet_pl.nn.surgery.functions import Key, is_users, names_in, reachable, strings_in
 from acnet_pl.nn.surgery.trace import is_layer
 
 __all__ = ["Variation", "deciding_kinds", "other_values", "variations"]
@@ -58,7 +58,7 @@ class Variation:
         kind, members = type(module), vars(module)
         changed = {}
         if self.attribute:
-            values = other_values(members.get(self.attribute), strings(self.functions.values()))
+            values = other_values(members.get(self.attribute), strings_in(module, self.functions.values()))
             changed = {self.attribute: values[self.turn]} if self.turn < len(values) else {}
         spaces: dict[int, dict[str, Any]] = {}
         for (depth, name), function in _copies(self.functions, self.sites).items():
@@ -102,8 +102,9 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
         code = _nested(functions[key].__code__, path)
         line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
+    strings = strings_in(module, functions.values())
     for name in sorted(names_in(module) & vars(module).keys()):
-        for turn in range(len(other_values(vars(module)[name], strings(functions.values())))):
+        for turn in range(len(other_values(vars(module)[name], strings))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
 
 
@@ -115,6 +116,8 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
         return [value + 1, value - 1]
     if isinstance(value, str):
         return [string for string in strings if string != value]
+    if type(value) in (list, tuple) and not value:
+        return [type(value)([object()])]  # of which nothing is known: using it is an error
     if type(value) in (list, tuple):
         return [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
     if type(value) is dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterable, Iterator
 from types import CellType, CodeType, FunctionType
@@ -9,10 +10,35 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Key", "codes", "is_filled", "is_users", "named", "names_in", "reachable", "strings", "strings_in"]
+__all__ = [
+    "Key",
+    "codes",
+    "is_filled",
+    "is_users",
+    "named",
+    "names_in",
+    "raised_by_user",
+    "reachable",
+    "strings_in",
+]
 
 Key = tuple[int, str]
 """Key of a function: how many classes up it was found (-1 for a global function), and its name."""
+
+
+def raised_by_user(error: BaseException) -> bool:
+    """Return True if a ``raise`` or ``assert`` in the user's code raised an error, or a module lacks an attribute."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    if code.co_name == "__getattr__" and code.co_filename == nn.Module.__getattr__.__code__.co_filename:
+        return True
+    raises = {each.offset for each in dis.get_instructions(code) if each.opname == "RAISE_VARARGS"}
+    package = str(last.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    return last.tb_lasti in raises and package not in {*sys.stdlib_module_names, "torch"} - {"__main__"}
 
 
 def is_users(thing: Any) -> bool:
@@ -88,18 +114,16 @@ def is_filled(cell: CellType) -> bool:
         return False
 
 
-def strings_in(module: nn.Module) -> list[str]:
-    """List the string constants in the code of a module's forward and of what it may call."""
-    return strings(reachable(module).values())
+def strings_in(module: nn.Module, functions: Iterable[FunctionType] | None = None) -> list[str]:
+    """List short strings in the code of a module's forward and of what it may call, at most 20.
 
-
-def strings(functions: Iterable[FunctionType]) -> list[str]:
-    """List the short string constants in the code of functions, at most 10."""
-    found = {
-        constant
-        for function in functions
-        for code in codes(function.__code__)
-        for constant in code.co_consts
-        if isinstance(constant, str) and constant != function.__doc__ and len(constant) <= 40
-    }
-    return sorted(found)[:10]
+    They are constants, and keys of dicts that the code names: globals, attributes and an nn.ModuleDict.
+    """
+    found: set[Any] = set()
+    for function in reachable(module).values() if functions is None else functions:
+        for name in named(function):
+            for value in (function.__globals__.get(name), getattr(module, name, None)):
+                found |= {*value} if isinstance(value, (dict, nn.ModuleDict)) else set()
+        constants = [constant for code in codes(function.__code__) for constant in code.co_consts]
+        found |= {each for each in constants if isinstance(each, str) and each != function.__doc__}
+    return sorted(each for each in found if isinstance(each, str) and len(each) <= 40)[:20]

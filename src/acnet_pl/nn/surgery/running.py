@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from acnet_pl.nn.surgery.copying import kept_values, leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
-from acnet_pl.nn.surgery.functions import strings_in
+from acnet_pl.nn.surgery.functions import raised_by_user, strings_in
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
@@ -33,7 +33,7 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
     traces = []
     for mode in (False, True):
         try:
-            traces.append(_run(model.train(mode), example_input))
+            traces.append(_run(model.train(mode), example_input, _Recorder(model)))
         except Exception as error:
             if mode:  # such as a batch norm over a single value; the trace in eval mode has to do
                 continue
@@ -46,13 +46,16 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
 def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
     """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated."""
     for decision, example, changes in _other_paths(model.eval(), example_input, kinds):
+        recorder = _Recorder(model)
         try:
             with ExitStack() as stack:
                 for change in changes:
                     stack.enter_context(change)
-                trace = _run(model, example)
-        except Exception:  # an impossible path shows nothing
-            continue
+                trace = _run(model, example, recorder)
+        except Exception as error:  # up to which it shows what it does: with other values it may go on
+            if raised_by_user(error):
+                continue
+            trace = recorder.trace
         yield replace(trace, decision=decision)
 
 
@@ -145,8 +148,7 @@ class _Recorder(TorchDispatchMode):
                         self.normed[id(value)] = self.changes
 
 
-def _run(model: nn.Module, example_input: Any) -> Trace:
-    recorder = _Recorder(model)
+def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
     handles = [
         module.register_forward_hook(partial(recorder.visit, name), with_kwargs=True)
         for name, module in model.named_modules()

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from acnet_pl.nn.surgery.copying import kept_values, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
-from acnet_pl.nn.surgery.functions import strings_in
+from acnet_pl.nn.surgery.functions import raised_by_user, strings_in
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
@@ -30,7 +30,8 @@ class _LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
     ``variation`` is another path for the modules of one class. ``open`` collects modules across whose boundary a batch
-    norm and a layer before or after it may be connected, and modules that an argument may control.
+    norm and a layer before or after it may be connected, and modules that an argument may control. ``broken`` collects
+    the graph as it was whenever such a path ended in an error: with other values it may go on.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class _LayerTracer(fx.Tracer):
         self.open: set[nn.Module] = set()
         self.called: set[nn.Module] = set()  # except leaves
         self.visited: set[nn.Module] = set()
+        self.broken: list[fx.Graph] = []
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
         self._normed: set[fx.Node] = set()  # outputs of batch norms
@@ -99,13 +101,21 @@ class _LayerTracer(fx.Tracer):
             try:
                 with self.variation.taken_by(m):
                     return super().call_module(m, forward, args, kwargs)
-            except Exception:  # a path that this module cannot take
+            except Exception as error:  # a path that this module cannot take now
+                self.note_broken(error)
                 del self._inputs[depth:]
                 self.module_stack = stack
                 for node in takewhile(lambda node: node is not last, list(reversed(self.graph.nodes))):
                     if node.op != "get_attr":  # fx reuses such a node for later reads
                         self.graph.erase_node(node)
         return super().call_module(m, forward, args, kwargs)
+
+    def note_broken(self, error: Exception) -> None:
+        """Keep a copy of the graph, unless the code itself raised the error: it never goes on from there."""
+        if not raised_by_user(error):
+            graph = fx.Graph()
+            graph.graph_copy(self.graph, {})
+            self.broken.append(graph)
 
     def _nodes(self, values: Any) -> set[fx.Node]:
         return self._origins_of(value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
@@ -218,21 +228,25 @@ def _other_paths(
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
                 tracer = _LayerTracer(opaque, owners=base.owners)
-                try:
-                    graph = _trace(part, tracer, **{parameter.name: value})
-                except Exception:  # a path that it cannot take
-                    continue
-                yield f"it depends on the argument `{parameter.name}`", graph, tracer
+                for graph in _graphs(part, tracer, **{parameter.name: value}):
+                    yield f"it depends on the argument `{parameter.name}`", graph, tracer
     examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
     inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
         for variation in variations(example, part):
             tracer = _LayerTracer(opaque | closed, variation, base.owners)
-            try:
-                yield variation.what, _trace(part, tracer), tracer
-            except Exception:  # a path that it cannot take
-                continue
+            for graph in _graphs(part, tracer):
+                yield variation.what, graph, tracer
+
+
+def _graphs(part: nn.Module, tracer: _LayerTracer, **arguments: Any) -> Iterator[fx.Graph]:
+    """Iterate over the graph of another path of a part, and graphs of what it does up to an error."""
+    try:
+        yield _trace(part, tracer, **arguments)
+    except Exception as error:
+        tracer.note_broken(error)
+    yield from tracer.broken
 
 
 def _trace_networks(
