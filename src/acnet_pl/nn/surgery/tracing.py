@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import takewhile
+from traceback import walk_tb
 from typing import Any
 
 from torch import fx, nn
@@ -245,8 +246,21 @@ def _graphs(part: nn.Module, tracer: _LayerTracer, **arguments: Any) -> Iterator
     try:
         yield _trace(part, tracer, **arguments)
     except Exception as error:
-        tracer.note_broken(error)
+        if not _decides_on(error, {name for name, value in arguments.items() if value is _SYMBOL}):
+            tracer.note_broken(error)
     yield from tracer.broken
+
+
+def _decides_on(error: Exception, symbols: set[str]) -> bool:
+    """Return True if an error came from a condition on these arguments alone: its jump is inverted on another path."""
+    frames = [frame.f_locals["obj"] for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "to_bool"]
+    waiting: list[fx.Node] = [proxy.node for proxy in frames if isinstance(proxy, fx.Proxy)]
+    leaves: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        waiting += node.all_input_nodes
+        leaves |= set() if node.all_input_nodes else {node.name}
+    return bool(leaves) and leaves <= symbols
 
 
 def _trace_networks(
