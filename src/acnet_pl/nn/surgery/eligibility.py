@@ -61,12 +61,10 @@ class Eligibility:
             return "transposed convolution"
         if not isinstance(layer, nn.Conv2d):
             return f"{type(layer).__name__}, not a Conv2d"
-        if reason := why_not_plain(layer):
-            return reason
-        height, width = layer.kernel_size
+        height, width = (*layer.weight.shape[2:],) if layer._parameters.get("weight") is not None else layer.kernel_size
         if height != width:
             return f"rectangular kernel {height}×{width}"
-        if reason := self.why_plain(height):
+        if reason := self.why_plain(height) or why_not_plain(layer):
             return reason
         if self.include is not None and not _selects(self.include, name, layer):
             return "not included"

@@ -53,7 +53,7 @@ def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[n
                     stack.enter_context(change)
                 trace = _run(model, example, recorder)
         except Exception as error:  # up to which it shows what it does: with other values it may go on
-            if raised_by_user(error):
+            if raised_by_user(error) or isinstance(error, KeyError):
                 continue
             trace = recorder.trace
         yield replace(trace, decision=decision)

@@ -112,8 +112,12 @@ class _LayerTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def note_broken(self, error: Exception) -> None:
-        """Keep a copy of the graph, unless the code itself raised the error: it never goes on from there."""
-        if not raised_by_user(error):
+        """Keep a copy of the graph, unless the code never goes on from there.
+
+        It does not if it raised the error itself, or if a dict has no such key: other keys are tried as other values.
+        """
+        absent = self.variation is not None and isinstance(error, KeyError)
+        if not absent and not raised_by_user(error):
             graph = fx.Graph()
             graph.graph_copy(self.graph, {})
             self.broken.append(graph)
