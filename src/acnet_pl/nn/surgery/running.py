@@ -123,7 +123,6 @@ class _Recorder(TorchDispatchMode):
             self.owners.call(layer)
             self.trace.visited.add(name)
             self.take(values, name, norm)
-            self.trace.calls[name] += 1
         self.depth += 1
         self.owners.calling = True
 
@@ -141,6 +140,7 @@ class _Recorder(TorchDispatchMode):
         self.depth -= 1
         self.owners.calling = self.depth > 0
         if self.depth == 0:
+            self.trace.calls[name] += 1
             for value in tree_leaves(output):
                 if isinstance(value, Tensor):
                     self.maker[id(value)] = ((name,), value)
