@@ -63,7 +63,7 @@ WITH_PLACE: dict[str, Callable[[], nn.Module]] = {
     ),
     "batch norm with activation": lambda: nn.Sequential(conv(), BatchNormAct2d(4, act_layer=nn.PReLU)),
     "SyncBatchNorm": lambda: nn.Sequential(conv(), nn.SyncBatchNorm(4)),
-    "batch norm after pooling": lambda: nn.Sequential(conv(), nn.MaxPool2d(2), nn.Dropout(), norm(), nn.ReLU()),
+    "batch norm after pooling": lambda: nn.Sequential(conv(), nn.MaxPool2d(2), nn.Dropout(0), norm(), nn.ReLU()),
     "batch norm after average pooling": lambda: nn.Sequential(conv(), nn.AvgPool2d(3, 2), norm()),
     "batch norm also for others": lambda: Net(
         lambda net, x: net.norm(net.a(x)) + net.norm(net.b(x)), a=conv(bias=True), b=conv(bias=True), norm=norm()

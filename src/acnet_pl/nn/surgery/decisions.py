@@ -82,7 +82,7 @@ class Variation:
             members.update(before)
 
 
-def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
+def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = ()) -> Iterator[Variation]:
     """Iterate over the other paths of a module's code: each decision inverted alone, and each pair of neighbours.
 
     Conditions on the existence of a submodule (``self.downsample is None``) are left out: calls do not change it.
@@ -90,12 +90,13 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
     Args:
         module: A module of the class.
         network: The network that contains it. Other modules of the class in it show which submodules may exist.
+        fixed: Names of attributes that keep their values.
     """
     kind, functions = type(module), reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
     chosen_sites: list[tuple[Site, ...]] = []
     for key, function in functions.items():
-        sites = list(_sites(key, function.__code__, submodules))
+        sites = list(_sites(key, function.__code__, {*submodules, *fixed}))
         chosen_sites += [*((site,) for site in sites), *pairwise(sites)]  # pairs for `a and b`
     for chosen in chosen_sites:
         key, path, offset = chosen[-1]
@@ -103,7 +104,7 @@ def variations(module: nn.Module, network: nn.Module) -> Iterator[Variation]:
         line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
     strings = strings_in(module, functions.values())
-    for name in sorted(names_in(module) & vars(module).keys()):
+    for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
         for turn in range(len(other_values(vars(module)[name], strings))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,9 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
     In eval mode the stock model then computes what the trained ACNet computes. The fused kernel goes into the
     convolution. The fused bias goes into the convolution's bias or, if the block replaced a batch norm, into that batch
     norm, which becomes the identity plus the bias (γ = 1, β = b, mean 0, variance 1 - eps). If the stock model has
-    neither, the bias moves into the running means of later batch norms, if the data flow proves that this is exact.
+    neither, the bias moves into the running means of later batch norms, if the data flow proves that this is exact. A
+    warning names each dropout that such a bias passes: with that dropout switched on in eval mode (Monte Carlo dropout)
+    the stock model computes something else.
 
     In *train* mode such a batch norm would normalise values that it should pass unchanged. Give ``calibrate`` if you
     want to train the stock model further: batch norms then get the true statistics of their inputs, and γ and β that
@@ -52,50 +56,86 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
         <All keys matched successfully>
     """
     acnet = uncompiled(acnet)
-    state: dict[str, Tensor] = acnet.state_dict()
     converted = list(reports_in(acnet))
     if not converted:
         raise ValueError(
             f"{type(acnet).__name__} holds no converted network; give the whole network that convert_to_acnet returned"
         )
     batches = None if calibrate is None else list(calibrate) if len(converted) > 1 else calibrate
-    for prefix, network, report in converted:
-        start = f"{prefix}." if prefix else ""
-        for key in network.state_dict():
-            del state[start + key]
-        state.update({start + key: value for key, value in _network_state(network, report, batches).items()})
+    replaced: dict[nn.Module, nn.Module] = {}
+    for _, network, report in converted:
+        replaced |= _stock_layers(network, report, batches)
+    with _replaced_inside(acnet, replaced):
+        state: dict[str, Tensor] = replaced.get(acnet, acnet).state_dict()
     return state
 
 
-def _network_state(network: nn.Module, report: ConversionReport, batches: Iterable[Any] | None) -> dict[str, Tensor]:
-    """Return the stock state of a network that `convert_to_acnet` returned."""
+def _stock_layers(
+    network: nn.Module, report: ConversionReport, batches: Iterable[Any] | None
+) -> dict[nn.Module, nn.Module]:
+    """Map modules of a network that `convert_to_acnet` returned to modules with the tensors of the stock layers."""
     layers = [_Layer(entry, *found) for entry in report.converted if (found := _fused(network, entry.name))]
     loose = {layer.entry.name: layer.bias for layer in layers if layer.entry.norm is None and not layer.entry.bias}
+    carried: dict[str, Tensor] = {}
     if loose:
         carried = carry_biases(network, loose, {layer.entry.name for layer in layers} - loose.keys())
         for layer in layers:
             layer.bias = layer.bias + carried.pop(layer.entry.name, 0)
-    else:
-        carried = {}
     if batches is not None:
         _calibrate(network, [layer for layer in layers if layer.entry.affine], batches)
 
-    aliases = _aliases(network)
-    state: dict[str, Tensor] = network.state_dict()
+    stock: dict[nn.Module, nn.Module] = {}
     for layer in layers:
-        for name in aliases[layer.entry.name]:
-            start = f"{name}." if name else ""
-            for key in [key for key in state if key.startswith(start)]:
-                del state[key]
-            state.update({start + key: value for key, value in layer.conv_state().items()})
-        for name in () if layer.entry.norm is None else aliases[layer.entry.norm]:
-            state.update({f"{name}.{key}": value for key, value in layer.norm_state().items()})
-    for first, shift in carried.items():
-        for name in aliases[first]:
-            mean = f"{name}.running_mean"
-            key, change = (mean, -shift) if mean in state else (f"{name}.bias", shift)
-            state[key] = (exact(state[key]) + change).to(state[key])
-    return state
+        stock[layer.block] = _holder(layer.conv_state())
+        if layer.entry.norm is not None:
+            after = network.get_submodule(layer.entry.norm)  # the batch norm's activation, if it has one
+            stock[after] = _holder(layer.norm_state(), after)
+    for name, shift in carried.items():
+        module = network.get_submodule(name)
+        mean = module._buffers.get("running_mean")
+        changed, change = ("bias", shift) if mean is None else ("running_mean", -shift)
+        before: Tensor = getattr(module, changed)
+        stock[module] = _with_tensor(module, changed, (exact(before) + change).to(before))
+    return stock
+
+
+def _holder(tensors: Mapping[str, Tensor], inside: nn.Module | None = None) -> nn.Module:
+    """Return a module that holds tensors, and the modules inside another."""
+    holder = nn.Module()
+    for name, tensor in tensors.items():
+        holder.register_buffer(name, tensor)
+    for name, module in () if inside is None else inside.named_children():
+        holder.add_module(name, module)
+    return holder
+
+
+def _with_tensor(module: nn.Module, name: str, tensor: Tensor) -> nn.Module:
+    """Return a shallow copy of a module with another parameter or buffer."""
+    changed = copy.copy(module)
+    changed._parameters, changed._buffers = dict(module._parameters), dict(module._buffers)
+    if name in changed._parameters:
+        changed._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        changed._buffers[name] = tensor
+    return changed
+
+
+@contextmanager
+def _replaced_inside(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
+    """Replace modules under all their names within the context, so that ``state_dict`` and its hooks find them."""
+    places = [
+        (holder._modules, name, child)
+        for holder in model.modules()
+        for name, child in holder._modules.items()
+        if child is not None and child in replacements
+    ]
+    try:
+        for modules, name, child in places:
+            modules[name] = replacements[child]
+        yield
+    finally:
+        for modules, name, child in places:
+            modules[name] = child
 
 
 @dataclass
@@ -159,14 +199,6 @@ def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] 
             "before that"
         )
     return block, kernel, bias
-
-
-def _aliases(network: nn.Module) -> dict[str, list[str]]:
-    """Map each module's first name to all its names."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    return {first: [first, *others] for first, *others in names.values()}
 
 
 def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from acnet_pl.nn.surgery.copying import holds_values, state_kept
 from acnet_pl.nn.surgery.functions import is_users, named, reachable
 
-__all__ = ["all_kept"]
+__all__ = ["all_kept", "settings_of"]
 
 _MAPPINGS = (dict, OrderedDict, defaultdict, Counter)  # exactly these: a subclass may do anything when it is read
 _CONTAINERS = (*_MAPPINGS, list, set, deque)
@@ -32,6 +32,16 @@ def all_kept(model: nn.Module) -> Iterator[None]:
         finally:
             for place in places:
                 place.restore()
+
+
+def settings_of(module: nn.Module) -> dict[str, Any]:
+    """Return a module's plain attributes, such as its mode."""
+    plain = (int, float, str)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(one, plain) for one in value))
+    }
 
 
 def _places(model: nn.Module) -> list[_Place]:

@@ -17,10 +17,12 @@ from torch.utils._pytree import tree_leaves
 from acnet_pl.nn.surgery.copying import kept_values, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
 from acnet_pl.nn.surgery.functions import raised_by_user, strings_in
+from acnet_pl.nn.surgery.proxies import InPlaceProxy
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
-from acnet_pl.nn.surgery.surroundings import all_kept
+from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import Trace, is_layer
+from acnet_pl.nn.surgery.wrappers import own_call
 
 __all__ = ["SymbolicTraces", "graphs_of", "other_graphs", "trace_graph"]
 
@@ -52,6 +54,9 @@ class _LayerTracer(fx.Tracer):
         self._normed: set[fx.Node] = set()  # outputs of batch norms
         self._origins: dict[fx.Node, set[fx.Node]] = {}  # of outputs of an nn.Identity, pooling or concatenation
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InPlaceProxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_layer(m) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
@@ -60,6 +65,7 @@ class _LayerTracer(fx.Tracer):
         self.visited.add(m)
         if self.is_leaf_module(m, ""):
             out = super().call_module(m, forward, args, kwargs)
+            out.node.meta["settings"] = settings_of(m)
             if self.owners is not None and is_layer(m):
                 self.owners.call(m)
             if type(m) is nn.Identity or averages(m):
@@ -136,16 +142,16 @@ def _own_nodes(values: Any) -> set[fx.Node]:
 _Traced = tuple[fx.Graph, _LayerTracer]
 
 
-def trace_graph(module: nn.Module) -> tuple[fx.Graph, set[nn.Module]]:
+def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Module]]:
     """Return the fx graph of a module down to its layers, and the modules that it calls.
 
     The optional arguments of its forward are at their defaults. A node that modules passed on unchanged, without an
-    operation, has these in ``meta["passed_by"]``.
+    operation, has these in ``meta["passed_by"]``. ``owners`` records what else the forward does with layers.
 
     Raises:
         Exception: Any error of a forward that needs the value of a symbol.
     """
-    tracer = _LayerTracer(set())
+    tracer = _LayerTracer(set(), owners=owners)
     graph = _trace(module, tracer)
     return graph, {module, *tracer.visited}
 
@@ -182,9 +188,10 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
     return {names[network]: graph for network, (graph, _) in traced.items()}, obstacle
 
 
-def other_graphs(module: nn.Module) -> Iterator[tuple[str, fx.Graph]]:
-    """Iterate over the other paths of a module that `trace_graph` traces: the decision and the graph of each."""
-    for decision, graph, _ in _other_paths(module, set(), _LayerTracer(set()), deciding_kinds(module)):
+def other_graphs(module: nn.Module, owners: Owners) -> Iterator[tuple[str, fx.Graph]]:
+    """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each."""
+    base = _LayerTracer(set(), owners=owners)
+    for decision, graph, _ in _other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
         yield decision, graph
 
 
@@ -226,7 +233,11 @@ class SymbolicTraces:
 
 
 def _other_paths(
-    part: nn.Module, opaque: set[nn.Module], base: _LayerTracer, kinds: Collection[type[nn.Module]]
+    part: nn.Module,
+    opaque: set[nn.Module],
+    base: _LayerTracer,
+    kinds: Collection[type[nn.Module]],
+    fixed: Collection[str] = (),
 ) -> Iterator[tuple[str, fx.Graph, _LayerTracer]]:
     """Iterate over graphs of the other paths of a part, without tracing into modules that these do not concern."""
     for parameter in inspect.signature(part.forward).parameters.values():
@@ -239,7 +250,7 @@ def _other_paths(
     inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
-        for variation in variations(example, part):
+        for variation in variations(example, part, fixed):
             tracer = _LayerTracer(opaque | closed, variation, base.owners)
             for graph in _graphs(part, tracer):
                 yield variation.what, graph, tracer
@@ -278,7 +289,7 @@ def _trace_networks(
 
     def attempt() -> str:
         try:
-            if why := _own_call(module):
+            if why := own_call(module):
                 raise TypeError(why)
             tracer = _LayerTracer(opaque, owners=owners)
             traced[module] = _trace(module, tracer), tracer
@@ -293,7 +304,7 @@ def _trace_networks(
     if not container and not obstacle:
         return traced, ""
     inside: dict[nn.Module, _Traced] = {}
-    sequential = type(module).forward is nn.Sequential.forward and not _own_call(module)
+    sequential = type(module).forward is nn.Sequential.forward and not own_call(module)
     for child in module.children() if container or sequential else ():
         if child not in opaque and not is_layer(child):
             networks, reason = _trace_networks(child, names, opaque, owners)
@@ -309,11 +320,3 @@ def _trace_networks(
 def _is_container(module: nn.Module) -> bool:
     """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules."""
     return type(module).forward is nn.Module.forward and "forward" not in vars(module)
-
-
-def _own_call(module: nn.Module) -> str:
-    """Return what a call of a module does besides its forward, which torch.fx does not trace, or ""."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has a hook"
-    own = type(module).__call__ is not nn.Module.__call__ and not isinstance(module, fx.GraphModule)
-    return "it has a __call__ of its own" if own else ""
