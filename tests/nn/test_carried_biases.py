@@ -211,6 +211,14 @@ class PadsPool(Net):
         return self.norm(self.average(self.conv(x)))
 
 
+class Transforms(Net):
+    def forward(self, x: Any, transform: Any = None) -> Any:
+        y = self.conv(x)
+        if transform:
+            y = transform(y)
+        return self.norm(y)
+
+
 class SetsMomentum(Net):
     def forward(self, x: Any, momentum: float = 0.5) -> Any:
         self.norm.momentum = momentum
@@ -299,6 +307,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "statistics reset": (Resets, "`conv`: .*reads or sets tensors or attributes of `norm`"),
     "dropout on": (SwitchesDropoutOn, "`conv`: .*the code of the network changes `drop.training`"),
     "pooling padded by an argument": (PadsPool, "`conv`: .*changes `average.padding` .*this happens at some calls"),
+    "function given by an argument": (Transforms, "`conv`: .*what becomes of the output of `conv` is not seen"),
     "attribute set": (SetsMomentum, "`conv`: .*the code of the network changes `norm.momentum`"),
     "outer sum": (OuterSum, "`conv`, `other`: .*an addition may broadcast it"),
     "convolution with a forward of its own beside it": (GatedBeside, "`conv`: .*with a value of unknown size"),

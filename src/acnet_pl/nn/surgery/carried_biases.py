@@ -101,6 +101,8 @@ def _follow_other(shifts: Shifts, blank: Shifts, graph: fx.Graph, decision: str)
         return
     try:
         shifts.run(graph)
+        if all(node.op != "output" for node in graph.nodes):  # it ends in an error, and may go on with other values
+            shifts.refuse_unused(graph)
     except UnprovenError as error:
         raise UnprovenError(error.sources, f"{error} (this happens at some calls: {decision})") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import sys
 from collections.abc import Iterable, Iterator
 from types import CellType, CodeType, FunctionType
@@ -17,28 +16,12 @@ __all__ = [
     "is_users",
     "named",
     "names_in",
-    "raised_by_user",
     "reachable",
     "strings_in",
 ]
 
 Key = tuple[int, str]
 """Key of a function: how many classes up it was found (-1 for a global function), and its name."""
-
-
-def raised_by_user(error: BaseException) -> bool:
-    """Return True if a ``raise`` or ``assert`` in the user's code raised an error, or a module lacks an attribute."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None:
-        return False
-    code = last.tb_frame.f_code
-    if code.co_name == "__getattr__" and code.co_filename == nn.Module.__getattr__.__code__.co_filename:
-        return True
-    raises = {each.offset for each in dis.get_instructions(code) if each.opname == "RAISE_VARARGS"}
-    package = str(last.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    return last.tb_lasti in raises and package not in {*sys.stdlib_module_names, "torch"} - {"__main__"}
 
 
 def is_users(thing: Any) -> bool:

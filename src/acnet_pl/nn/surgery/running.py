@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from acnet_pl.nn.surgery.copying import kept_values, leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
-from acnet_pl.nn.surgery.functions import raised_by_user, strings_in
+from acnet_pl.nn.surgery.errors import raised_by_user
+from acnet_pl.nn.surgery.functions import strings_in
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation

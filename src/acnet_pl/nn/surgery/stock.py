@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +110,8 @@ def _holder(tensors: Mapping[str, Tensor], inside: nn.Module | None = None) -> n
 
 def _with_tensor(module: nn.Module, name: str, tensor: Tensor) -> nn.Module:
     """Return a shallow copy of a module with another parameter or buffer."""
-    changed = copy.copy(module)
+    changed = type(module).__new__(type(module))
+    vars(changed).update(vars(module))
     changed._parameters, changed._buffers = dict(module._parameters), dict(module._buffers)
     if name in changed._parameters:
         changed._parameters[name] = nn.Parameter(tensor, requires_grad=False)

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import takewhile
-from traceback import walk_tb
 from typing import Any
 
 from torch import fx, nn
@@ -16,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from acnet_pl.nn.surgery.copying import kept_values, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
-from acnet_pl.nn.surgery.functions import raised_by_user, strings_in
+from acnet_pl.nn.surgery.errors import decides_on, may_go_on
+from acnet_pl.nn.surgery.functions import strings_in
 from acnet_pl.nn.surgery.proxies import InPlaceProxy
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
 from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
@@ -37,9 +37,7 @@ class _LayerTracer(fx.Tracer):
     the graph as it was whenever such a path ended in an error: with other values it may go on.
     """
 
-    def __init__(
-        self, opaque: set[nn.Module], variation: Variation | None = None, owners: Owners | None = None
-    ) -> None:
+    def __init__(self, opaque: set[nn.Module], owners: Owners, variation: Variation | None = None) -> None:
         super().__init__()
         self.opaque = opaque
         self.owners = owners
@@ -66,7 +64,7 @@ class _LayerTracer(fx.Tracer):
         if self.is_leaf_module(m, ""):
             out = super().call_module(m, forward, args, kwargs)
             out.node.meta["settings"] = settings_of(m)
-            if self.owners is not None and is_layer(m):
+            if is_layer(m):
                 self.owners.call(m)
             if type(m) is nn.Identity or averages(m):
                 self._origins |= dict.fromkeys(self._nodes(out), inputs)
@@ -118,12 +116,8 @@ class _LayerTracer(fx.Tracer):
         return super().call_module(m, forward, args, kwargs)
 
     def note_broken(self, error: Exception) -> None:
-        """Keep a copy of the graph, unless the code never goes on from there.
-
-        It does not if it raised the error itself, or if a dict has no such key: other keys are tried as other values.
-        """
-        absent = self.variation is not None and isinstance(error, KeyError)
-        if not absent and not raised_by_user(error):
+        """Keep a copy of the graph, unless the code never goes on from there."""
+        if may_go_on(error, other_keys=self.variation is not None):
             graph = fx.Graph()
             graph.graph_copy(self.graph, {})
             self.broken.append(graph)
@@ -151,7 +145,7 @@ def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Mod
     Raises:
         Exception: Any error of a forward that needs the value of a symbol.
     """
-    tracer = _LayerTracer(set(), owners=owners)
+    tracer = _LayerTracer(set(), owners)
     graph = _trace(module, tracer)
     return graph, {module, *tracer.visited}
 
@@ -162,8 +156,7 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
     path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
-    watching = nullcontext() if tracer.owners is None else tracer.owners.watching()
-    with warnings.catch_warnings(), all_kept(module), own_forward(module), path, watching:
+    with warnings.catch_warnings(), all_kept(module), own_forward(module), path, tracer.owners.watching():
         warnings.simplefilter("ignore")
         graph = tracer.trace(module, concrete_args=concrete)
         for value in kept_values(module):
@@ -190,7 +183,7 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
 
 def other_graphs(module: nn.Module, owners: Owners) -> Iterator[tuple[str, fx.Graph]]:
     """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each."""
-    base = _LayerTracer(set(), owners=owners)
+    base = _LayerTracer(set(), owners)
     for decision, graph, _ in _other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
         yield decision, graph
 
@@ -243,7 +236,7 @@ def _other_paths(
     for parameter in inspect.signature(part.forward).parameters.values():
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
-                tracer = _LayerTracer(opaque, owners=base.owners)
+                tracer = _LayerTracer(opaque, base.owners)
                 for graph in _graphs(part, tracer, **{parameter.name: value}):
                     yield f"it depends on the argument `{parameter.name}`", graph, tracer
     examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
@@ -251,7 +244,7 @@ def _other_paths(
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
         for variation in variations(example, part, fixed):
-            tracer = _LayerTracer(opaque | closed, variation, base.owners)
+            tracer = _LayerTracer(opaque | closed, base.owners, variation)
             for graph in _graphs(part, tracer):
                 yield variation.what, graph, tracer
 
@@ -261,21 +254,9 @@ def _graphs(part: nn.Module, tracer: _LayerTracer, **arguments: Any) -> Iterator
     try:
         yield _trace(part, tracer, **arguments)
     except Exception as error:
-        if not _decides_on(error, {name for name, value in arguments.items() if value is _SYMBOL}):
+        if not decides_on(error, {name for name, value in arguments.items() if value is _SYMBOL}):
             tracer.note_broken(error)
     yield from tracer.broken
-
-
-def _decides_on(error: Exception, symbols: set[str]) -> bool:
-    """Return True if an error came from a condition on these arguments alone: its jump is inverted on another path."""
-    frames = [frame.f_locals["obj"] for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "to_bool"]
-    waiting: list[fx.Node] = [proxy.node for proxy in frames if isinstance(proxy, fx.Proxy)]
-    leaves: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        waiting += node.all_input_nodes
-        leaves |= set() if node.all_input_nodes else {node.name}
-    return bool(leaves) and leaves <= symbols
 
 
 def _trace_networks(
@@ -291,7 +272,7 @@ def _trace_networks(
         try:
             if why := own_call(module):
                 raise TypeError(why)
-            tracer = _LayerTracer(opaque, owners=owners)
+            tracer = _LayerTracer(opaque, owners)
             traced[module] = _trace(module, tracer), tracer
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
