@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel
 
-from acnet_pl.nn import FusionError, convert_to_acnet, stock_state_dict
+from acnet_pl.nn import FusionError, convert_to_acnet, fuse_model, stock_state_dict
 
 Randomise = Callable[[nn.Module], nn.Module]
 Difference = Callable[[nn.Module, nn.Module, Tensor], float]
@@ -131,6 +131,13 @@ def acnet_and_stock(build: Callable[[], nn.Module], randomise: Randomise) -> tup
     stock = build().double().eval()
     stock.load_state_dict(stock_state_dict(acnet))
     return acnet, stock
+
+
+@pytest.mark.parametrize("name", ["DataParallel", "AveragedModel", "wrapper of wrapper"])
+def test_wrapped_network_needs_no_example(name: str, randomise: Randomise, difference: Difference) -> None:
+    model = randomise(EXACT[name]().double()).eval()
+    fused = fuse_model(convert_to_acnet(model, init="preserve"))
+    assert difference(model, fused, IMAGES) <= 1e-12
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -22,7 +22,7 @@ from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
 from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import Trace, is_layer
-from acnet_pl.nn.surgery.wrappers import own_call
+from acnet_pl.nn.surgery.wrappers import is_container, own_call, wrapped
 
 __all__ = ["SymbolicTraces", "graphs_of", "other_graphs", "trace_graph"]
 
@@ -265,7 +265,7 @@ def _trace_networks(
     """Trace a module or, if it has no forward, the networks in it; append those that do not trace to ``opaque``.
 
     A module that does not trace is not traced in parts either, since its code may do anything with what is in them,
-    except an nn.Sequential, which calls its modules and nothing else.
+    except an nn.Sequential, which calls its modules and nothing else, and a wrapper that hands its arguments on.
     """
 
     def attempt() -> str:
@@ -280,10 +280,12 @@ def _trace_networks(
         return ""
 
     traced: dict[nn.Module, _Traced] = {}
-    container = _is_container(module)
+    container = is_container(module)
     obstacle = "" if container else attempt()
     if not container and not obstacle:
         return traced, ""
+    if (part := wrapped(module)) is not None and not is_layer(part):
+        return _trace_networks(part, names, opaque, owners)
     inside: dict[nn.Module, _Traced] = {}
     sequential = type(module).forward is nn.Sequential.forward and not own_call(module)
     for child in module.children() if container or sequential else ():
@@ -296,8 +298,3 @@ def _trace_networks(
     if not container:
         opaque.add(module)
     return {**traced, **inside}, obstacle
-
-
-def _is_container(module: nn.Module) -> bool:
-    """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules."""
-    return type(module).forward is nn.Module.forward and "forward" not in vars(module)

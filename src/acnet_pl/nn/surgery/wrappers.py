@@ -1,4 +1,4 @@
-"""Look through modules that only hand their arguments on to another module, such as nn.DataParallel."""
+"""Tell what calling a module does: its forward and more, nothing of its own, or a call of another module alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import fx, nn
 from acnet_pl.nn.surgery.decisions import variations
 from acnet_pl.nn.surgery.surroundings import all_kept
 
-__all__ = ["is_altered", "own_call", "wrapped"]
+__all__ = ["is_altered", "is_container", "own_call", "wrapped"]
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -29,6 +29,11 @@ def own_call(module: nn.Module) -> str:
 def is_altered(module: nn.Module) -> bool:
     """Return True if calling a module may do more than the forward of its class does."""
     return "forward" in vars(module) or bool(own_call(module))
+
+
+def is_container(module: nn.Module) -> bool:
+    """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules."""
+    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:
