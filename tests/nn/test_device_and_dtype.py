@@ -10,7 +10,7 @@ import torch
 from tests.nn.builders import BUILDERS, TwiceConv
 from torch import Tensor, nn
 
-from acnet_pl.nn import BlockConv, ConvBuilder, ConvNorm, FusibleConv, PlainConv
+from acnet_pl.nn import BlockConv, ConvBuilder, ConvNorm, FusibleConv, PlainConv, convert_to_acnet
 
 WITH_ARGUMENTS: list[ConvBuilder] = [PlainConv(), *(made for made in BUILDERS if not isinstance(made, TwiceConv))]
 
@@ -96,3 +96,11 @@ def test_a_block_without_values_takes_those_of_a_checkpoint(builder: ConvBuilder
 def test_other_dtypes_are_refused(builder: ConvBuilder, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"`dtype` \(=torch.\w+\) must be a real floating-point dtype"):
         build(builder, dtype=dtype)
+
+
+def test_conversion_does_not_depend_on_the_default_device() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.device("meta"):
+        acnet = convert_to_acnet(model, init="preserve")
+    x = torch.randn(2, 3, 7, 7)
+    torch.testing.assert_close(acnet(x), model(x))

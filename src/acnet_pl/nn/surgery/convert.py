@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import deprecated
@@ -110,14 +111,16 @@ def convert(
         reason = next(iter(tied.get(layer, {}).values()), "") or eligibility.obstacle(name, layer, flow)
         if not reason and isinstance(layer, nn.Conv2d):
             try:
-                block = _build(conv, layer, norm is not None)
+                with torch.device("cpu"):  # whatever the default device is; it may be "meta"
+                    block = _build(conv, layer, norm is not None)
+                    if not block.is_plain:
+                        inherit_layer(block, layer, norm)
             except ValueError as error:
                 raise ValueError(f"`{name}`: {error}") from error
             if block.is_plain:
                 reason = f"stays plain by {conv!r}"
             else:
                 unknown += [name] * (name in flow.unknown)
-                inherit_layer(block, layer, norm)
                 if init == "preserve":
                     block.begin_as(layer, norm)
                 replacements[layer] = block
