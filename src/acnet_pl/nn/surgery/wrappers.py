@@ -15,6 +15,7 @@ from acnet_pl.nn.surgery.surroundings import all_kept
 
 __all__ = ["is_altered", "is_container", "own_call", "wrapped"]
 
+_LIGHTNING = ("pytorch_lightning.core.module", "lightning.pytorch.core.module")
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -32,8 +33,13 @@ def is_altered(module: nn.Module) -> bool:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules."""
-    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
+    """Return True for an nn.ModuleList or similar, without a forward of its own: others call its modules.
+
+    Lightning's LightningModule defines one that only calls nn.Module's.
+    """
+    forward = type(module).forward
+    own = forward is not nn.Module.forward and forward.__module__ not in _LIGHTNING
+    return not own and "forward" not in vars(module)
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:
