@@ -6,9 +6,9 @@
 
 A marked place is ``<!-- VIEW FILE#GRID WORDS -->`` ... ``<!-- end -->``; FILE is below results/. Views of a
 ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``pruning`` with ratios
-in percent, ``magnitude``, and in a sentence ``gain`` or ``top1`` with model and variant. ``h200`` and, in a sentence,
-``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with a row are
-those of attacks.json, ``networks`` with a row those of random_networks.json.
+in percent, ``magnitude``, and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant. ``h200`` and,
+in a sentence, ``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts``
+with a row are those of attacks.json, ``networks`` with a row those of random_networks.json.
 """
 
 from __future__ import annotations
@@ -146,6 +146,18 @@ def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
     return _spread(_figures(grid)[model, variant])
 
 
+def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
+    """How the accuracies of pairs correlate, in a sentence."""
+    (figure,) = [
+        figure
+        for figure in grid["figures"]
+        if (figure["model"], figure["variant"], figure["measure"]) == (model, variant, grid["figures"][0]["measure"])
+    ]
+    found = figure["gain"]["correlation"]
+    low, high = map(_signed, found["interval"])
+    return f"r = {_signed(found['value'])} (95 % interval {low} to {high}, n = {found['n']} pairs)"
+
+
 def attempts(record: Mapping[str, Any], row: str) -> str:
     """How many attempts of a row of benchmarks/attacks.py were held."""
     count = record["rows"][row]
@@ -160,9 +172,9 @@ def networks(record: Mapping[str, Any], what: str) -> str:
 
 VIEWS: Mapping[str, Callable[..., str]] = {
     view.__name__: view
-    for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, attempts, networks)
+    for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, correlation, attempts, networks)
 }
-INLINE = {"h200_gain", "gain", "top1", "attempts", "networks"}
+INLINE = {"h200_gain", "gain", "top1", "correlation", "attempts", "networks"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
 
 
