@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,6 +248,75 @@ class FromSequential(Pair):
         return self.bank[index](self.conv(x))
 
 
+class Catches(Pair):
+    def more(self) -> None:
+        self.table: dict[str, Callable[[Tensor], Tensor]] = {}
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        try:
+            y = self.table["more"](y)
+        except KeyError:
+            return self.norm(y)
+        return self.norm(y)
+
+
+class CatchesAll(Catches):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        try:
+            y = self.table["more"](y)
+        except:  # noqa: E722
+            return self.norm(y)
+        return self.norm(y)
+
+
+class Suppresses(Catches):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        with contextlib.suppress(KeyError):
+            y = self.table["more"](y)
+        return self.norm(y)
+
+
+class Loops(Pair):
+    def more(self) -> None:
+        self.sizes = [8]
+
+    def forward(self, x: Tensor) -> Any:
+        y, rest = self.conv(x), [*self.sizes]
+        while rest:
+            if rest.pop() > 8:
+                y = y * 2
+        return self.norm(y)
+
+
+class Picks(Pair):
+    def more(self) -> None:
+        self.which = "now"
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.norm({"now": lambda y: y, "later": torch.tanh}[self.which](y))
+
+
+class OneOf(Picks):
+    def forward(self, x: Tensor) -> Any:
+        table = [lambda y: y, torch.tanh]
+        return self.norm(table[self.which in ("later", "never")](self.conv(x)))
+
+
+class Settings(Pair):
+    settings = SimpleNamespace(activation=None)
+
+    def more(self) -> None:
+        self.settings = SimpleNamespace(activation=None)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.norm({None: lambda y: y, "tanh": torch.tanh}[self.settings.activation](y))
+
+
 def plain(network: Any) -> Any:
     return network(X)
 
@@ -276,7 +347,10 @@ CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
     *((Absent, where(which="tanh")), (Absent, given(which="tanh")), (Kinds, given(which="group"))),
     *((Operations, given(which="skip")), (Between, given(which="later")), (BetweenOwn, given(which="later"))),
     *((BetweenEmpty, given(which="later")), (Table, given(which="later")), (ByName, where(which="other"))),
-    *((FromBank, where(index=1)), (FromSequential, given(index=1))),
+    *((FromBank, where(index=1)), (FromSequential, given(index=1)), (Loops, where(sizes=[9]))),
+    *((kind, where(table={"more": torch.tanh})) for kind in (Catches, CatchesAll, Suppresses)),
+    *((kind, where(which="later")) for kind in (Picks, OneOf)),
+    (Settings, where(settings=SimpleNamespace(activation="tanh"))),
 ]
 
 

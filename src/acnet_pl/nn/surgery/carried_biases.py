@@ -9,13 +9,14 @@ anything else the result would not be proven exact, which is an error.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
+from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError
@@ -58,6 +59,8 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
             for decision, other in other_graphs(root, owners):
                 _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
             shifts.refuse_unseen()
+            if place := next(filter(None, (unforeseen(module) for module in _of_each_kind(root))), ""):
+                raise UnprovenError(loose, f"{place}, and may do something else at another call")
         _refuse_choices(probe, shifts.involved, {shifts.names[module] for module in visited})
     except UnprovenError as error:
         raise FusionError(
@@ -91,6 +94,12 @@ def _traced(model: nn.Module, owners: Owners, loose: Collection[str]) -> tuple[n
             obstacle = obstacle or error
         root = wrapped(root)
     raise UnprovenError(loose, "no layer comes later" if root else f"torch.fx does not trace the model: {obstacle}")
+
+
+def _of_each_kind(root: nn.Module) -> Iterable[nn.Module]:
+    """Return a module of each class whose code decides what happens to outputs of layers."""
+    kinds = deciding_kinds(root)
+    return {type(module): module for module in root.modules() if type(module) in kinds}.values()
 
 
 def _follow_other(shifts: Shifts, blank: Shifts, graph: fx.Graph, decision: str) -> None:

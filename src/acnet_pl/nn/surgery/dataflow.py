@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
-from acnet_pl.nn.surgery.decisions import deciding_kinds
+from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
@@ -98,7 +98,15 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     if example_input is not None:
         traces += run_otherwise(probe, example_input, kinds)
     ever = frozenset(name for trace in traces for name in trace.visited)
-    return _read(model, found, traces, flow.obstacle, ever)
+    return _read(model, found, traces, flow.obstacle, ever, _unforeseen(model, pairs))
+
+
+def _unforeseen(model: nn.Module, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return where code that decides about pairs may take a path that cannot be traced."""
+    examples = {type(module): module for module in model.modules()}
+    places = {kind: place for kind in deciding_kinds(model, pairs) if (place := unforeseen(examples[kind]))}
+    concerned = {pair: places.keys() & deciding_kinds(model, [pair]) for pair in pairs} if places else {}
+    return {pair: min(places[kind] for kind in kinds) for pair, kinds in concerned.items() if kinds}
 
 
 def _read(
@@ -107,12 +115,13 @@ def _read(
     traces: list[Trace],
     obstacle: str,
     ever: frozenset[str] | None = None,
+    unforeseen: Mapping[tuple[str, str], str] | None = None,
 ) -> Dataflow:
     """Combine traces; pairs come from the network as it is, and are dropped if another trace contradicts them."""
     certain = [trace for trace in traces if not trace.decision]
     called = frozenset(name for trace in certain for name in trace.calls)
     visited = frozenset(name for trace in certain for name in trace.visited)
-    seen = Neighbours(found, traces, Rivals(model, visited, ever))
+    seen = Neighbours(found, traces, Rivals(model, visited, ever), unforeseen or {})
     norm_of: dict[str, str] = {}
     norm_missing: dict[str, str] = {}
     for name, layer in found.items():

@@ -3,7 +3,8 @@
 A trace shows one path through a network's Python code. To find the others, every conditional jump of a forward, and of
 the functions it calls, is inverted in a copy of its bytecode, whatever the condition depends on (an argument, an
 attribute, a global, a random number). Plain attributes and arguments get other values. Only copies of the user's
-modules run the changed code.
+modules run the changed code. What cannot be found so, `unforeseen` tells: conditions in a ``while`` loop, which might
+never end, and errors that the code catches.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from acnet_pl.nn.surgery.functions import Key, is_users, names_in, reachable, strings_in
+from acnet_pl.nn.surgery.functions import Key, codes, is_users, names_in, reachable, strings_in
 from acnet_pl.nn.surgery.trace import is_layer
 
-__all__ = ["Variation", "deciding_kinds", "other_values", "variations"]
+__all__ = ["Variation", "deciding_kinds", "other_values", "unforeseen", "variations"]
 
 Site = tuple[Key, tuple[int, ...], int]
 """A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
@@ -100,13 +101,26 @@ def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = (
         chosen_sites += [*((site,) for site in sites), *pairwise(sites)]  # pairs for `a and b`
     for chosen in chosen_sites:
         key, path, offset = chosen[-1]
-        code = _nested(functions[key].__code__, path)
-        line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
+        line = _line(_nested(functions[key].__code__, path), offset)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
     strings = strings_in(module, functions.values())
     for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
         for turn in range(len(other_values(vars(module)[name], strings))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
+
+
+def unforeseen(module: nn.Module) -> str:
+    """Return where a module's code may take a path that `variations` does not find, or ""."""
+    for function in reachable(module).values():
+        for code in codes(function.__code__):
+            where = f"`{function.__qualname__}`"
+            if caught := _catches(code):
+                return f"{where} catches errors in line {_line(code, caught[0])}"
+            loops = _loops(code)
+            for one in dis.get_instructions(code):
+                if _twin(one.opname) and any(first <= one.offset <= last for first, last in loops):
+                    return f"{where} decides in line {_line(code, one.offset)}, in a `while` loop"
+    return ""
 
 
 def other_values(value: Any, strings: list[str]) -> list[Any]:
@@ -124,7 +138,8 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
     if type(value) is dict:
         return [{**value, key: other} for key, one in value.items() for other in other_values(one, strings)][:10]
     if isinstance(value, SimpleNamespace) or (hasattr(value, "__dict__") and _is_settings(value)):
-        changes = [(name, other) for name, one in vars(value).items() for other in other_values(one, strings)]
+        known = {name: strings if one is None else other_values(one, strings) for name, one in vars(value).items()}
+        changes = [(name, other) for name, others in known.items() for other in others]
         return [_changed(value, name, other) for name, other in changes[:10]]
     return []
 
@@ -173,17 +188,10 @@ def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
 
 def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[int, ...] = ()) -> Iterator[Site]:
     """Iterate over the conditional jumps, including nested functions', that do not loop endlessly if inverted."""
-    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
-    loops = [
-        (instruction.argval, offset)
-        for offset, instruction in instructions.items()
-        if "JUMP" in instruction.opname
-        and isinstance(instruction.argval, int)
-        and instruction.argval < offset
-        and instructions[instruction.argval].opname != "FOR_ITER"
-    ]
+    loops = _loops(code)
     asked: Any = None  # the attribute that the jump tests
-    for offset, instruction in instructions.items():
+    for instruction in dis.get_instructions(code):
+        offset = instruction.offset
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             asked = instruction.argval
         elif _twin(instruction.opname):
@@ -195,6 +203,35 @@ def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[in
     for index, constant in enumerate(code.co_consts):
         if isinstance(constant, CodeType):
             yield from _sites(key, constant, submodules, (*path, index))
+
+
+def _loops(code: CodeType) -> list[tuple[int, int]]:
+    """Return the offsets of the first and last instruction of each ``while`` loop."""
+    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
+    return [
+        (instruction.argval, offset)
+        for offset, instruction in instructions.items()
+        if "JUMP" in instruction.opname
+        and isinstance(instruction.argval, int)
+        and instruction.argval < offset
+        and instructions[instruction.argval].opname != "FOR_ITER"
+    ]
+
+
+def _catches(code: CodeType) -> list[int]:
+    """Return the offsets of each ``except``, with a class or without, and of contextlib's ``suppress``."""
+    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
+    handlers = [one.argval for one in instructions.values() if one.opname == "SETUP_FINALLY"]  # of Python 3.10
+    handlers += [next_ for one, next_ in pairwise(instructions) if instructions[one].opname == "PUSH_EXC_INFO"]
+    bare = [offset for offset in handlers if instructions[offset].opname == "POP_TOP"]
+    named = [
+        one.offset for one in instructions.values() if one.opname.endswith("EXC_MATCH") or one.argval == "suppress"
+    ]
+    return sorted([*bare, *named])
+
+
+def _line(code: CodeType, offset: int) -> int:
+    return max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
 
 
 def _twin(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -107,6 +109,14 @@ def strings_in(module: nn.Module, functions: Iterable[FunctionType] | None = Non
         for name in named(function):
             for value in (function.__globals__.get(name), getattr(module, name, None)):
                 found |= {*value} if isinstance(value, (dict, nn.ModuleDict)) else set()
-        constants = [constant for code in codes(function.__code__) for constant in code.co_consts]
+        constants = [constant for code in codes(function.__code__) for constant in _constants(code)]
         found |= {each for each in constants if isinstance(each, str) and each != function.__doc__}
     return sorted(each for each in found if isinstance(each, str) and len(each) <= 40)[:20]
+
+
+def _constants(code: CodeType) -> Iterator[Any]:
+    """Iterate over the constants of code, with the keys of dicts that it builds and what it looks for in tuples."""
+    yield from code.co_consts
+    for one, following in pairwise(dis.get_instructions(code)):
+        if following.opname in ("BUILD_CONST_KEY_MAP", "CONTAINS_OP") and isinstance(one.argval, (tuple, frozenset)):
+            yield from one.argval

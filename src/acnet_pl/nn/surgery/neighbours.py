@@ -20,6 +20,7 @@ class Neighbours:
         found: The network's layers by name.
         traces: Traces of the network as it is, and of the other paths its code may take.
         rivals: What another call may choose instead of modules that are called now.
+        unforeseen: For pairs of neighbours, in the order of the data, where code may part them in a way not traced.
 
     Attributes:
         read: Layers whose tensors are read other than by calling them.
@@ -27,10 +28,17 @@ class Neighbours:
         undecided: Queried layers and batch norms that are neighbours now, but perhaps not at another call.
     """
 
-    def __init__(self, found: Mapping[str, Layer], traces: list[Trace], rivals: Rivals) -> None:
+    def __init__(
+        self,
+        found: Mapping[str, Layer],
+        traces: list[Trace],
+        rivals: Rivals,
+        unforeseen: Mapping[tuple[str, str], str],
+    ) -> None:
         self.found = found
         self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.decision))
         self.rivals = rivals
+        self.unforeseen = unforeseen
         self.asked = frozenset(name for trace in traces for name in trace.asked)
         self.read = frozenset(name for trace in traces for name in trace.read)
         self.read |= {name for name in self.asked if self._is_norm(name)}  # a fused one has none
@@ -111,6 +119,9 @@ class Neighbours:
         return ""
 
     def _choice(self, first: str, second: str) -> str:
+        if why := self.unforeseen.get((first, second)):
+            self.undecided.add(first)
+            return f"{why}, so that `{first}` and `{second}` may be parted at another call"
         between = sorted({name for trace in self.traces if not trace.decision for name in trace.passed[first]})
         for name in (second, first, *between):
             others = (first, second) if name in between else (first if name == second else second,)

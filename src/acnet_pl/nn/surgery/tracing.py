@@ -182,7 +182,10 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
 
 
 def other_graphs(module: nn.Module, owners: Owners) -> Iterator[tuple[str, fx.Graph]]:
-    """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each."""
+    """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each.
+
+    Code that takes other paths in ways that `unforeseen` tells of is not followed there.
+    """
     base = _LayerTracer(set(), owners)
     for decision, graph, _ in _other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
         yield decision, graph
