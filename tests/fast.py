@@ -82,9 +82,9 @@ def at_little_cost(name: str) -> Iterator[None]:
         pytest.fail(f"{name} started {_started[0]}; a test of --fast may start no process")
 
 
-def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if _counting[0] and event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
-        _started.append(str(args[:1]))
+def _audit(event: str, args: tuple[Any, ...], counting: list[bool] = _counting, started: list[str] = _started) -> None:
+    if counting[0] and event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):  # also when this module is gone
+        started.append(str(args[:1]))
 
 
 sys.addaudithook(_audit)
