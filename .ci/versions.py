@@ -16,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # Fuse, convert, compile, train, deploy; from the command line fit, evaluate, predict and export; go on after a kill.
-SMOKE = [f"tests/nn/test_{name}.py" for name in ("fusion", "convert", "acb_compile", "device_and_dtype")]
-SMOKE += ["tests/modules", "tests/test_deploy.py"]
+SMOKE = [f"tests/nn/test_{name}.py" for name in ("fusion", "convert", "acb_compile", "device_and_dtype", "dataflow")]
+SMOKE += [f"tests/nn/test_{name}.py" for name in ("other_calls", "every_call", "carried_biases", "code_that_asks")]
+SMOKE += ["tests/modules", "tests/test_deploy.py", "tests/test_checkpoint.py"]
 SMOKE += ["tests/cli/test_trust.py", "tests/cli/test_runs.py", "tests/cli/test_export_command.py"]
 SMOKE += ["tests/faults/test_going_on.py"]
 _SAY = """import sys

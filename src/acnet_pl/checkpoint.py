@@ -153,7 +153,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        self.write(buffer.getbuffer(), path, **(storage_options or {}))
+        with buffer.getbuffer() as content:
+            self.write(content, path, **(storage_options or {}))
 
     def write(self, content: bytes | memoryview, path: str | Path, previous: str | Path | None = None) -> None:
         """Write the bytes of a checkpoint; arguments and errors are those of `save_checkpoint`."""

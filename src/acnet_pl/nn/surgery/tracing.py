@@ -101,7 +101,7 @@ class _LayerTracer(fx.Tracer):
     def _call(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.variation is None or type(m) is not self.variation.kind:
             return super().call_module(m, forward, args, kwargs)
-        stack, depth, last = self.module_stack.copy(), len(self._inputs), next(reversed(self.graph.nodes))
+        stack, depth, last = self.module_stack.copy(), len(self._inputs), next(iter(reversed(self.graph.nodes)))
         with all_kept(m):
             try:
                 with self.variation.taken_by(m):
