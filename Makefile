@@ -10,7 +10,7 @@ OUT ?= gpu-check
 CHECK ?=
 CHECK_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test test-fast test-versions test-slow test-faults lint docs docs-serve gpu-check install clean
+.PHONY: demo test tests test-fast test-versions test-slow test-faults lint docs docs-serve gpu-check install clean
 
 install: $(VENV)/.installed
 
@@ -31,8 +31,12 @@ lint: install
 	$(BIN)/ruff format --check src tests benchmarks notebooks
 	$(BIN)/mypy
 
+# mypy, which has one process, reads while the tests run.
+test: install
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
 # Each of the two processes has half of the modules, so that it makes most of what they share once.
-test: lint
+tests: install
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not faults' $(TESTS)
 
 # What costs little, of each module; tests/fast.py says what that is.

@@ -52,6 +52,12 @@ def report(
     return runs_dir / "reproduce" / "table1", result
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts without content, for tests that do not look at them: drawing takes most of a report's time."""
+    monkeypatch.setattr(plots, "_svg", lambda figure: "<svg/>")
+
+
 def test_the_json_holds_mean_std_and_pairs(report: tuple[Path, GridResult]) -> None:
     content = json.loads((report[0] / "results.json").read_text())["grids"]["table1"]
     figures = {(one["model"], one["variant"]): one for one in content["figures"]}
@@ -91,6 +97,7 @@ def test_the_markdown_marks_what_is_missing_and_what_departs(report: tuple[Path,
     assert "test accuracy of the last epoch's weights" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_gains_have_p_values_adjusted_for_being_several(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
@@ -121,6 +128,7 @@ def test_several_gains_have_p_values_adjusted_for_being_several(
     assert "p (Holm)" in page.with_suffix(".md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_several_devices_are_marked(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
@@ -137,6 +145,7 @@ def test_runs_of_several_devices_are_marked(
     assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_summary_is_left_out_and_named(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
@@ -264,6 +273,7 @@ def test_every_variant_and_place_has_a_colour_that_stands_out(theme: plots.Theme
     assert min(map(contrast, (theme.ink, theme.soft))) >= 4.5  # of text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_training_costs_stands_beside_what_it_gains(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
@@ -340,6 +350,7 @@ def test_blocks_that_are_half_finished_stand_side_by_side(
         ((0.80,), (0.81,), ", from one pair of runs; an interval needs at least two pairs."),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_the_headline_says_what_came_out_and_what_it_would_take(
     plain: tuple[float, ...],
     acnet: tuple[float, ...],
@@ -363,6 +374,7 @@ def test_the_headline_says_what_came_out_and_what_it_would_take(
     assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance" in said else [])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pruning_curves_that_are_still_to_be_computed_are_named(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
 ) -> None:
