@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from acnet_pl.analysis.meta_norms import QuickMetaNorms
 from acnet_pl.backbones import AlexNet, DenseNet, ResNet
 from acnet_pl.nn import ACBConv, ConvBuilder, FusibleConv, PlainConv
 
@@ -127,7 +128,7 @@ def _forward(network: nn.Module, images: int) -> tuple[int, int]:
         return tensor
 
     flops = FlopCounterMode(display=False)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), flops:
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), QuickMetaNorms(), flops:
         network(torch.zeros(images, 3, SIDE, SIDE, device="meta"))
     saved = sum(storage.nbytes() for address, storage in kept.items() if address not in parameters)
     return saved, flops.get_total_flops() // 2

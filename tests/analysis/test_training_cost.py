@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from acnet_pl.analysis import complexity, training_cost
+from acnet_pl.analysis.meta_norms import QuickMetaNorms
 from acnet_pl.backbones import CifarQuick
 from acnet_pl.nn import ACBConv, ConvBuilder, DBBConv, MobileOneConv, OREPAConv, PlainConv, RepVGGConv
 
@@ -52,3 +53,19 @@ def test_the_model_stays_and_its_device_does_not_matter() -> None:
 def test_a_share_of_the_batch_takes_that_share_of_the_branches() -> None:
     cost = training_cost(ACBConv(statistics_share=0.125)(8, 8, 3, padding=1), SHAPE)
     assert cost.macs == (9 + 15 / 8) * 8 * MAP
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_norms_have_the_outputs_that_pytorch_gives_them(
+    dtype: torch.dtype, training: bool, memory_format: torch.memory_format
+) -> None:
+    def outputs() -> list[tuple[torch.Size, tuple[int, ...], torch.dtype]]:
+        x = torch.empty(2, 3, 4, 5, dtype=dtype, device="meta").to(memory_format=memory_format)
+        made = torch.ops.aten._native_batch_norm_legit(x, *(x.new_empty(3) for _ in range(4)), training, 0.1, 1e-5)
+        return [(one.shape, one.stride(), one.dtype) for one in made]
+
+    expected = outputs()
+    with QuickMetaNorms():
+        assert outputs() == expected

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from acnet_pl.analysis.meta_norms import QuickMetaNorms
+
 __all__ = ["TrainingCost", "training_cost"]
 
 _BATCHES = 32, 64  # the difference leaves out what does not grow with the batch, such as a kernel made once a step
@@ -62,6 +64,6 @@ def _step(model: nn.Module, count: int, input_shape: tuple[int, int, int]) -> tu
 
     like, counter = next(model.parameters()), FlopCounterMode(display=False)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, counter:
+    with torch.enable_grad(), hooks, QuickMetaNorms(), counter:
         model(torch.zeros(count, *input_shape, dtype=like.dtype, device="meta"))
     return counter.get_total_flops() // 2, sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
