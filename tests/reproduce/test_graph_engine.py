@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from tests.process_server import empty_pictures
 
 from acnet_pl.checkpoint import load_network
 from acnet_pl.cli import main
 from acnet_pl.deploy import load_fused
 from acnet_pl.graphs import NetworkTraining, train_epoch
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.reproduce import graphs
+from acnet_pl.reproduce import graphs, plots
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.settings import SettingsParser
 
@@ -40,14 +41,23 @@ def logged(runs_dir: Path, column: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def by_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undrawn() -> Iterator[None]:
+    """Pictures and charts without content, which no test here looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", empty_pictures())
+        patch.setattr(plots, "_svg", lambda figure: "<svg/>")
+        yield
+
+
+@pytest.fixture(scope="module")
+def by_graphs(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     runs_dir = tmp_path_factory.mktemp("graphs")
     assert reproduce(runs_dir, "--variants", "plain", "acb", "--engine", "graphs") == 0
     return runs_dir
 
 
 @pytest.fixture(scope="module")
-def by_fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_fit(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     """The ACNet alone."""
     runs_dir = tmp_path_factory.mktemp("fit")
     (run,) = make_plan(

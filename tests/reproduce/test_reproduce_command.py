@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 import pytest
 import yaml
 
 from acnet_pl.cli import main
+from acnet_pl.reproduce import plots, runner
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser
 
@@ -138,10 +141,31 @@ def test_a_grid_that_is_stopped_goes_on_in_the_same_folder(tmp_path: Path, monke
     assert "Going on with the run" in (folder.parent / "log.txt").read_text()
 
 
+def start_first_alone(process: Callable[..., Any], tmp_path: Path) -> SimpleNamespace:
+    """``subprocess`` for the runner: the first run gets an interpreter of its own, the others are forked."""
+    started: list[Sequence[str]] = []
+
+    def start(command: Sequence[str], stdout: TextIO, stderr: int) -> Any:
+        started.append(command)
+        if len(started) == 1:
+            return subprocess.Popen(command, stdout=stdout, stderr=stderr)
+        assert command[0] == sys.executable
+        done = process(command[1:], tmp_path)
+        stdout.write(done.stdout + done.stderr)
+        return SimpleNamespace(wait=lambda _: done.returncode)
+
+    return SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+
+
 def test_a_grid_on_digits_from_training_to_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    process: Callable[..., Any],
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(runner, "subprocess", start_first_alone(process, tmp_path))
+    monkeypatch.setattr(plots, "_svg", lambda figure: "<svg/>")  # drawn in the report's own tests
     options = ["--models", "resnet8", "--variants", "plain", "acb", "--seeds", "3", "--epochs", "1"]
     options += ["--pruning_seeds", "1", "--data.image_size", "8", "--runs_dir", str(tmp_path)]
     assert main(["reproduce", "digits", *options]) == 0
