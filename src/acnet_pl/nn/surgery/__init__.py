@@ -19,7 +19,7 @@
 | dataflow.py, neighbours.py | the layers before and after each batch norm, as traces show them |
 | decisions.py | other paths that the code of a network may take |
 | touching.py | layers that are read or changed without being called |
-| tracing.py, reading.py, running.py, trace.py | traces, by torch.fx or from an example input |
+| tracing.py, networks.py, reading.py, running.py, trace.py, alive.py | traces, by torch.fx or from an example input |
 """
 
 from acnet_pl.nn.surgery.convert import convert, convert_to_acnet, convert_with

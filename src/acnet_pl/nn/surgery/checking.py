@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from acnet_pl.nn.surgery.copying import light_copy
+from acnet_pl.nn.surgery.networks import graphs_of
 from acnet_pl.nn.surgery.running import call
 from acnet_pl.nn.surgery.trace import layers
-from acnet_pl.nn.surgery.tracing import graphs_of
 
 __all__ = ["changed_path"]
 

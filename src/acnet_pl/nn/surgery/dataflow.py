@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.neighbours import Neighbours
+from acnet_pl.nn.surgery.networks import SymbolicTraces
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, layers
-from acnet_pl.nn.surgery.tracing import SymbolicTraces
 
 __all__ = ["Dataflow", "follow"]
 

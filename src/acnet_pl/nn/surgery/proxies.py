@@ -29,7 +29,7 @@ _METHODS = {f"__{target.__name__}__": _recorded(target) for target in IN_PLACE}
 
 
 class InPlaceProxy(fx.Proxy):
-    """A symbol whose operators in place are recorded, and whose data cannot be exchanged."""
+    """A symbol whose operators in place are recorded, and which cannot be given data or attributes."""
 
     vars().update(_METHODS)
 
@@ -39,6 +39,8 @@ class InPlaceProxy(fx.Proxy):
     def __setattr__(self, k: str, value: Any) -> None:
         if k == "data":
             raise TypeError("a symbol cannot be given other data, as `x.data = y` and `x.data += y` do")
+        if k not in ("node", "tracer"):
+            raise TypeError(f"a symbol cannot be given an attribute, as `x.{k} = y` does")
         super().__setattr__(k, value)
 
 

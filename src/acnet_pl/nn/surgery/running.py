@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from acnet_pl.nn.surgery.copying import kept_values, leaves_inside
+from acnet_pl.nn.surgery.alive import still_alive
+from acnet_pl.nn.surgery.copying import leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
 from acnet_pl.nn.surgery.errors import raised_by_user
 from acnet_pl.nn.surgery.functions import strings_in
@@ -148,6 +150,18 @@ class _Recorder(TorchDispatchMode):
                     if norm:
                         self.normed[id(value)] = self.changes
 
+    def finish(self, output: Any) -> None:
+        """Record the output, and what is kept elsewhere or within it: values of layers that are alive after the call.
+
+        Nothing can be recorded afterwards.
+        """
+        given = list(leaves_inside(output))
+        self.take(given, OUTSIDE)
+        made = [(names, weakref.ref(value)) for names, value in self.maker.values()]
+        self.maker.clear()
+        for names, _ in still_alive(made, given):
+            self.trace.edge(names, OUTSIDE)
+
 
 def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
     handles = [
@@ -170,8 +184,7 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
             with recorder.owners.watching_attributes():
                 output = call(model, example_input)
-            kept = [value for value in kept_values(model) if isinstance(value, Tensor)]
-        recorder.take((list(leaves_inside(output)), kept), OUTSIDE)
+            recorder.finish(output)
         recorder.trace.read |= recorder.owners.touched
         recorder.trace.asked |= recorder.owners.asked
     finally:

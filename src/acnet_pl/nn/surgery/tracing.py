@@ -1,9 +1,10 @@
-"""Trace a network without data by torch.fx."""
+"""Trace a module without data by torch.fx, as it is and on the other paths that its code may take."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import takewhile
@@ -13,23 +14,23 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from acnet_pl.nn.surgery.copying import kept_values, own_forward
+from acnet_pl.nn.surgery.alive import still_alive
+from acnet_pl.nn.surgery.copying import leaves_inside, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
 from acnet_pl.nn.surgery.errors import decides_on, may_go_on
 from acnet_pl.nn.surgery.functions import strings_in
 from acnet_pl.nn.surgery.proxies import InPlaceProxy
-from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages, read_graph
+from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages
 from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
 from acnet_pl.nn.surgery.touching import Owners
-from acnet_pl.nn.surgery.trace import Trace, is_layer
-from acnet_pl.nn.surgery.wrappers import is_container, own_call, wrapped
+from acnet_pl.nn.surgery.trace import is_layer
 
-__all__ = ["SymbolicTraces", "graphs_of", "other_graphs", "trace_graph"]
+__all__ = ["LayerTracer", "other_graphs", "other_paths", "trace_graph", "trace_with"]
 
 _SYMBOL: Any = object()  # stands for an argument of any value
 
 
-class _LayerTracer(fx.Tracer):
+class LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
     ``variation`` is another path for the modules of one class. ``open`` collects modules across whose boundary a batch
@@ -50,15 +51,28 @@ class _LayerTracer(fx.Tracer):
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
         self._normed: set[fx.Node] = set()  # outputs of batch norms
+        self._symbols: list[tuple[fx.Node, weakref.ref[fx.Proxy]]] = []  # every symbol
         self._origins: dict[fx.Node, set[fx.Node]] = {}  # of outputs of an nn.Identity, pooling or concatenation
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return InPlaceProxy(node, self)
+        """Return a new symbol."""
+        proxy = InPlaceProxy(node, self)
+        self._symbols.append((node, weakref.ref(proxy)))
+        return proxy
+
+    def note_kept(self, since: int = 0, output: Any = None) -> None:
+        """Add to the graph that something keeps the symbols made since then that are alive outside the output."""
+        made = [one for one in self._symbols[since:] if not since or one[0].op != "get_attr"]  # fx keeps those for now
+        for node, _ in still_alive(made, list(leaves_inside(output))):
+            if node in self.graph.nodes:
+                self.graph.call_function(_keep, (node,))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return True for a layer, an opaque module, or what torch.fx does not trace into either."""
         return is_layer(m) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a call of a module, by the path that it takes here."""
         inputs = self._nodes((args, kwargs))
         self.visited.add(m)
         if self.is_leaf_module(m, ""):
@@ -93,6 +107,7 @@ class _LayerTracer(fx.Tracer):
         return out
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        """Add an operation to the graph."""
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         if target in CONCATENATIONS:
             self._origins[node] = self._origins_of(node.all_input_nodes)
@@ -102,10 +117,13 @@ class _LayerTracer(fx.Tracer):
         if self.variation is None or type(m) is not self.variation.kind:
             return super().call_module(m, forward, args, kwargs)
         stack, depth, last = self.module_stack.copy(), len(self._inputs), next(iter(reversed(self.graph.nodes)))
+        made = len(self._symbols)
         with all_kept(m):
             try:
                 with self.variation.taken_by(m):
-                    return super().call_module(m, forward, args, kwargs)
+                    out = super().call_module(m, forward, args, kwargs)
+                self.note_kept(made, out)
+                return out
             except Exception as error:  # a path that this module cannot take now
                 self.note_broken(error)
                 del self._inputs[depth:]
@@ -133,9 +151,6 @@ def _own_nodes(values: Any) -> set[fx.Node]:
     return {value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy)}
 
 
-_Traced = tuple[fx.Graph, _LayerTracer]
-
-
 def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Module]]:
     """Return the fx graph of a module down to its layers, and the modules that it calls.
 
@@ -145,12 +160,13 @@ def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Mod
     Raises:
         Exception: Any error of a forward that needs the value of a symbol.
     """
-    tracer = _LayerTracer(set(), owners)
-    graph = _trace(module, tracer)
+    tracer = LayerTracer(set(), owners)
+    graph = trace_with(module, tracer)
     return graph, {module, *tracer.visited}
 
 
-def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Graph:
+def trace_with(module: nn.Module, tracer: LayerTracer, **arguments: Any) -> fx.Graph:
+    """Return the graph that a tracer makes of a module, with other values than the defaults for some arguments."""
     parameters = inspect.signature(module.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
@@ -159,9 +175,7 @@ def _trace(module: nn.Module, tracer: _LayerTracer, **arguments: Any) -> fx.Grap
     with warnings.catch_warnings(), all_kept(module), own_forward(module), path, tracer.owners.watching():
         warnings.simplefilter("ignore")
         graph = tracer.trace(module, concrete_args=concrete)
-        for value in kept_values(module):
-            if isinstance(value, fx.Proxy):
-                graph.call_function(_keep, (value.node,))
+        tracer.note_kept()
         for node in graph.nodes:
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
                 node.meta["constant"] = getattr(module, str(node.target), None)  # the module does not keep it
@@ -172,74 +186,28 @@ def _keep(value: Any) -> None:
     """Represent, in a graph, a module that keeps a value in an attribute."""
 
 
-def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Graph], str]:
-    """Return the graph of a model, or of the networks in it, by name, and the reason if one does not trace."""
-    names = {module: name for name, module in model.named_modules()}
-    if model in whole:
-        return {}, ""
-    traced, obstacle = _trace_networks(model, names, whole, Owners(model))
-    return {names[network]: graph for network, (graph, _) in traced.items()}, obstacle
-
-
 def other_graphs(module: nn.Module, owners: Owners) -> Iterator[tuple[str, fx.Graph]]:
     """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each.
 
     Code that takes other paths in ways that `unforeseen` tells of is not followed there.
     """
-    base = _LayerTracer(set(), owners)
-    for decision, graph, _ in _other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
+    base = LayerTracer(set(), owners)
+    for decision, graph, _ in other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
         yield decision, graph
 
 
-class SymbolicTraces:
-    """Traces of a model or, if it has no forward, of the networks in it.
-
-    Attributes:
-        trace: The trace of what could be traced, as it is.
-        obstacle: The reason why a network does not trace, or "" if all do.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.trace = Trace()
-        self.obstacle = ""
-        self._names = {module: name for name, module in model.named_modules()}
-        self._opaque: set[nn.Module] = set()
-        self._networks: dict[nn.Module, _Traced] = {}
-        self._owners = Owners(model)
-        if is_layer(model):
-            self.trace.calls[""] += 1
-            return
-        self._networks, self.obstacle = _trace_networks(model, self._names, self._opaque, self._owners)
-        for network, (graph, tracer) in self._networks.items():
-            read_graph(graph, network, self._names, self._opaque, self.trace, self._owners)
-            self.trace.visited |= {self._names[module] for module in (network, *tracer.visited)}
-        self.trace.read |= self._owners.touched
-        self.trace.asked |= self._owners.asked
-
-    def otherwise(self, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
-        """Iterate over traces of other paths that the code of these classes may take, if they can be traced."""
-        for network, (_, tracer) in self._networks.items():
-            for decision, graph, other in _other_paths(network, self._opaque, tracer, kinds):
-                trace = Trace(decision)
-                read_graph(graph, network, self._names, other.opaque, trace, self._owners)
-                trace.visited |= {self._names[module] for module in other.visited}
-                trace.read |= self._owners.touched
-                trace.asked |= self._owners.asked
-                yield trace
-
-
-def _other_paths(
+def other_paths(
     part: nn.Module,
     opaque: set[nn.Module],
-    base: _LayerTracer,
+    base: LayerTracer,
     kinds: Collection[type[nn.Module]],
     fixed: Collection[str] = (),
-) -> Iterator[tuple[str, fx.Graph, _LayerTracer]]:
+) -> Iterator[tuple[str, fx.Graph, LayerTracer]]:
     """Iterate over graphs of the other paths of a part, without tracing into modules that these do not concern."""
     for parameter in inspect.signature(part.forward).parameters.values():
         if parameter.default is not parameter.empty:
             for value in [*other_values(parameter.default, strings_in(part)), _SYMBOL]:
-                tracer = _LayerTracer(opaque, base.owners)
+                tracer = LayerTracer(opaque, base.owners)
                 for graph in _graphs(part, tracer, **{parameter.name: value}):
                     yield f"it depends on the argument `{parameter.name}`", graph, tracer
     examples = {type(m): m for m in part.modules() if m not in opaque and type(m) in kinds}
@@ -247,57 +215,16 @@ def _other_paths(
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
         for variation in variations(example, part, fixed):
-            tracer = _LayerTracer(opaque | closed, base.owners, variation)
+            tracer = LayerTracer(opaque | closed, base.owners, variation)
             for graph in _graphs(part, tracer):
                 yield variation.what, graph, tracer
 
 
-def _graphs(part: nn.Module, tracer: _LayerTracer, **arguments: Any) -> Iterator[fx.Graph]:
+def _graphs(part: nn.Module, tracer: LayerTracer, **arguments: Any) -> Iterator[fx.Graph]:
     """Iterate over the graph of another path of a part, and graphs of what it does up to an error."""
     try:
-        yield _trace(part, tracer, **arguments)
+        yield trace_with(part, tracer, **arguments)
     except Exception as error:
         if not decides_on(error, {name for name, value in arguments.items() if value is _SYMBOL}):
             tracer.note_broken(error)
     yield from tracer.broken
-
-
-def _trace_networks(
-    module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], owners: Owners
-) -> tuple[dict[nn.Module, _Traced], str]:
-    """Trace a module or, if it has no forward, the networks in it; append those that do not trace to ``opaque``.
-
-    A module that does not trace is not traced in parts either, since its code may do anything with what is in them,
-    except an nn.Sequential, which calls its modules and nothing else, and a wrapper that hands its arguments on.
-    """
-
-    def attempt() -> str:
-        try:
-            if why := own_call(module):
-                raise TypeError(why)
-            tracer = _LayerTracer(opaque, owners)
-            traced[module] = _trace(module, tracer), tracer
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"`{names[module] or type(module).__name__}`: {reason}"
-        return ""
-
-    traced: dict[nn.Module, _Traced] = {}
-    container = is_container(module)
-    obstacle = "" if container else attempt()
-    if not container and not obstacle:
-        return traced, ""
-    if (part := wrapped(module)) is not None and not is_layer(part):
-        return _trace_networks(part, names, opaque, owners)
-    inside: dict[nn.Module, _Traced] = {}
-    sequential = type(module).forward is nn.Sequential.forward and not own_call(module)
-    for child in module.children() if container or sequential else ():
-        if child not in opaque and not is_layer(child):
-            networks, reason = _trace_networks(child, names, opaque, owners)
-            (traced if reason else inside).update(networks)
-            obstacle = reason or obstacle
-    if sequential and not attempt():  # around its opaque modules
-        return traced, obstacle
-    if not container:
-        opaque.add(module)
-    return {**traced, **inside}, obstacle

@@ -1,0 +1,32 @@
+"""Find the values that something still refers to after a call, wherever it keeps them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Collection
+from typing import TypeVar
+
+__all__ = ["still_alive"]
+
+_Label = TypeVar("_Label")
+_Value = TypeVar("_Value")
+
+
+def still_alive(
+    made: Collection[tuple[_Label, weakref.ref[_Value]]], given: Collection[object]
+) -> list[tuple[_Label, _Value]]:
+    """Return the values among weak references that are alive, except those in ``given``, with their labels.
+
+    The caller may not refer to them itself. Values that only reference cycles refer to are not alive.
+    """
+
+    def alive() -> list[tuple[_Label, _Value]]:
+        values = ((label, reference()) for label, reference in made)
+        return [(label, value) for label, value in values if value is not None and id(value) not in known]
+
+    known = {id(value) for value in given}
+    if not alive():
+        return []
+    gc.collect()
+    return alive()

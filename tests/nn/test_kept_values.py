@@ -1,0 +1,216 @@
+"""Networks that keep the output of a convolution anywhere: it is not fused with the batch norm after it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acnet_pl.nn import fuse_model
+
+Randomise = Callable[[nn.Module], nn.Module]
+X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+SEEN: list[Any] = []
+
+
+class Keeps(nn.Module):
+    """A convolution and a batch norm, between which a subclass keeps the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.more()
+
+    def more(self) -> None:
+        """Add modules and attributes."""
+
+    def keep(self, y: Any) -> Any:
+        raise NotImplementedError
+
+    def kept(self) -> Any:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        self.keep(y)
+        return self.norm(y)
+
+
+class InBuffer(Keeps):
+    def more(self) -> None:
+        self.register_buffer("previous", None)
+
+    def keep(self, y: Any) -> None:
+        self.previous = y
+
+    def kept(self) -> Any:
+        return self.previous
+
+
+class InGlobal(Keeps):
+    def keep(self, y: Any) -> None:
+        SEEN.append(y)
+
+    def kept(self) -> Any:
+        return SEEN[-1]
+
+
+class InClass(Keeps):
+    cache: dict[str, Any] = {}  # noqa: RUF012
+
+    def keep(self, y: Any) -> None:
+        self.cache["y"] = y
+
+    def kept(self) -> Any:
+        return self.cache["y"]
+
+
+class InTorchsModule(Keeps):
+    def more(self) -> None:
+        self.relu: Any = nn.ReLU()
+
+    def keep(self, y: Any) -> None:
+        self.relu.saved = y
+
+    def kept(self) -> Any:
+        return self.relu.saved
+
+
+class Slots:
+    __slots__ = ("value",)
+
+
+class InSlots(Keeps):
+    def more(self) -> None:
+        self.store: Any = Slots()
+
+    def keep(self, y: Any) -> None:
+        self.store.value = y
+
+    def kept(self) -> Any:
+        return self.store.value
+
+
+class ByCallback(InGlobal):
+    def more(self) -> None:
+        self.callback = SEEN.append
+
+    def keep(self, y: Any) -> None:
+        self.callback(y)
+
+
+class InClosure(Keeps):
+    def more(self) -> None:
+        value: Any = None
+
+        def put(y: Any) -> None:
+            nonlocal value
+            value = y
+
+        self.put, self.kept = put, lambda: value  # type: ignore[method-assign]
+
+    def keep(self, y: Any) -> None:
+        self.put(y)
+
+
+class OnParameter(Keeps):
+    def more(self) -> None:
+        self.scale: Any = nn.Parameter(torch.ones(1))
+
+    def keep(self, y: Any) -> None:
+        self.scale.saved = y
+
+    def kept(self) -> Any:
+        return self.scale.saved
+
+
+class AtOtherCalls(Keeps):
+    """Does not keep the value now."""
+
+    record = False
+
+    def more(self) -> None:
+        self.record = False
+        self.values: dict[str, Any] = {}
+
+    def keep(self, y: Any) -> None:
+        if self.record:
+            self.values["y"] = y
+
+    def kept(self) -> Any:
+        return self.values["y"]
+
+
+KINDS = [InBuffer, InGlobal, InClass, InTorchsModule, InSlots, ByCallback, InClosure, OnParameter, AtOtherCalls]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    SEEN.clear()
+    InClass.cache.clear()
+
+
+def kept_by(network: Any) -> Any:
+    network[0].record = True
+    network(X)
+    return network[0].kept()
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_stays(kind: type[Keeps], example: Tensor | None, randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(kind(), nn.Flatten()).double()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the layer stays
+        fused = fuse_model(model, example)
+    with torch.no_grad():
+        torch.testing.assert_close(kept_by(fused), kept_by(model), rtol=0, atol=0)
+
+
+class Cycle(Keeps):
+    """The value is in a reference cycle, which no one refers to after the call."""
+
+    def keep(self, y: Any) -> None:
+        ring = [y]
+        ring.append(ring)
+
+
+class Skip(Keeps):
+    """Keeps what comes after the batch norm."""
+
+    def forward(self, x: Tensor) -> Any:
+        self.features = self.norm(self.conv(x))
+        return self.features + 1
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+@pytest.mark.parametrize("kind", [Cycle, Skip])
+def test_what_is_not_kept_is_fused(kind: type[Keeps], example: Tensor | None, randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(kind()).double()).eval()
+    fused: Any = fuse_model(model, example)
+    assert isinstance(fused[0].norm, nn.Identity)
+    torch.testing.assert_close(fused(X), model(X), rtol=1e-9, atol=1e-10)
+
+
+class Iterated(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return iter([y, self.norm(y)])
+
+
+class Deferred(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        z = self.norm(y)
+        return lambda: (y, z)
+
+
+def test_value_inside_an_iterator_or_a_function_stays(randomise: Randomise) -> None:
+    for kind, read in ((Iterated, next), (Deferred, lambda out: out()[0])):
+        model = randomise(kind().double()).eval()
+        torch.testing.assert_close(read(fuse_model(model, X)(X)), read(model(X)), rtol=0, atol=0)
