@@ -16,6 +16,7 @@ from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
 from acnet_pl.nn.inner_layers import check_hooks, why_other
+from acnet_pl.nn.replaced import why_replaced
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen"]
@@ -143,8 +144,14 @@ class FusibleConv(nn.Module, ABC):
 
     def fuse_kernel(self) -> Fused:
         """Return the fused kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``, float64 and differentiable (Eq. 2)."""
+        self.refuse_replaced()
         kernel, bias = self.fuse_sum()
         return (kernel, bias) if self.norm is None else fuse_norm(kernel, bias, self.norm)
+
+    def refuse_replaced(self) -> None:
+        """Raise FusionError if a method of this block was replaced, so that its branches do not tell what it does."""
+        if why := why_replaced(self):
+            raise FusionError(f"{why}, and computes something else than its branches; undo that")
 
     @deprecated("fold() is now fuse_kernel(); the old name will be removed in the next version")
     def fold(self) -> Fused:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.replaced import why_replaced
 
 __all__ = ["check_hooks", "kernel_of", "why_other"]
 
@@ -23,6 +24,8 @@ def why_other(layer: nn.Module, convolution: bool = False) -> str:
     kind: Any = type(layer)
     if "forward" in layer.__dict__:
         return f"the forward of its {kind.__name__} has been replaced; remove that (`del layer.forward`)"
+    if why := why_replaced(layer):
+        return f"in its {kind.__name__}, {why}; undo that"
     if isinstance(layer, nn.Conv2d):
         if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
             return f"its convolution is a {kind.__name__} with its own forward; put an nn.Conv2d of its weights there"

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from acnet_pl.nn.fusible import exact
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.replaced import why_replaced
 from acnet_pl.nn.surgery.hooks import reads_parameters
 from acnet_pl.nn.surgery.trace import channels_of
 
@@ -29,9 +30,10 @@ def why_not_after(layer: nn.Module) -> str:
     kind = next((kind for kind in _KINDS if isinstance(layer, kind)), None)
     if kind is None:
         return f"it is a {type(layer).__name__}"
-    own = "forward" in vars(layer) or any(
-        getattr(type(layer), name, None) is not getattr(kind, name, None) for name in ("forward", "_conv_forward")
-    )
+    if why := why_replaced(layer):
+        return why
+    methods = ("forward", "_conv_forward")
+    own = any(getattr(type(layer), name, None) is not getattr(kind, name, None) for name in methods)
     if own and not _pads_as_tensorflow(layer):
         return f"{type(layer).__name__} has a forward of its own"
     weight = layer._parameters.get("weight")

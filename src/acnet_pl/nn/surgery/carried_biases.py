@@ -18,6 +18,7 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
+from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError
 from acnet_pl.nn.surgery.touching import Owners
@@ -61,6 +62,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
             shifts.refuse_unseen()
             if place := next(filter(None, (unforeseen(module) for module in _of_each_kind(root))), ""):
                 raise UnprovenError(loose, f"{place}, and may do something else at another call")
+        _refuse_hooks(probe, shifts.involved)
         _refuse_choices(probe, shifts.involved, {shifts.names[module] for module in visited})
     except UnprovenError as error:
         raise FusionError(
@@ -114,6 +116,14 @@ def _follow_other(shifts: Shifts, blank: Shifts, graph: fx.Graph, decision: str)
             shifts.refuse_unused(graph)
     except UnprovenError as error:
         raise UnprovenError(error.sources, f"{error} (this happens at some calls: {decision})") from error
+
+
+def _refuse_hooks(model: nn.Module, involved: Mapping[str, frozenset[str]]) -> None:
+    """Raise an error if a hook may see a shifted value at the boundary of a module that contains layers."""
+    boundaries = Boundaries(model)
+    for source in sorted(frozenset[str]().union(*involved.values())):
+        if hooked := boundaries.hooked_around([name for name, sources in involved.items() if source in sources]):
+            raise UnprovenError({source}, f"a hook of `{hooked}` may see or change the value between them")
 
 
 def _refuse_choices(model: nn.Module, involved: Mapping[str, frozenset[str]], visited: set[str]) -> None:

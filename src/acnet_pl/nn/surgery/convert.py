@@ -13,6 +13,7 @@ from typing_extensions import deprecated
 from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.replaced import why_class_replaced
 from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
@@ -89,6 +90,8 @@ def convert(
     refuse_lazy(model)
     refuse_global_hooks()
     refuse_shared_memory(model)
+    if conv.builds_blocks and (why := why_class_replaced(nn.Conv2d) or why_class_replaced(nn.BatchNorm2d)):
+        raise ValueError(f"{why}, so that the layers of blocks would compute something else too; undo that first")
     acnet = deep_copy(model)
     found = dict(layers(acnet))
     eligibility = Eligibility(include, exclude, kernel_sizes, conv.why_plain)

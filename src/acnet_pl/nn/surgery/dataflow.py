@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
+from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.networks import SymbolicTraces
 from acnet_pl.nn.surgery.rivals import Rivals
@@ -121,7 +122,7 @@ def _read(
     certain = [trace for trace in traces if not trace.decision]
     called = frozenset(name for trace in certain for name in trace.calls)
     visited = frozenset(name for trace in certain for name in trace.visited)
-    seen = Neighbours(found, traces, Rivals(model, visited, ever), unforeseen or {})
+    seen = Neighbours(found, traces, Rivals(model, visited, ever), Boundaries(model), unforeseen or {})
     norm_of: dict[str, str] = {}
     norm_missing: dict[str, str] = {}
     for name, layer in found.items():

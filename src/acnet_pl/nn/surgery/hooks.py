@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+from collections.abc import Collection
 from functools import partial
 from itertools import pairwise
 from types import FunctionType, MethodType
@@ -14,20 +15,55 @@ from torch import nn
 
 from acnet_pl.nn.surgery.functions import codes, is_filled
 
-__all__ = ["hooked_between", "reads_parameters", "refuse_global_hooks"]
+__all__ = ["Boundaries", "reads_parameters", "refuse_global_hooks"]
 
 _PARAMETERS = {"weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict"}
 _AS_A_KEY = ("STORE_SUBSCR", "BINARY_SUBSCR", "BINARY_OP", "IS_OP", "CONTAINS_OP", "COMPARE_OP")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR")
 
 
-def hooked_between(first: nn.Module, second: nn.Module) -> bool:
-    """Return True if a hook may see or change the value that passes from one module to the other.
+class Boundaries:
+    """The modules of a network with hooks, which may see or change what crosses the boundaries of these modules.
 
-    A forward hook of the second module counts too, unless its code uses only the output.
+    Args:
+        model: The network.
     """
-    hooks = [first._forward_hooks, first._backward_hooks, second._forward_pre_hooks, second._backward_pre_hooks]
-    return any(hooks) or any(_looks_beyond_output(hook) for hook in second._forward_hooks.values())
+
+    def __init__(self, model: nn.Module) -> None:
+        self._hooked = [(module, {*module.modules()}) for module in model.modules() if _is_hooked(module)]
+        self._modules = dict(model.named_modules())
+
+    def hooked_between(self, first: nn.Module, second: nn.Module, passed: Collection[str] = ()) -> bool:
+        """Return True if a hook may see or change the value that passes from one module to the other.
+
+        It may be a hook of either module, or of one that contains the one but not the other, so that the value crosses
+        its boundary. A forward hook at the value's entrance counts too, unless its code uses only the output.
+
+        Args:
+            first: The module that gives the value.
+            second: The module that takes it.
+            passed: Names of modules between them that pass the value on.
+        """
+        between = {self._modules[name] for name in passed}
+        for module, inside in self._hooked:
+            leaves, enters = (first in inside, second in inside) if module not in between else (True, False)
+            if (leaves and not enters and _sees_exit(module)) or (enters and not leaves and _sees_entrance(module)):
+                return True
+            if module in between and _sees_entrance(module):
+                return True
+        return False
+
+    def hooked_around(self, names: Collection[str]) -> str:
+        """Return the name of a module with a hook that contains some, but not all modules with these names, or "".
+
+        A value that passes from one of them to another may cross its boundary.
+        """
+        given = {self._modules[name] for name in names}
+        for module, inside in self._hooked:
+            if given & inside and given - inside and (_sees_exit(module) or _sees_entrance(module)):
+                names_of: dict[nn.Module, str] = {one: name for name, one in self._modules.items()}
+                return names_of[module]
+        return ""
 
 
 def reads_parameters(layer: nn.Module) -> bool:
@@ -80,6 +116,39 @@ def _loaded(instruction: dis.Instruction) -> set[str]:
     if not instruction.opname.startswith("LOAD_FAST"):
         return set()
     return {*instruction.argval} if isinstance(instruction.argval, tuple) else {instruction.argval}
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _sees_exit(module: nn.Module) -> bool:
+    """Return True if hooks of a module may see or change its output, or the gradient there."""
+    gradients = module._backward_hooks or module._backward_pre_hooks
+    return bool(gradients) or not all(_ignores_values(hook) for hook in module._forward_hooks.values())
+
+
+def _sees_entrance(module: nn.Module) -> bool:
+    """Return True if hooks of a module may see or change its input, or the gradient there."""
+    if not all(_ignores_values(hook) for hook in module._forward_pre_hooks.values()):
+        return True
+    hooks = [*module._forward_hooks.values(), *module._backward_hooks.values()]
+    return any(_looks_beyond_output(hook) for hook in hooks)
+
+
+def _ignores_values(hook: Any) -> bool:
+    """Return True if a hook neither uses any argument but the first, its module, nor returns a value."""
+    function = getattr(hook, "__func__", hook)
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
+        return False
+    instructions = list(dis.get_instructions(code))
+    returned = [one for one, then in pairwise(instructions) if then.opname == "RETURN_VALUE"]
+    returned += [one for one in instructions if one.opname == "RETURN_CONST"]
+    none = all(one.opname in ("LOAD_CONST", "RETURN_CONST") and one.argval is None for one in returned)
+    others = {*code.co_varnames[: code.co_argcount][1 + (function is not hook) :]}
+    return none and not others & {*code.co_cellvars}.union(*map(_loaded, instructions))
 
 
 def _looks_beyond_output(hook: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.surgery.hooks import hooked_between
+from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed
 
@@ -20,6 +20,7 @@ class Neighbours:
         found: The network's layers by name.
         traces: Traces of the network as it is, and of the other paths its code may take.
         rivals: What another call may choose instead of modules that are called now.
+        boundaries: The hooks that see what passes from one module to another.
         unforeseen: For pairs of neighbours, in the order of the data, where code may part them in a way not traced.
 
     Attributes:
@@ -33,11 +34,13 @@ class Neighbours:
         found: Mapping[str, Layer],
         traces: list[Trace],
         rivals: Rivals,
+        boundaries: Boundaries,
         unforeseen: Mapping[tuple[str, str], str],
     ) -> None:
         self.found = found
         self.traces = sorted((trace for trace in traces if trace.calls), key=lambda trace: bool(trace.decision))
         self.rivals = rivals
+        self.boundaries = boundaries
         self.unforeseen = unforeseen
         self.asked = frozenset(name for trace in traces for name in trace.asked)
         self.read = frozenset(name for trace in traces for name in trace.read)
@@ -100,7 +103,7 @@ class Neighbours:
             return "also normalises something else"
         if not all(self._is_layer(part) for part in parts):
             return f"normalises it together with what comes {_words(parts, 'from')}"
-        if hooked_between(self.found[name], self.found[norm]):
+        if self._hooked_between(name, norm, trace):
             return "is separated from the convolution by a hook on the value between them"
         if channels_of(self.found[norm]) != sum(channels_of(self.found[part]) for part in parts):
             return "has a different number of channels"
@@ -114,9 +117,13 @@ class Neighbours:
         for name in readers:
             if trace.producers[name].keys() - {norm} or trace.consumers[norm][name] != trace.calls[name]:
                 return f"is not the only input of `{name}`"
-            if hooked_between(self.found[norm], self.found[name]):
+            if self._hooked_between(norm, name, trace):
                 return f"is separated from `{name}` by a hook on the value between them"
         return ""
+
+    def _hooked_between(self, first: str, second: str, trace: Trace) -> bool:
+        passed = trace.passed.get(first, ())
+        return self.boundaries.hooked_between(self.found[first], self.found[second], passed)
 
     def _choice(self, first: str, second: str) -> str:
         if why := self.unforeseen.get((first, second)):

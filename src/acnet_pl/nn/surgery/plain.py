@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import is_batch_norm
+from acnet_pl.nn.replaced import why_replaced
 from acnet_pl.nn.surgery.copying import inherit_hooks
 
 _TENSORS = {"affine": ("weight", "bias"), "track_running_stats": ("running_mean", "running_var", "num_batches_tracked")}
@@ -37,9 +38,9 @@ def is_plain_conv(module: nn.Module) -> TypeIs[nn.Conv2d]:
 def why_not_plain(conv: nn.Conv2d) -> str:
     """Return the reason why a Conv2d is more than a convolution with its own parameters, or "" if it is not."""
     kind = type(conv)
-    if "forward" in vars(conv) or any(
-        getattr(kind, name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
-    ):
+    if why := why_replaced(conv):
+        return why
+    if any(getattr(kind, name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")):
         return f"{kind.__name__} has a forward of its own"
     if kind.__call__ is not nn.Module.__call__:
         return f"{kind.__name__} has a __call__ of its own"
@@ -85,7 +86,10 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
 
 def why_not_batch_norm(norm: _BatchNorm) -> str:
     """Return the reason why a module does not compute batch norm from its own parameters, or "" if it does."""
-    if "forward" in vars(norm) or not (carries_activation(norm) or is_batch_norm(norm)):
+    if why := why_replaced(norm):
+        return why
+    usual: bool = carries_activation(norm) or is_batch_norm(norm)
+    if not usual:
         return f"{type(norm).__name__} has a forward of its own"
     if type(norm).__call__ is not nn.Module.__call__:
         return f"{type(norm).__name__} has a __call__ of its own"

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from acnet_pl.nn.surgery.copying import memory_of
+from acnet_pl.nn.surgery.surroundings import settings_of
 from acnet_pl.nn.surgery.trace import Layer, layers
 
 __all__ = ["Owners"]
@@ -82,8 +83,18 @@ class Owners:
                 self.ask(value)
             return value
 
-        with patch.object(nn.Module, "__setattr__", noting), patch.object(nn.Module, "__getattr__", asking):
-            yield
+        before = {layer: self._settings(layer) for layer in self._names}
+        try:
+            with patch.object(nn.Module, "__setattr__", noting), patch.object(nn.Module, "__getattr__", asking):
+                yield
+        finally:  # in the modules' __dict__
+            self.touched |= {
+                self._names[layer] for layer, settings in before.items() if self._settings(layer) != settings
+            }
+
+    @staticmethod
+    def _settings(layer: Layer) -> dict[str, Any]:
+        return {**settings_of(layer), "training": None}  # a mode that is set back is noted above
 
 
 class _Reads(TorchDispatchMode):

@@ -1,0 +1,34 @@
+"""Notice methods of layers that were replaced, on one layer or on a whole class, so that it computes something else."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["why_class_replaced", "why_replaced"]
+
+_COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "_wrapped_call_impl")
+
+
+def why_replaced(layer: nn.Module) -> str:
+    """Return which method that decides what a layer computes was replaced, on the layer or on its class, or ""."""
+    for name in (*_COMPUTING, "_check_input_dim"):
+        if name in vars(layer):
+            return f"{type(layer).__name__} has a {name} of its own"
+    return why_class_replaced(type(layer))
+
+
+def why_class_replaced(kind: type[nn.Module]) -> str:
+    """Return which method that decides what a class computes was replaced, or "".
+
+    It counts as replaced if another package than the class's defines it, whatever its name says.
+    """
+    for name in _COMPUTING:
+        home = next((base for base in kind.__mro__ if name in vars(base)), None)
+        if home is not None and _package(vars(home)[name]) != home.__module__.partition(".")[0]:
+            return f"the method {name} of {home.__name__} was replaced"
+    return ""
+
+
+def _package(function: object) -> str:
+    space = getattr(function, "__globals__", {})  # functools.wraps would change __module__
+    return str(space.get("__name__", "")).partition(".")[0]
