@@ -87,6 +87,33 @@ def fused_plain(network: nn.Module, images: Tensor) -> nn.Module:
     return replace_modules(network, {block: fuse_block(block, found) for block, found in moments.items()})
 
 
+def test_hooks_go_on_and_do_not_change_the_statistics() -> None:
+    network = randomise(nn.Sequential(ACBlock(4, 6, 3, padding=1), nn.ReLU())).double().train()
+    bare, images = copy.deepcopy(network), torch.randn(5, 4, 9, 9, dtype=torch.float64)
+    network[0].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    network[0].register_forward_hook(lambda module, args, output: 3 * output)
+    gradients: list[Tensor] = []
+    network[0].register_full_backward_hook(lambda module, given, got: gradients.append(got[0]))
+    expected = copy.deepcopy(network).eval()(images)
+    layer = fuse_block(network[0], output_moments(network, images)[network[0]])
+    alone = fuse_block(bare[0], output_moments(bare, images + 1)[bare[0]])
+    assert layer.norm is not None
+    assert alone.norm is not None
+    torch.testing.assert_close(layer.norm.running_var, alone.norm.running_var)
+    given = images.clone().requires_grad_()
+    found = nn.Sequential(layer, nn.ReLU()).eval()(given)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert len(gradients) == 1
+
+
+def test_a_block_with_a_replaced_forward_stays() -> None:
+    block = ACBlock(4, 6, 3)
+    block.forward = torch.tanh
+    with pytest.raises(FusionError, match="ACBlock has a forward of its own"):
+        fuse_block(block, (torch.zeros(6), torch.ones(6)))
+
+
 @pytest.mark.parametrize("conv", BUILDERS, ids=repr)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_the_function_stays_and_batches_are_normalised_as_before(conv: Any, dtype: Any, tolerance: float) -> None:

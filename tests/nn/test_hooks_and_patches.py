@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn import FusionError, convert_to_acnet, fuse_model, stock_state_dict
+from acnet_pl.nn import (
+    ACBConv,
+    DBBConv,
+    FusionError,
+    PlainConv,
+    convert_to_acnet,
+    fuse_model,
+    stock_state_dict,
+)
 
 Randomise = Callable[[nn.Module], nn.Module]
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -205,3 +213,26 @@ def test_attribute_that_is_set_past_the_module(example: Tensor | None, randomise
         fused.eps = model.eps = eps
         with torch.no_grad():
             torch.testing.assert_close(fused(X), model(X), rtol=1e-9, atol=1e-10)
+
+
+def test_weight_of_a_batch_norm_that_is_a_buffer(randomise: Randomise) -> None:
+    def build(seed: int) -> Any:
+        model: Any = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()).eval()
+        weight = model[1].weight.detach().clone() + seed
+        del model[1].weight
+        model[1].register_buffer("weight", weight)
+        return model
+
+    model, stock = build(0), build(1)
+    fused, acnet = fuse_model(model), convert_to_acnet(model, init="preserve")
+    assert isinstance(fused[1], nn.Identity)
+    stock.load_state_dict(stock_state_dict(acnet))
+    with torch.no_grad():
+        for network in (fused, acnet, stock):
+            torch.testing.assert_close(network(X), model(X), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("conv", [ACBConv(), DBBConv(), PlainConv()], ids=repr)
+def test_blocks_take_their_input_by_the_name_that_convolutions_have(conv: Any) -> None:
+    block = conv(3, 4, 3).eval()
+    assert torch.equal(block(input=X.float()), block(X.float()))

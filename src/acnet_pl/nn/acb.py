@@ -198,11 +198,11 @@ class ACBlock(FusibleConv):
         if self.norm is not None:
             self.norm.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
-        if self.explicit or self.fused is not None or is_traced(x) or needs_calls(self._modules.values()):
-            return self.forward_branches(x)
-        x, layers = self._shape.pad(x), self._layers()
+        if self.explicit or self.fused is not None or is_traced(input) or needs_calls(self._modules.values()):
+            return self.forward_branches(input)
+        x, layers = self._shape.pad(input), self._layers()
         norms = [layer.norm for layer in layers]
         if is_frozen(self.norm) and all(map(is_frozen, norms)):
             return self._shape.convolve(x, *kept_or(self, self._fuse_frozen))

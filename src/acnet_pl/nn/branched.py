@@ -121,8 +121,9 @@ class BranchedConv(FusibleConv):
         if self.norm is not None:
             self.norm.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
+        x = input  # named as nn.Conv2d's argument
         norms = [module for module in self.modules() if isinstance(module, (_BatchNorm, ChannelScale))]
         if self.explicit or is_traced(x) or self._needs_calls():
             return self.forward_branches(x)

@@ -81,9 +81,9 @@ class ConvNorm(FusibleConv):
         if self.norm is not None:
             self.norm.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
-        x = self.conv(x)
+        x = self.conv(input)
         return x if self.norm is None else self.norm(x)
 
     def forward_branches(self, x: Tensor) -> Tensor:

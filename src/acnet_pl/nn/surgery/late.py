@@ -40,6 +40,7 @@ def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
         FusionError: The block cannot be fused, or its batch norm has no γ and β to undo the statistics.
         ValueError: ``moments`` are missing.
     """
+    block.refuse_replaced()
     weight, norm = _survivors(block)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -74,6 +75,7 @@ def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
     layer.conv.weight = weight
     layer.norm = norm
     layer.training = layer.conv.training = block.training
+    inherit_hooks(layer, block)
     return layer
 
 
@@ -154,7 +156,7 @@ def output_moments(
         sums[module] = sums[module] + seen if module in sums else seen
 
     blocks = list(blocks_of(network))
-    handles = [block.register_forward_hook(observe) for block in blocks]
+    handles = [block.register_forward_hook(observe, prepend=True) for block in blocks]
     try:
         with _evaluated(network):
             call(network.forward, inputs)  # not the compiled call: a single evaluation is not worth compiling
@@ -180,7 +182,6 @@ def become_plain(block: FusibleConv) -> None:
     """Turn a block in place into a plain convolution with its batch norm; load its weights afterwards."""
     unit = torch.ones(block.out_channels, dtype=torch.float64)
     layer = fuse_block(block, (0 * unit, unit))
-    inherit_hooks(layer, block)
     block.__class__ = type(layer)  # as torch's own lazy modules do when they are loaded
     block.__dict__ = layer.__dict__
 

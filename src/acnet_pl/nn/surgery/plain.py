@@ -96,7 +96,7 @@ def why_not_batch_norm(norm: _BatchNorm) -> str:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if name not in norm._parameters.keys() | norm._buffers.keys():
             return f"its {name} is computed (parametrisation, pruning)"
-    return "its weight is missing" if norm.affine and norm._parameters["weight"] is None else ""
+    return "its weight is missing" if norm.affine and norm.weight is None else ""
 
 
 class OfRank(nn.Identity):

@@ -221,7 +221,7 @@ def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any])
 
     for index, layer in enumerate(layers):
         probe.get_submodule(layer.entry.name).register_forward_hook(
-            lambda _, args, output, index=index: observe(index, output)
+            lambda _, args, output, index=index: observe(index, output), prepend=True
         )
     for batch in batches:
         images = batch[0] if isinstance(batch, (list, tuple)) else batch
