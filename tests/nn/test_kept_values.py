@@ -1,4 +1,4 @@
-"""Networks that keep the output of a convolution anywhere: it is not fused with the batch norm after it."""
+"""Networks whose values are kept, changed or read without an operation: what comes out of them is equal there too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acnet_pl.nn import fuse_model
+from acnet_pl.nn import convert_to_acnet, fuse_model
 
 Randomise = Callable[[nn.Module], nn.Module]
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -214,3 +214,53 @@ def test_value_inside_an_iterator_or_a_function_stays(randomise: Randomise) -> N
     for kind, read in ((Iterated, next), (Deferred, lambda out: out()[0])):
         model = randomise(kind().double()).eval()
         torch.testing.assert_close(read(fuse_model(model, X)(X)), read(model(X)), rtol=0, atol=0)
+
+
+class Emptied(Keeps):
+    """Changes the input of a batch norm, before a convolution takes its output, without an operation of PyTorch."""
+
+    def more(self) -> None:
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = x * 1
+        y = self.norm(x)
+        x.numpy()[...] = 0
+        return self.conv(y)
+
+
+class Lists(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.norm(y) + torch.tensor(y.tolist(), dtype=x.dtype)
+
+
+@pytest.mark.parametrize("kind", [Emptied, Lists])
+def test_memory_that_goes_to_other_libraries_is_seen(kind: type[Keeps], randomise: Randomise) -> None:
+    model = randomise(kind().double()).eval()
+    torch.testing.assert_close(fuse_model(model, X)(X), model(X), rtol=1e-9, atol=1e-10)
+
+
+class InPlaceOnInput(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        return self.norm(self.conv(x.mul_(2)))
+
+
+def test_example_is_not_changed(randomise: Randomise) -> None:
+    example = X.clone()
+    for act in (fuse_model, convert_to_acnet):
+        act(randomise(InPlaceOnInput().double()).eval(), {"x": example})
+    torch.testing.assert_close(example, X, rtol=0, atol=0)
+
+
+class PlusOne(nn.BatchNorm2d):
+    def __getattr__(self, name: str) -> Any:
+        value: Any = super().__getattr__(name)
+        return value + 1 if name == "weight" else value
+
+
+def test_layer_with_a_getattr_of_its_own_stays(randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), PlusOne(4)).double()).eval()
+    acnet: Any = convert_to_acnet(model, init="preserve")
+    assert isinstance(acnet[1], PlusOne)
+    torch.testing.assert_close(acnet(X), model(X), rtol=1e-9, atol=1e-10)

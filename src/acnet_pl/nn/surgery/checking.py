@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.networks import graphs_of
-from acnet_pl.nn.surgery.running import call
+from acnet_pl.nn.surgery.running import call, cloned
 from acnet_pl.nn.surgery.trace import layers
 
 __all__ = ["changed_path"]
@@ -92,9 +92,10 @@ class _Evaluation(TorchDispatchMode):
                 module = self.model.get_submodule(name)
                 module.register_forward_pre_hook(partial(self.enter, name))
                 module.register_forward_hook(self.leave)
+        example = cloned(example_input)
         devices = list({parameter.device for parameter in self.model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), self:
-            call(self.model, example_input)
+            call(self.model, example)
         return self.steps
 
     def enter(self, name: str, *_: Any) -> None:

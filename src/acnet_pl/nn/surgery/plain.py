@@ -44,6 +44,8 @@ def why_not_plain(conv: nn.Conv2d) -> str:
         return f"{kind.__name__} has a forward of its own"
     if kind.__call__ is not nn.Module.__call__:
         return f"{kind.__name__} has a __call__ of its own"
+    if kind.__getattr__ is not nn.Module.__getattr__:
+        return f"{kind.__name__} has a __getattr__ of its own"
     if conv._parameters.get("weight") is None or hasattr(kind, "weight"):
         return "its weight is computed (parametrisation, pruning, weight or spectral norm)"
     if not conv.weight.is_floating_point():
@@ -93,6 +95,8 @@ def why_not_batch_norm(norm: _BatchNorm) -> str:
         return f"{type(norm).__name__} has a forward of its own"
     if type(norm).__call__ is not nn.Module.__call__:
         return f"{type(norm).__name__} has a __call__ of its own"
+    if type(norm).__getattr__ is not nn.Module.__getattr__:
+        return f"{type(norm).__name__} has a __getattr__ of its own"
     for name in ("weight", "bias", "running_mean", "running_var"):
         if name not in norm._parameters.keys() | norm._buffers.keys():
             return f"its {name} is computed (parametrisation, pruning)"

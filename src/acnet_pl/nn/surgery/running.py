@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from acnet_pl.nn.surgery.alive import still_alive
 from acnet_pl.nn.surgery.copying import leaves_inside
@@ -24,7 +25,9 @@ from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
 
-__all__ = ["call", "run_otherwise", "trace_by_running"]
+__all__ = ["call", "cloned", "run_otherwise", "trace_by_running"]
+
+_UNRECORDED = ("numpy", "tolist", "__dlpack__", "__reduce_ex__")
 
 
 def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
@@ -83,6 +86,16 @@ def call(model: Callable[..., Any], example_input: Any) -> Any:
     return model(*example_input) if isinstance(example_input, tuple) else model(example_input)
 
 
+def cloned(example_input: Any) -> Any:
+    """Return an example whose tensors are clones, which a network may change in place."""
+    clones: dict[int, Tensor] = {}
+
+    def clone(tensor: Tensor) -> Tensor:
+        return clones.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))
+
+    return tree_map_only(Tensor, clone, example_input)
+
+
 class _Recorder(TorchDispatchMode):
     """Records every operation on tensors, except those inside layers."""
 
@@ -92,6 +105,7 @@ class _Recorder(TorchDispatchMode):
         self.depth = 0
         self.changes = 0  # number of operations in place so far
         self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # keeps the tensors so that ids are not reused
+        self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
 
@@ -117,7 +131,7 @@ class _Recorder(TorchDispatchMode):
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 self.trace.edge(self.made_by(value), consumer, norm=norm)
-                if self.normed.get(id(value), self.changes) != self.changes:
+                if id(value) in self.normed and (self.exposed or self.normed[id(value)] != self.changes):
                     self.trace.changed.update(self.made_by(value))
                 self.owners.use(value)
 
@@ -150,6 +164,24 @@ class _Recorder(TorchDispatchMode):
                     if norm:
                         self.normed[id(value)] = self.changes
 
+    @contextmanager
+    def watching_memory(self) -> Iterator[None]:
+        """Record methods that give a tensor's memory or values away without an operation."""
+
+        def noting(name: str) -> Any:
+            method = getattr(Tensor, name)
+
+            def give(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+                if self.depth == 0:
+                    self.take(tensor, operation(name))
+                    self.exposed = True
+                return method(tensor, *args, **kwargs)
+
+            return give
+
+        with patch.multiple(Tensor, **{name: noting(name) for name in _UNRECORDED}):
+            yield
+
     def finish(self, output: Any) -> None:
         """Record the output, and what is kept elsewhere or within it: values of layers that are alive after the call.
 
@@ -180,10 +212,11 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
 
         handles += [layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)]
     try:
+        example = cloned(example_input)
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
-            with recorder.owners.watching_attributes():
-                output = call(model, example_input)
+            with recorder.owners.watching_attributes(), recorder.watching_memory():
+                output = call(model, example)
             recorder.finish(output)
         recorder.trace.read |= recorder.owners.touched
         recorder.trace.asked |= recorder.owners.asked
