@@ -88,7 +88,7 @@ def fused_plain(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def test_hooks_go_on_and_do_not_change_the_statistics() -> None:
-    network = randomise(nn.Sequential(ACBlock(4, 6, 3, padding=1), nn.ReLU())).double().train()
+    network: Any = randomise(nn.Sequential(ACBlock(4, 6, 3, padding=1), nn.ReLU())).double().train()
     bare, images = copy.deepcopy(network), torch.randn(5, 4, 9, 9, dtype=torch.float64)
     network[0].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
     network[0].register_forward_hook(lambda module, args, output: 3 * output)
@@ -109,7 +109,7 @@ def test_hooks_go_on_and_do_not_change_the_statistics() -> None:
 
 def test_a_block_with_a_replaced_forward_stays() -> None:
     block = ACBlock(4, 6, 3)
-    block.forward = torch.tanh
+    block.forward = torch.tanh  # type: ignore[method-assign]
     with pytest.raises(FusionError, match="ACBlock has a forward of its own"):
         fuse_block(block, (torch.zeros(6), torch.ones(6)))
 

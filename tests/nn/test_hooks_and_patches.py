@@ -225,7 +225,7 @@ def test_weight_of_a_batch_norm_that_is_a_buffer(randomise: Randomise) -> None:
 
     model, stock = build(0), build(1)
     fused, acnet = fuse_model(model), convert_to_acnet(model, init="preserve")
-    assert isinstance(fused[1], nn.Identity)
+    assert isinstance(fused.get_submodule("1"), nn.Identity)
     stock.load_state_dict(stock_state_dict(acnet))
     with torch.no_grad():
         for network in (fused, acnet, stock):

@@ -83,8 +83,10 @@ class ConvNorm(FusibleConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
-        x = self.conv(input)
-        return x if self.norm is None else self.norm(x)
+        x: Tensor = self.conv(input)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x
 
     def forward_branches(self, x: Tensor) -> Tensor:
         """Map ``(N, C_in, H, W)`` to ``(N, C_out, H_out, W_out)``."""
