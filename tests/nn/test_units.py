@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from tests.nn.byob import shallow
+from timm.models.byobnet import RepVggBlock
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -120,3 +121,16 @@ def test_a_bias_without_a_place_in_the_unit_is_refused(randomise: Randomise) -> 
     acnet = randomise(convert_to_acnet(nn.Sequential(Loose()), init="preserve")).eval()
     with pytest.raises(FusionError, match="`conv` has gained a bias, for which the unit has no place"):
         reparameterize_model(acnet)
+
+
+def test_unit_with_a_hook_inside_is_not_fused_as_a_whole(randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(RepVggBlock(8, 8))).double().eval()
+    kept: list[Tensor] = []
+    model.get_submodule("0.conv_kxk").register_forward_hook(lambda module, args, output: kept.append(output))
+    with pytest.warns(UserWarning, match="`0` is not fused as a whole: .*a hook of `conv_kxk` in it would be lost"):
+        fused = fuse_model(model)
+    kept.clear()  # what it saw while the network was traced
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x))
+    torch.testing.assert_close(kept[0], kept[1])

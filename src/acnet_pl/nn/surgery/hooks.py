@@ -15,7 +15,7 @@ from torch import nn
 
 from acnet_pl.nn.surgery.functions import codes, is_filled
 
-__all__ = ["Boundaries", "reads_parameters", "refuse_global_hooks"]
+__all__ = ["Boundaries", "is_hooked", "reads_parameters", "refuse_global_hooks"]
 
 _PARAMETERS = {"weight", "bias", "parameters", "named_parameters", "_parameters", "state_dict"}
 _AS_A_KEY = ("STORE_SUBSCR", "BINARY_SUBSCR", "BINARY_OP", "IS_OP", "CONTAINS_OP", "COMPARE_OP")
@@ -30,7 +30,7 @@ class Boundaries:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._hooked = [(module, {*module.modules()}) for module in model.modules() if _is_hooked(module)]
+        self._hooked = [(module, {*module.modules()}) for module in model.modules() if is_hooked(module)]
         self._modules = dict(model.named_modules())
 
     def hooked_between(self, first: nn.Module, second: nn.Module, passed: Collection[str] = ()) -> bool:
@@ -118,7 +118,8 @@ def _loaded(instruction: dis.Instruction) -> set[str]:
     return {*instruction.argval} if isinstance(instruction.argval, tuple) else {instruction.argval}
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Return True if a module has forward or backward hooks."""
     forward = module._forward_hooks or module._forward_pre_hooks
     return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 

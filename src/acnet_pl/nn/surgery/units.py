@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks
+from acnet_pl.nn.surgery.hooks import is_hooked
 from acnet_pl.nn.surgery.report import LayerReport
 
 __all__ = ["fuse_units", "keep_units"]
@@ -64,6 +65,8 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module])
                 "convolution gives the same output; call model.eval() first"
             )
         try:
+            if hooked := [part for part, inner in module.named_modules() if part and is_hooked(inner)]:
+                raise FusionError(f"a hook of `{hooked[0]}` in it would be lost")
             made = _fuse_unit(module, verb)
         except Exception as error:
             if norms:  # without any, timm has fused it already
