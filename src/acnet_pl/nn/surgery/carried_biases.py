@@ -9,7 +9,7 @@ anything else the result would not be proven exact, which is an error.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +18,7 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
+from acnet_pl.nn.surgery.handlers import Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError
@@ -49,7 +50,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
     probe = light_copy(model).eval()
     owners = Owners(probe)
     try:
-        root, graph, visited = _traced(probe, owners, loose)
+        root, graph, visited, handled = _traced(probe, owners, loose)
         with torch.no_grad():
             shifts = Shifts(probe, root, loose, roomy, owners)
             try:
@@ -60,8 +61,10 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
             for decision, other in other_graphs(root, owners):
                 _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
             shifts.refuse_unseen()
-            if place := next(filter(None, (unforeseen(module) for module in _of_each_kind(root))), ""):
-                raise UnprovenError(loose, f"{place}, and may do something else at another call")
+            examples = _of_each_kind(root)
+            places = [*map(unforeseen, examples), handled.unknown_about(shifts.involved, examples)]
+            if place := next(filter(None, places), ""):
+                raise UnprovenError(loose, f"{place}, so that something else may happen at another call")
         _refuse_hooks(probe, shifts.involved)
         _refuse_choices(probe, shifts.involved, {shifts.names[module] for module in visited})
     except UnprovenError as error:
@@ -81,8 +84,10 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
     return {name: shift for name, (shift, _) in shifts.taken_up.items() if shift is not None}
 
 
-def _traced(model: nn.Module, owners: Owners, loose: Collection[str]) -> tuple[nn.Module, fx.Graph, set[nn.Module]]:
-    """Trace a network, or the network inside its wrappers; return what was traced, its graph and what it calls."""
+def _traced(
+    model: nn.Module, owners: Owners, loose: Collection[str]
+) -> tuple[nn.Module, fx.Graph, set[nn.Module], Handled]:
+    """Trace a network, or the network inside its wrappers; return what was traced, and what `trace_graph` gives."""
     root: nn.Module | None = model
     obstacle: Exception | None = None
     while root is not None and not is_layer(root):
@@ -98,7 +103,7 @@ def _traced(model: nn.Module, owners: Owners, loose: Collection[str]) -> tuple[n
     raise UnprovenError(loose, "no layer comes later" if root else f"torch.fx does not trace the model: {obstacle}")
 
 
-def _of_each_kind(root: nn.Module) -> Iterable[nn.Module]:
+def _of_each_kind(root: nn.Module) -> Collection[nn.Module]:
     """Return a module of each class whose code decides what happens to outputs of layers."""
     kinds = deciding_kinds(root)
     return {type(module): module for module in root.modules() if type(module) in kinds}.values()

@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
+from acnet_pl.nn.surgery.functions import is_users
+from acnet_pl.nn.surgery.handlers import Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.networks import SymbolicTraces
@@ -91,7 +93,11 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     pairs = flow.pairs()
     if not pairs:
         return flow
-    kinds = deciding_kinds(model, pairs)
+    handled = Handled()
+    for trace in traces:
+        handled.update(trace.handled)
+    kinds = deciding_kinds(model, pairs) | _passing_kinds(model, handled, pairs)
+    known = _unforeseen(model, pairs, kinds, handled)
     if not obstacle or example_input is None:
         probe.eval()
         traces += symbolic[1].otherwise(kinds)
@@ -99,15 +105,29 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     if example_input is not None:
         traces += run_otherwise(probe, example_input, kinds)
     ever = frozenset(name for trace in traces for name in trace.visited)
-    return _read(model, found, traces, flow.obstacle, ever, _unforeseen(model, pairs))
+    return _read(model, found, traces, flow.obstacle, ever, known)
 
 
-def _unforeseen(model: nn.Module, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return where code that decides about pairs may take a path that cannot be traced."""
-    examples = {type(module): module for module in model.modules()}
-    places = {kind: place for kind in deciding_kinds(model, pairs) if (place := unforeseen(examples[kind]))}
-    concerned = {pair: places.keys() & deciding_kinds(model, [pair]) for pair in pairs} if places else {}
-    return {pair: min(places[kind] for kind in kinds) for pair, kinds in concerned.items() if kinds}
+def _passing_kinds(model: nn.Module, handled: Handled, pairs: list[tuple[str, str]]) -> set[type[nn.Module]]:
+    """Return the classes, other than PyTorch's, of modules whose forward passes an output on between a pair."""
+    passing = {code for first, _ in pairs for code in handled.taken[first] & handled.given[first]}
+    kinds = {type(module) for module in model.modules()}
+    return {kind for kind in kinds if is_users(kind) and getattr(kind.forward, "__code__", None) in passing}
+
+
+def _unforeseen(
+    model: nn.Module, pairs: list[tuple[str, str]], kinds: set[type[nn.Module]], handled: Handled
+) -> dict[tuple[str, str], str]:
+    """Return where code may take a path that parts a pair and cannot be traced."""
+    examples = {type(module): module for module in model.modules() if type(module) in kinds}
+    places = {kind: place for kind, example in examples.items() if (place := unforeseen(example))}
+    found: dict[tuple[str, str], str] = {}
+    for first, second in pairs:
+        if why := handled.unknown_between(first, second, examples.values()):
+            found[first, second] = why
+        elif places and (concerned := places.keys() & deciding_kinds(model, [(first, second)])):
+            found[first, second] = min(places[kind] for kind in concerned)
+    return found
 
 
 def _read(

@@ -12,16 +12,18 @@ from __future__ import annotations
 import copy
 import dis
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from enum import Enum
 from io import StringIO
-from itertools import pairwise
-from types import CodeType, FunctionType, SimpleNamespace
+from itertools import combinations, pairwise
+from types import CellType, CodeType, FunctionType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor, nn
 
-from acnet_pl.nn.surgery.functions import Key, codes, is_users, names_in, reachable, strings_in
+from acnet_pl.nn.surgery.functions import Key, codes, is_filled, is_users, names_in, reachable, strings_in
 from acnet_pl.nn.surgery.trace import is_layer
 
 __all__ = ["Variation", "deciding_kinds", "other_values", "unforeseen", "variations"]
@@ -31,6 +33,9 @@ Site = tuple[Key, tuple[int, ...], int]
 
 _OF_THE_SAME = ("CACHE", "IS_OP", "NOP", "TO_BOOL")
 """Instructions allowed between the load of an attribute and a jump that compares it with None."""
+
+_FAR = 6
+"""Number of conditions in a row of which two are inverted together; for three together it is half as many."""
 
 _TWINS = {"TRUE": "FALSE", "FALSE": "TRUE", "NOT_NONE": "NONE", "NONE": "NOT_NONE"}
 
@@ -68,12 +73,10 @@ class Variation:
             else:
                 spaces.setdefault(depth, {})[name] = function
         # `super()` finds its methods in classes that are inserted between the class and its parents.
-        between = [
-            type(kind.__mro__[d].__name__, (kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d
-        ]
+        between = [_subclass((kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d]
         before = {name: members[name] for name in changed}
         if spaces:
-            module.__class__ = type(kind.__name__, (kind, *between), spaces.get(0, {}))
+            module.__class__ = _subclass((kind, *between), spaces.get(0, {}))
         members.update(changed)
         try:
             with redirect_stdout(StringIO()):  # a path that the network does not take prints nothing
@@ -83,8 +86,17 @@ class Variation:
             members.update(before)
 
 
+def _subclass(bases: tuple[type, ...], space: dict[str, Any]) -> type:
+    """Return a subclass of which no registry learns."""
+    with ExitStack() as stack:
+        for base in bases:
+            stack.enter_context(patch.object(base, "__init_subclass__", classmethod(lambda cls, **_: None)))
+        made: type = type.__new__(type(bases[0]), bases[0].__name__, bases, space)
+    return made
+
+
 def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = ()) -> Iterator[Variation]:
-    """Iterate over the other paths of a module's code: each decision inverted alone, and each pair of neighbours.
+    """Iterate over the other paths of a module's code: each decision inverted alone, and two or three together.
 
     Conditions on the existence of a submodule (``self.downsample is None``) are left out: calls do not change it.
 
@@ -95,11 +107,10 @@ def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = (
     """
     kind, functions = type(module), reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
-    chosen_sites: list[tuple[Site, ...]] = []
-    for key, function in functions.items():
-        sites = list(_sites(key, function.__code__, {*submodules, *fixed}))
-        chosen_sites += [*((site,) for site in sites), *pairwise(sites)]  # pairs for `a and b`
-    for chosen in chosen_sites:
+    sites = [
+        site for key, function in functions.items() for site in _sites(key, function.__code__, {*submodules, *fixed})
+    ]
+    for chosen in _together(sites):
         key, path, offset = chosen[-1]
         line = _line(_nested(functions[key].__code__, path), offset)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
@@ -107,6 +118,14 @@ def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = (
     for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
         for turn in range(len(other_values(vars(module)[name], strings))):
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
+
+
+def _together(sites: list[Site]) -> Iterator[tuple[Site, ...]]:
+    """Iterate over jumps to invert together: up to three of few jumps, and of many those that are close."""
+    for count in (1, 2, 3):
+        for chosen in combinations(range(len(sites)), count):
+            if chosen[-1] - chosen[0] < (_FAR if count < 3 else _FAR // 2):
+                yield tuple(sites[index] for index in chosen)
 
 
 def unforeseen(module: nn.Module) -> str:
@@ -137,6 +156,8 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
         return [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
     if type(value) is dict:
         return [{**value, key: other} for key, one in value.items() for other in other_values(one, strings)][:10]
+    if isinstance(value, Enum):
+        return [member for member in type(value) if member is not value][:10]
     if isinstance(value, SimpleNamespace) or (hasattr(value, "__dict__") and _is_settings(value)):
         known = {name: strings if one is None else other_values(one, strings) for name, one in vars(value).items()}
         changes = [(name, other) for name, others in known.items() for other in others]
@@ -158,12 +179,11 @@ def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None =
     """Return the classes, other than PyTorch's, whose code may decide how pairs of layers are connected.
 
     These are the classes of the modules between the layers of a pair, and classes whose code contains a layer's name.
-    ``pairs=None`` means any layers.
+    ``pairs=None`` means any modules.
     """
     modules = {name: module for name, module in model.named_modules() if not is_layer(module)}
     if pairs is None:
-        holders = [m for m in modules.values() if any(is_layer(inner) for inner in m.modules())]
-        return {type(module) for module in holders if is_users(type(module))}
+        return {type(module) for module in modules.values() if is_users(type(module))}
     kinds: set[type[nn.Module]] = set()
     for layer, other in [*pairs, *((second, first) for first, second in pairs)]:
         while layer:
@@ -254,14 +274,29 @@ def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> d
         space = function.__globals__
         if helped:
             space = spaces.setdefault(id(space), dict(space))
-        copied = FunctionType(code, space, function.__name__, function.__defaults__, function.__closure__)
+        cells = tuple(_own_cell(cell, functions) for cell in function.__closure__ or ()) if helped else None
+        copied = FunctionType(code, space, function.__name__, function.__defaults__, cells or function.__closure__)
         copied.__kwdefaults__ = function.__kwdefaults__
+        vars(copied).update(vars(function))
         made[key] = copied
+    copies = {id(functions[key]): copied for key, copied in made.items()}
+    for copied in made.values() if helped else ():
+        if (wrapped := vars(copied).get("__wrapped__")) is not None:
+            vars(copied)["__wrapped__"] = copies.get(id(wrapped), wrapped)
+        for cell in copied.__closure__ or ():
+            if is_filled(cell) and id(cell.cell_contents) in copies:
+                cell.cell_contents = copies[id(cell.cell_contents)]
     for (depth, name), copied in made.items():
         for space in spaces.values() if depth < 0 else ():
             if space.get(name) is functions[depth, name]:
                 space[name] = copied
     return {key: copied for key, copied in made.items() if key[0] >= 0}
+
+
+def _own_cell(cell: CellType, functions: Mapping[Key, FunctionType]) -> CellType:
+    """Return a new cell for a function that is copied too, and the cell itself for all else."""
+    replaced = is_filled(cell) and any(cell.cell_contents is function for function in functions.values())
+    return CellType(cell.cell_contents) if replaced else cell
 
 
 def _inverted(code: CodeType, path: tuple[int, ...], offset: int) -> CodeType:

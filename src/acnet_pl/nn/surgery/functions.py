@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 __all__ = [
     "Key",
+    "called_methods",
     "codes",
     "is_filled",
     "is_users",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 Key = tuple[int, str]
-"""Key of a function: how many classes up it was found (-1 for a global function), and its name."""
+"""Key of a function: how many classes up it was found (-1 for a global one, -2 for one in a closure), and its name."""
 
 
 def is_users(thing: Any) -> bool:
@@ -36,7 +37,7 @@ def _package(thing: Any) -> str:
 
 
 def reachable(module: nn.Module) -> dict[Key, FunctionType]:
-    """Return the functions that a forward may call by name: methods, functions in attributes, global functions.
+    """Return the functions that a forward may call by name: methods, those in attributes and closures, global ones.
 
     Functions of libraries other than the module's own are left out: on another path they might do anything.
     """
@@ -54,6 +55,8 @@ def reachable(module: nn.Module) -> dict[Key, FunctionType]:
             for name in code.co_names:
                 waiting += _members(module, name, "super" in code.co_names)
                 waiting.append(((-1, name), function.__globals__.get(name)))
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            waiting += [((-2, name), cell.cell_contents)] if is_filled(cell) else []
     return found
 
 
@@ -73,6 +76,19 @@ def codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from codes(constant)
+
+
+def called_methods(functions: Mapping[Key, FunctionType]) -> set[CodeType]:
+    """Return the code of those functions that are methods called where they are named, not chosen among values."""
+    called, chosen = {"forward"}, set[Any]()
+    for function in functions.values():
+        for code in codes(function.__code__):
+            for one in dis.get_instructions(code):
+                if one.opname == "LOAD_METHOD" or (one.opname == "LOAD_ATTR" and "NULL|self" in one.argrepr):
+                    called.add(one.argval)
+                elif one.opname == "LOAD_ATTR":
+                    chosen.add(one.argval)
+    return {one.__code__ for (depth, name), one in functions.items() if depth >= 0 and name in called - chosen}
 
 
 def names_in(module: nn.Module) -> set[str]:

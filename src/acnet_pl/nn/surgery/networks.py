@@ -48,6 +48,7 @@ class SymbolicTraces:
         for network, (graph, tracer) in self._networks.items():
             read_graph(graph, network, self._names, self._opaque, self.trace, self._owners)
             self.trace.visited |= {self._names[module] for module in (network, *tracer.visited)}
+            self.trace.handled.update(tracer.handlers.handled)
         self.trace.read |= self._owners.touched
         self.trace.asked |= self._owners.asked
 

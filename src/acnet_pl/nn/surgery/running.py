@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
@@ -21,6 +22,7 @@ from acnet_pl.nn.surgery.copying import leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
 from acnet_pl.nn.surgery.errors import raised_by_user
 from acnet_pl.nn.surgery.functions import strings_in
+from acnet_pl.nn.surgery.handlers import Handlers
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
@@ -108,6 +110,11 @@ class _Recorder(TorchDispatchMode):
         self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
+        self.handlers = Handlers(self._layers_of)
+
+    def _layers_of(self, value: Any) -> Iterator[str]:
+        if isinstance(value, Tensor) and self.depth == 0:
+            yield from (name for name in self.made_by(value) if not name.startswith("<"))
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -140,16 +147,19 @@ class _Recorder(TorchDispatchMode):
             self.owners.call(layer)
             self.trace.visited.add(name)
             self.take(values, name, norm)
+            self.handlers.note_call(name)
         self.depth += 1
         self.owners.calling = True
 
-    def visit(self, name: str, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def visit(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Record a call of any module, and whether it passed something on unchanged."""
         if self.depth == 0:
             self.trace.visited.add(name)
             given = {id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
             for value in tree_leaves(output):
                 if id(value) in given and isinstance(value, Tensor):
+                    if isinstance(module, _DropoutNd):  # which is off now
+                        self.take(value, operation(type(module).__name__))
                     for producer in self.made_by(value):
                         self.trace.passed[producer].add(name)
 
@@ -215,11 +225,12 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
         example = cloned(example_input)
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
-            with recorder.owners.watching_attributes(), recorder.watching_memory():
+            with recorder.owners.watching_attributes(), recorder.handlers.watching(), recorder.watching_memory():
                 output = call(model, example)
             recorder.finish(output)
         recorder.trace.read |= recorder.owners.touched
         recorder.trace.asked |= recorder.owners.asked
+        recorder.trace.handled = recorder.handlers.handled
     finally:
         for handle in handles:
             handle.remove()

@@ -56,10 +56,14 @@ class Owners:
         if isinstance(value, Tensor):
             self.asked |= self.of(value)
 
-    def call(self, layer: Layer) -> None:
-        """Record a layer that is called with tensors other than its own, as ``torch.func.functional_call`` does."""
+    def call(self, layer: Layer) -> str:
+        """Record a layer that is called with tensors other than its own, as ``torch.func.functional_call`` does.
+
+        Returns its name.
+        """
         if any(id(tensor) not in self._own[layer] for tensor in [*layer.parameters(), *layer.buffers()]):
             self.touched.add(self._names[layer])
+        return self._names[layer]
 
     @contextmanager
     def watching(self) -> Iterator[None]:

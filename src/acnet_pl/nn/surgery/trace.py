@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import FusibleConv
+from acnet_pl.nn.surgery.handlers import Handled
 
 __all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "is_layer", "layers", "listed", "operation"]
 
@@ -56,6 +57,7 @@ class Trace:
         asked: Layers whose tensors were referred to, perhaps only for a shape or type.
         visited: Modules of any kind that were called.
         passed: By layer, the modules that passed one of its outputs on unchanged.
+        handled: The user's functions that handled layers' outputs.
     """
 
     decision: str = ""
@@ -68,6 +70,7 @@ class Trace:
     asked: set[str] = field(default_factory=set)
     visited: set[str] = field(default_factory=set)
     passed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    handled: Handled = field(default_factory=Handled)
 
     def edge(self, made: tuple[str, ...], consumer: str, *, norm: bool = False) -> None:
         """Record that outputs, concatenated along the channels if several, go to a consumer or batch norm."""

@@ -19,6 +19,7 @@ from acnet_pl.nn.surgery.copying import leaves_inside, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
 from acnet_pl.nn.surgery.errors import decides_on, may_go_on
 from acnet_pl.nn.surgery.functions import strings_in
+from acnet_pl.nn.surgery.handlers import Handled, Handlers
 from acnet_pl.nn.surgery.proxies import InPlaceProxy
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages
 from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
@@ -33,9 +34,10 @@ _SYMBOL: Any = object()  # stands for an argument of any value
 class LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
-    ``variation`` is another path for the modules of one class. ``open`` collects modules across whose boundary a batch
-    norm and a layer before or after it may be connected, and modules that an argument may control. ``broken`` collects
-    the graph as it was whenever such a path ended in an error: with other values it may go on.
+    ``variation`` is another path for the modules of one class; ``handlers`` are those of the path as it is. ``open``
+    collects modules across whose boundary a batch norm and a layer before or after it may be connected, and modules
+    that an argument may control. ``broken`` collects the graph as it was whenever such a path ended in an error: with
+    other values it may go on.
     """
 
     def __init__(self, opaque: set[nn.Module], owners: Owners, variation: Variation | None = None) -> None:
@@ -48,6 +50,8 @@ class LayerTracer(fx.Tracer):
         self.called: set[nn.Module] = set()  # except leaves
         self.visited: set[nn.Module] = set()
         self.broken: list[fx.Graph] = []
+        self.handlers = Handlers(self._layers_of)
+        self._made: dict[fx.Node, str] = {}
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
         self._normed: set[fx.Node] = set()  # outputs of batch norms
@@ -79,7 +83,8 @@ class LayerTracer(fx.Tracer):
             out = super().call_module(m, forward, args, kwargs)
             out.node.meta["settings"] = settings_of(m)
             if is_layer(m):
-                self.owners.call(m)
+                self._made[out.node] = self.owners.call(m)
+                self.handlers.note_call(self._made[out.node])
             if type(m) is nn.Identity or averages(m):
                 self._origins |= dict.fromkeys(self._nodes(out), inputs)
             elif is_layer(m):
@@ -143,6 +148,10 @@ class LayerTracer(fx.Tracer):
     def _nodes(self, values: Any) -> set[fx.Node]:
         return self._origins_of(value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
 
+    def _layers_of(self, value: Any) -> Iterator[str]:
+        if isinstance(value, fx.Proxy):
+            yield from (self._made[node] for node in self._origins_of([value.node]) if node in self._made)
+
     def _origins_of(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         return {origin for node in nodes for origin in self._origins.get(node, {node})}
 
@@ -151,8 +160,8 @@ def _own_nodes(values: Any) -> set[fx.Node]:
     return {value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy)}
 
 
-def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Module]]:
-    """Return the fx graph of a module down to its layers, and the modules that it calls.
+def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Module], Handled]:
+    """Return the fx graph of a module down to its layers, the modules that it calls, and functions that handle outputs.
 
     The optional arguments of its forward are at their defaults. A node that modules passed on unchanged, without an
     operation, has these in ``meta["passed_by"]``. ``owners`` records what else the forward does with layers.
@@ -162,7 +171,7 @@ def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Mod
     """
     tracer = LayerTracer(set(), owners)
     graph = trace_with(module, tracer)
-    return graph, {module, *tracer.visited}
+    return graph, {module, *tracer.visited}, tracer.handlers.handled
 
 
 def trace_with(module: nn.Module, tracer: LayerTracer, **arguments: Any) -> fx.Graph:
@@ -172,9 +181,11 @@ def trace_with(module: nn.Module, tracer: LayerTracer, **arguments: Any) -> fx.G
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
     path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
+    handlers = nullcontext() if variation or arguments else tracer.handlers.watching()
     with warnings.catch_warnings(), all_kept(module), own_forward(module), path, tracer.owners.watching():
         warnings.simplefilter("ignore")
-        graph = tracer.trace(module, concrete_args=concrete)
+        with handlers:
+            graph = tracer.trace(module, concrete_args=concrete)
         tracer.note_kept()
         for node in graph.nodes:
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):

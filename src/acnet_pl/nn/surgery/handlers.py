@@ -1,0 +1,199 @@
+"""Observe which of the user's functions handle the outputs of layers while a network is traced.
+
+Other paths are traced through functions that a forward calls by name (`functions.reachable`). A value that passes
+another one, as in ``table[self.key](y)``, may pass a different one at another call.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
+
+__all__ = ["Handled", "Handlers"]
+
+_TORCH, _PYTHON, _OWN = Path(torch.__file__).parent, Path(os.__file__).parent, Path(__file__).parents[1]
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+_PARTS = ("islice", "takewhile", "range", "zip")
+_BETWEEN = (_TORCH / "fx", _TORCH / "nn" / "modules" / "module.py", _TORCH / "utils" / "_contextlib.py")
+
+
+@dataclass
+class Handled:
+    """Functions of the user that handled layers' outputs.
+
+    Attributes:
+        taken: By layer, the functions that took one of its outputs as an argument.
+        given: By layer, the functions that returned one of its outputs.
+        called: By layer, the functions that called it, with the offset of the instruction.
+        guarded: Functions that used a context manager of the user's, which may catch errors.
+    """
+
+    taken: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
+    given: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
+    called: dict[str, set[tuple[CodeType, int]]] = field(default_factory=lambda: defaultdict(set))
+    guarded: set[CodeType] = field(default_factory=set)
+
+    def update(self, other: Handled) -> None:
+        """Add what was recorded elsewhere."""
+        self.guarded |= other.guarded
+        for layer in {*other.taken, *other.given, *other.called}:
+            self.taken[layer] |= other.taken[layer]
+            self.given[layer] |= other.given[layer]
+            self.called[layer] |= other.called[layer]
+
+    def unknown_about(self, layers: Iterable[str], examples: Iterable[nn.Module]) -> str:
+        """Return a function that handles outputs of layers, or calls them, in ways that are not traced, or "".
+
+        Args:
+            layers: Names of layers.
+            examples: A module of each class whose other paths are traced.
+        """
+        fixed: set[CodeType] = set()  # methods that are called where they are named
+        inside: set[CodeType] = set()  # also what is in them, and functions in attributes
+        for module in examples:
+            functions = reachable(module)
+            inside |= {code for function in functions.values() for code in codes(function.__code__)}
+            own = {function.__code__ for function in functions.values() if function in vars(module).values()}
+            fixed |= called_methods(functions) - own
+        passing = {code for layer in layers for code in self.taken[layer] & self.given[layer]}
+        handling = {code for layer in layers for code in self.taken[layer] | self.given[layer]}
+        calling = {code for layer in layers for code, _ in self.called[layer]}
+        if unknown := (passing - fixed - {code for code in inside if code.co_name in _COMPREHENSIONS}) | (
+            (handling | calling) - inside
+        ):
+            return f"the other paths of {_first(unknown)} cannot be traced"
+        if guarded := self.guarded & (handling | calling):
+            return f"{_first(guarded)} uses a context manager that may catch errors"
+        return ""
+
+    def unknown_between(self, first: str, second: str, examples: Iterable[nn.Module]) -> str:
+        """Return what may lie between two layers at another call and is not traced, or "".
+
+        Args:
+            first: A layer whose output the other takes.
+            second: This other layer.
+            examples: A module of each class whose other paths are traced.
+        """
+        own = Handled({first: self.taken[first]}, {first: self.given[first]}, self.called, self.guarded)
+        own.taken[second] = own.given[second] = set()
+        if unknown := own.unknown_about((first, second), examples):
+            return unknown
+        looping = {code for code in self.taken[first] & self.given[first] if _loops_between(code, -1, sys.maxsize)}
+        for code, start in self.called[first]:
+            for end in (end for other, end in self.called[second] if other is code):
+                looping |= {code} if _loops_between(code, start, end) else set()
+                if start == end and _may_end_anywhere(code, start):
+                    return f"{_first([code])} calls them in a loop that may end between them"
+        return f"{_first(looping)} has a loop between them" if looping else ""
+
+
+class Handlers:
+    """Records which functions handle layers' outputs.
+
+    Args:
+        layers_of: Returns the names of the layers whose output a value is, if any.
+
+    Attributes:
+        handled: What was recorded.
+    """
+
+    def __init__(self, layers_of: Callable[[Any], Iterable[str]]) -> None:
+        self.handled = Handled()
+        self._layers_of = layers_of
+
+    def note_call(self, layer: str) -> None:
+        """Record the function that calls a layer now, unless it is PyTorch's."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and _whose(frame.f_code.co_filename) == "between":
+            frame = frame.f_back
+        if frame is not None and _whose(frame.f_code.co_filename) == "user":
+            self.handled.called[layer].add((frame.f_code, frame.f_lasti))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Record the functions that take or give outputs within the context."""
+        before = sys.getprofile()
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+    def _note(self, frame: FrameType, event: str, returned: Any) -> None:
+        if event not in ("call", "return") or _whose(frame.f_code.co_filename) != "user" or _is_hook(frame):
+            return
+        if frame.f_code.co_name == "__exit__" and frame.f_back is not None:
+            self.handled.guarded.add(frame.f_back.f_code)
+        for value in _values_in(returned if event == "return" else [*frame.f_locals.values()]):
+            for layer in self._layers_of(value):
+                (self.handled.given if event == "return" else self.handled.taken)[layer].add(frame.f_code)
+
+
+def _values_in(value: Any, depth: int = 4) -> Iterator[Any]:
+    """Iterate over a value or over what it contains, down to some depth, since containers may contain themselves."""
+    if type(value) in (list, tuple, dict, set) and depth:
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _values_in(inner, depth - 1)
+    else:
+        yield value
+
+
+def _loops_between(code: CodeType, start: int, end: int) -> bool:
+    return any(one.opname == "FOR_ITER" and start < one.offset < end for one in dis.get_instructions(code))
+
+
+def _may_end_anywhere(code: CodeType, offset: int) -> bool:
+    """Return True if the loop around an instruction has conditions, or iterates over a part or by indices."""
+    instructions = [*dis.get_instructions(code)]
+    around = [(one.offset, one.argval) for one in instructions if one.opname == "FOR_ITER"]
+    around = [(start, end) for start, end in around if start < offset < end]
+    if not around:
+        return False
+    start, end = around[-1]
+    inside = [one.opname for one in instructions if start < one.offset < end]
+    parts = any("SLICE" in one.opname or one.argval in _PARTS for one in instructions)
+    return parts or any("_IF_" in name or name.startswith(("RETURN", "BINARY_SUBSCR")) for name in inside)
+
+
+def _first(functions: Iterable[CodeType]) -> str:
+    return min(map(_place_of, functions))
+
+
+def _place_of(code: CodeType) -> str:
+    name = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
+    return f"`{name}` ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+
+
+@cache
+def _whose(file: str) -> str:
+    """Tell if code is the "user"'s, what lies "between" a call and the forward that it leads to, or a "library"'s."""
+    path = Path(file)
+    if file.startswith("<frozen") or any(path.is_relative_to(part) for part in (*_BETWEEN, _OWN)):
+        return "between"
+    if file.startswith("<eval_with_key") or path.is_relative_to(_TORCH):  # generated from a graph by torch.fx
+        return "library"
+    return "between" if path.is_relative_to(_PYTHON) and "site-packages" not in path.parts else "user"
+
+
+def _is_hook(frame: FrameType) -> bool:
+    """Return True for the hook of a module."""
+    caller = frame.f_back
+    if caller is None or caller.f_code.co_filename != nn.Module._call_impl.__code__.co_filename:
+        return False
+    module = caller.f_locals.get("self")
+    forward = getattr(module, "forward", None)
+    return frame.f_code is not getattr(forward, "__code__", None)
