@@ -185,6 +185,14 @@ class Islices(Stops):
         return x
 
 
+class Outputs(Pair):
+    def forward(self, x: Tensor, names: tuple[str, ...] = ("out",)) -> Any:
+        y = self.conv(x)
+        z = self.norm(y)
+        found = {"conv": y, "norm": z, "out": z.relu()}
+        return torch.stack([found[name] for name in names])
+
+
 class Swallows:
     def __enter__(self) -> None:
         pass
@@ -255,6 +263,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Call]] = {
     **{kind.__name__: (kind, where(setting=9)) for kind in (Static, Property, Decorated)},
     "by suffix": (BySuffix, where(setting="part")),
     "three together": (Together, where(a=True, b=1, c=1.0)),
+    "one of several outputs": (Outputs, given(names=("conv",))),
     "two functions": (Together, where(b=1, d=1)),
     "stops": (Stops, given(stop=3)),
     "stops early": (Stops, given(stop=0)),
@@ -361,3 +370,11 @@ def test_registry_of_subclasses_holds_the_users_classes_alone(randomise: Randomi
     with pytest.warns(UserWarning, match="decides in line|depends on"):
         fuse_model(randomise(Registered()).eval())
     assert registry == {"Registered": Registered}
+
+
+def test_function_that_would_use_the_original_is_refused() -> None:
+    model = Pair()
+    before = model.norm.forward
+    model.norm.forward = lambda x: before(x).tanh()
+    with pytest.raises(ValueError, match=r"the function in `norm.forward` uses `norm`, as a copy of it would"):
+        fuse_model(model.eval())

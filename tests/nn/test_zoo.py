@@ -39,6 +39,7 @@ class Case:
     with_norm: int
     size: int = 64
     dtype: torch.dtype = torch.float32
+    tolerance: float = 0.0  # where random statistics amplify rounding; 0 is 1e-5 in float32 and 1e-11 in float64
     slow: bool = False  # a sibling, with the same data flow, of a network that is tried each time
     stock: str = ""  # the block that the error names where the stock model has no place for a bias
     undecided: str = ""  # the batch norm that fusing leaves, with a warning, since an attribute decides who reads it
@@ -140,7 +141,7 @@ CASES = [
     Case("timm/resnetv2_18", 9, 4, norms=5, options={"layers": [1, 1, 1, 1]}),
     Case("timm/resnetv2_50", 17, 16, norms=17, slow=True),
     Case("timm/efficientnet_lite0", 17, 17, slow=True),
-    Case("timm/efficientnetv2_rw_t", 40, 40, slow=True),
+    Case("timm/efficientnetv2_rw_t", 40, 40, dtype=torch.float64, slow=True, tolerance=1e-5),
     Case("timm/hrnet_w18_small", 65, 65, slow=True),
     Case("timm/res2net50_14w_8s", 113, 113, slow=True),
     Case("timm/dla46_c", 15, 15),
@@ -167,7 +168,7 @@ CASES = [
     Case("timm/levit_128s", 4, 4, 224),
     Case("timm/ese_vovnet19b_slim", 15, 15, dtype=torch.float64),
     Case("timm/inception_next_atto", 4, 0, parts=("stem", "stages.0", "stages.1")),
-    Case("timm/fbnetv3_b", 30, 30, slow=True),
+    Case("timm/fbnetv3_b", 30, 30, dtype=torch.float64, slow=True),
     Case("timm/test_byobnet", 6, 6),
     Case("timm/repghostnet_050", 19, 19, parts=(*_EFFICIENT, "blocks.4", "blocks.5")),
     Case("timm/tf_efficientnet_lite0", 5, 5, parts=_EFFICIENT),
@@ -209,7 +210,7 @@ def warns_of(norm: str) -> AbstractContextManager[object]:
 )
 def test_architecture(case: Case, randomise: Randomise, difference: Difference) -> None:
     torch.manual_seed(0)
-    tolerance = 1e-5 if case.dtype is torch.float32 else 1e-11
+    tolerance = case.tolerance or (1e-5 if case.dtype is torch.float32 else 1e-11)
     x = torch.randn(2, 3, case.size, case.size, dtype=case.dtype)
     model = randomise(case.build()).eval()
 

@@ -8,11 +8,14 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
+
+from acnet_pl.nn.surgery.functions import closed_over
 
 __all__ = [
     "deep_copy",
@@ -87,6 +90,14 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             f"the network cannot be copied: the copy still has the original's `{shared[0]}`, which would be changed; "
             "the class has a __deepcopy__ that gives the module itself"
         )
+    for name, module in copied.named_modules():
+        for attribute, value in vars(module).items():
+            for held in closed_over(value) if isinstance(value, FunctionType) else ():
+                if held in original:
+                    raise ValueError(
+                        f"the network cannot be copied: the function in `{f'{name}.{attribute}'.lstrip('.')}` uses "
+                        f"`{original[held] or 'the network'}`, as a copy of it would too; make it a method"
+                    )
     return copied
 
 

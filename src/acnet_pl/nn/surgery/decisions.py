@@ -16,28 +16,21 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import Enum
 from io import StringIO
-from itertools import combinations, pairwise
-from types import CellType, CodeType, FunctionType, SimpleNamespace
+from itertools import combinations
+from types import CellType, FunctionType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor, nn
 
+from acnet_pl.nn.surgery.bytecode import Site, catches, inverted, is_jump, line_of, nested, sites_in, while_loops
 from acnet_pl.nn.surgery.functions import Key, codes, is_filled, is_users, names_in, reachable, strings_in
 from acnet_pl.nn.surgery.trace import is_layer
 
 __all__ = ["Variation", "deciding_kinds", "other_values", "unforeseen", "variations"]
 
-Site = tuple[Key, tuple[int, ...], int]
-"""A conditional jump: key of the function, indices into nested constants, offset of the instruction."""
-
-_OF_THE_SAME = ("CACHE", "IS_OP", "NOP", "TO_BOOL")
-"""Instructions allowed between the load of an attribute and a jump that compares it with None."""
-
-_FAR = 6
-"""Number of conditions in a row of which two are inverted together; for three together it is half as many."""
-
-_TWINS = {"TRUE": "FALSE", "FALSE": "TRUE", "NOT_NONE": "NONE", "NONE": "NOT_NONE"}
+_NEAR = 3
+"""Number of conditions in a row of which two or three are inverted together."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +101,11 @@ def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = (
     kind, functions = type(module), reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
     sites = [
-        site for key, function in functions.items() for site in _sites(key, function.__code__, {*submodules, *fixed})
+        site for key, function in functions.items() for site in sites_in(key, function.__code__, {*submodules, *fixed})
     ]
     for chosen in _together(sites):
         key, path, offset = chosen[-1]
-        line = _line(_nested(functions[key].__code__, path), offset)
+        line = line_of(nested(functions[key].__code__, path), offset)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
     strings = strings_in(module, functions.values())
     for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
@@ -121,10 +114,10 @@ def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = (
 
 
 def _together(sites: list[Site]) -> Iterator[tuple[Site, ...]]:
-    """Iterate over jumps to invert together: up to three of few jumps, and of many those that are close."""
+    """Iterate over jumps to invert together: up to three that follow each other."""
     for count in (1, 2, 3):
         for chosen in combinations(range(len(sites)), count):
-            if chosen[-1] - chosen[0] < (_FAR if count < 3 else _FAR // 2):
+            if chosen[-1] - chosen[0] < _NEAR:
                 yield tuple(sites[index] for index in chosen)
 
 
@@ -133,12 +126,12 @@ def unforeseen(module: nn.Module) -> str:
     for function in reachable(module).values():
         for code in codes(function.__code__):
             where = f"`{function.__qualname__}`"
-            if caught := _catches(code):
-                return f"{where} catches errors in line {_line(code, caught[0])}"
-            loops = _loops(code)
+            if caught := catches(code):
+                return f"{where} catches errors in line {line_of(code, caught[0])}"
+            loops = while_loops(code)
             for one in dis.get_instructions(code):
-                if _twin(one.opname) and any(first <= one.offset <= last for first, last in loops):
-                    return f"{where} decides in line {_line(code, one.offset)}, in a `while` loop"
+                if is_jump(one) and any(first <= one.offset <= last for first, last in loops):
+                    return f"{where} decides in line {line_of(code, one.offset)}, in a `while` loop"
     return ""
 
 
@@ -153,7 +146,9 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
     if type(value) in (list, tuple) and not value:
         return [type(value)([object()])]  # of which nothing is known: using it is an error
     if type(value) in (list, tuple):
-        return [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
+        shifted = [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
+        words = [(at, word) for at, one in enumerate(value) if isinstance(one, str) for word in strings if word != one]
+        return [*shifted, *(type(value)([*value[:at], word, *value[at + 1 :]]) for at, word in words[:10])]
     if type(value) is dict:
         return [{**value, key: other} for key, one in value.items() for other in other_values(one, strings)][:10]
     if isinstance(value, Enum):
@@ -200,68 +195,6 @@ def deciding_kinds(model: nn.Module, pairs: Collection[tuple[str, str]] | None =
     return kinds
 
 
-def _nested(code: CodeType, path: tuple[int, ...]) -> CodeType:
-    for index in path:
-        code = code.co_consts[index]
-    return code
-
-
-def _sites(key: Key, code: CodeType, submodules: Collection[str], path: tuple[int, ...] = ()) -> Iterator[Site]:
-    """Iterate over the conditional jumps, including nested functions', that do not loop endlessly if inverted."""
-    loops = _loops(code)
-    asked: Any = None  # the attribute that the jump tests
-    for instruction in dis.get_instructions(code):
-        offset = instruction.offset
-        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            asked = instruction.argval
-        elif _twin(instruction.opname):
-            if asked not in submodules and not any(first <= offset <= last for first, last in loops):
-                yield key, path, offset
-            asked = None
-        elif instruction.opname not in _OF_THE_SAME and instruction.argval is not None:
-            asked = None
-    for index, constant in enumerate(code.co_consts):
-        if isinstance(constant, CodeType):
-            yield from _sites(key, constant, submodules, (*path, index))
-
-
-def _loops(code: CodeType) -> list[tuple[int, int]]:
-    """Return the offsets of the first and last instruction of each ``while`` loop."""
-    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
-    return [
-        (instruction.argval, offset)
-        for offset, instruction in instructions.items()
-        if "JUMP" in instruction.opname
-        and isinstance(instruction.argval, int)
-        and instruction.argval < offset
-        and instructions[instruction.argval].opname != "FOR_ITER"
-    ]
-
-
-def _catches(code: CodeType) -> list[int]:
-    """Return the offsets of each ``except``, with a class or without, and of contextlib's ``suppress``."""
-    instructions = {instruction.offset: instruction for instruction in dis.get_instructions(code)}
-    handlers = [one.argval for one in instructions.values() if one.opname == "SETUP_FINALLY"]  # of Python 3.10
-    handlers += [next_ for one, next_ in pairwise(instructions) if instructions[one].opname == "PUSH_EXC_INFO"]
-    bare = [offset for offset in handlers if instructions[offset].opname == "POP_TOP"]
-    named = [
-        one.offset for one in instructions.values() if one.opname.endswith("EXC_MATCH") or one.argval == "suppress"
-    ]
-    return sorted([*bare, *named])
-
-
-def _line(code: CodeType, offset: int) -> int:
-    return max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
-
-
-def _twin(name: str) -> str:
-    """Return the name of the opposite conditional jump, or "" for any other instruction."""
-    head, found, condition = name.partition("IF_")
-    end = "_OR_POP" if condition.endswith("_OR_POP") else ""
-    twin = _TWINS.get(condition.removesuffix("_OR_POP"), "")
-    return f"{head}IF_{twin}{end}" if found and "JUMP" in head and twin else ""
-
-
 def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> dict[Key, FunctionType]:
     """Copy the methods and attributes among functions, with jumps inverted in them or in the globals they call."""
     spaces: dict[int, dict[str, Any]] = {}
@@ -270,7 +203,7 @@ def _copies(functions: Mapping[Key, FunctionType], sites: tuple[Site, ...]) -> d
     for key in functions if helped else {key for key, _, _ in sites}:
         function, code = functions[key], functions[key].__code__
         for _, path, offset in (site for site in sites if site[0] == key):
-            code = _inverted(code, path, offset)
+            code = inverted(code, path, offset)
         space = function.__globals__
         if helped:
             space = spaces.setdefault(id(space), dict(space))
@@ -297,13 +230,3 @@ def _own_cell(cell: CellType, functions: Mapping[Key, FunctionType]) -> CellType
     """Return a new cell for a function that is copied too, and the cell itself for all else."""
     replaced = is_filled(cell) and any(cell.cell_contents is function for function in functions.values())
     return CellType(cell.cell_contents) if replaced else cell
-
-
-def _inverted(code: CodeType, path: tuple[int, ...], offset: int) -> CodeType:
-    if path:
-        constants = list(code.co_consts)
-        constants[path[0]] = _inverted(constants[path[0]], path[1:], offset)
-        return code.replace(co_consts=tuple(constants))
-    changed = bytearray(code.co_code)
-    changed[offset] = dis.opmap[_twin(dis.opname[changed[offset]])]
-    return code.replace(co_code=bytes(changed))

@@ -6,7 +6,7 @@ import dis
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 __all__ = [
     "Key",
     "called_methods",
+    "closed_over",
     "codes",
     "is_filled",
     "is_users",
@@ -105,6 +106,21 @@ def named(function: FunctionType) -> set[str]:
             seen.append(one)
             waiting += [cell.cell_contents for cell in one.__closure__ or () if is_filled(cell)]
     return {name for one in seen for code in codes(one.__code__) for name in code.co_names}
+
+
+def closed_over(function: FunctionType) -> Iterator[nn.Module]:
+    """Iterate over the modules in the closure of a function, and of functions and methods of modules there."""
+    seen: list[Any] = []
+    waiting: list[Any] = [function]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, nn.Module):
+            yield one
+        elif isinstance(one, MethodType):
+            waiting.append(one.__self__)
+        elif isinstance(one, FunctionType) and one not in seen:
+            seen.append(one)
+            waiting += [cell.cell_contents for cell in one.__closure__ or () if is_filled(cell)]
 
 
 def is_filled(cell: CellType) -> bool:

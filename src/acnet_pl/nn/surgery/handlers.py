@@ -6,7 +6,6 @@ another one, as in ``table[self.key](y)``, may pass a different one at another c
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
 from collections import defaultdict
@@ -21,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from acnet_pl.nn.surgery.bytecode import loop_may_end_between, loops_between
 from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
 
 __all__ = ["Handled", "Handlers"]
 
 _TORCH, _PYTHON, _OWN = Path(torch.__file__).parent, Path(os.__file__).parent, Path(__file__).parents[1]
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-_PARTS = ("islice", "takewhile", "range", "zip")
 _BETWEEN = (_TORCH / "fx", _TORCH / "nn" / "modules" / "module.py", _TORCH / "utils" / "_contextlib.py")
 
 
@@ -92,11 +91,11 @@ class Handled:
         own.taken[second] = own.given[second] = set()
         if unknown := own.unknown_about((first, second), examples):
             return unknown
-        looping = {code for code in self.taken[first] & self.given[first] if _loops_between(code, -1, sys.maxsize)}
+        looping = {code for code in self.taken[first] & self.given[first] if loops_between(code, -1, sys.maxsize)}
         for code, start in self.called[first]:
             for end in (end for other, end in self.called[second] if other is code):
-                looping |= {code} if _loops_between(code, start, end) else set()
-                if start == end and _may_end_anywhere(code, start):
+                looping |= {code} if loops_between(code, start, end) else set()
+                if start == end and loop_may_end_between(code, start):
                     return f"{_first([code])} calls them in a loop that may end between them"
         return f"{_first(looping)} has a loop between them" if looping else ""
 
@@ -150,23 +149,6 @@ def _values_in(value: Any, depth: int = 4) -> Iterator[Any]:
             yield from _values_in(inner, depth - 1)
     else:
         yield value
-
-
-def _loops_between(code: CodeType, start: int, end: int) -> bool:
-    return any(one.opname == "FOR_ITER" and start < one.offset < end for one in dis.get_instructions(code))
-
-
-def _may_end_anywhere(code: CodeType, offset: int) -> bool:
-    """Return True if the loop around an instruction has conditions, or iterates over a part or by indices."""
-    instructions = [*dis.get_instructions(code)]
-    around = [(one.offset, one.argval) for one in instructions if one.opname == "FOR_ITER"]
-    around = [(start, end) for start, end in around if start < offset < end]
-    if not around:
-        return False
-    start, end = around[-1]
-    inside = [one.opname for one in instructions if start < one.offset < end]
-    parts = any("SLICE" in one.opname or one.argval in _PARTS for one in instructions)
-    return parts or any("_IF_" in name or name.startswith(("RETURN", "BINARY_SUBSCR")) for name in inside)
 
 
 def _first(functions: Iterable[CodeType]) -> str:
