@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.surgery.functions import closed_over
 
 __all__ = [
@@ -90,8 +91,10 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             f"the network cannot be copied: the copy still has the original's `{shared[0]}`, which would be changed; "
             "the class has a __deepcopy__ that gives the module itself"
         )
+    blocks = (block for block in copied.modules() if isinstance(block, FusibleConv))
+    checked = {inner for block in blocks for inner in block.modules()}  # for replaced methods, when they are fused
     for name, module in copied.named_modules():
-        for attribute, value in vars(module).items():
+        for attribute, value in vars(module).items() if module not in checked else ():
             for held in closed_over(value) if isinstance(value, FunctionType) else ():
                 if held in original:
                     raise ValueError(
