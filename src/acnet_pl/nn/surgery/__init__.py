@@ -17,7 +17,8 @@
 | copying.py | copies of networks |
 | replacing.py, hooks.py | replacing modules; what hooks look at |
 | dataflow.py, neighbours.py | the layers before and after each batch norm, as traces show them |
-| decisions.py | other paths that the code of a network may take |
+| decisions.py, bytecode.py, functions.py | other paths that the code of a network may take |
+| handlers.py | functions that a value passes between layers, and whether their other paths are traced |
 | touching.py | layers that are read or changed without being called |
 | tracing.py, networks.py, reading.py, running.py, trace.py, alive.py | traces, by torch.fx or from an example input |
 """

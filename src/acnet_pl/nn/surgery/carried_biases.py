@@ -18,7 +18,7 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
-from acnet_pl.nn.surgery.handlers import Handled
+from acnet_pl.nn.surgery.handlers import Explored, Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError
@@ -62,7 +62,8 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
                 _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
             shifts.refuse_unseen()
             examples = _of_each_kind(root)
-            places = [*map(unforeseen, examples), handled.unknown_about(shifts.involved, examples)]
+            involved = list(shifts.involved)
+            places = [*map(unforeseen, examples), handled.unknown_about(involved, involved, Explored(examples))]
             if place := next(filter(None, places), ""):
                 raise UnprovenError(loose, f"{place}, so that something else may happen at another call")
         _refuse_hooks(probe, shifts.involved)

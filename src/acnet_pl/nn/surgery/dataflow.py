@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.functions import is_users
-from acnet_pl.nn.surgery.handlers import Handled
+from acnet_pl.nn.surgery.handlers import Explored, Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.networks import SymbolicTraces
@@ -121,9 +121,10 @@ def _unforeseen(
     """Return where code may take a path that parts a pair and cannot be traced."""
     examples = {type(module): module for module in model.modules() if type(module) in kinds}
     places = {kind: place for kind, example in examples.items() if (place := unforeseen(example))}
+    explored = Explored(examples.values())
     found: dict[tuple[str, str], str] = {}
     for first, second in pairs:
-        if why := handled.unknown_between(first, second, examples.values()):
+        if why := handled.unknown_between(first, second, explored):
             found[first, second] = why
         elif places and (concerned := places.keys() & deciding_kinds(model, [(first, second)])):
             found[first, second] = min(places[kind] for kind in concerned)

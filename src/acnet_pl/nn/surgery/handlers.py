@@ -23,11 +23,34 @@ from torch import nn
 from acnet_pl.nn.surgery.bytecode import loop_may_end_between, loops_between
 from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
 
-__all__ = ["Handled", "Handlers"]
+__all__ = ["Explored", "Handled", "Handlers"]
 
 _TORCH, _PYTHON, _OWN = Path(torch.__file__).parent, Path(os.__file__).parent, Path(__file__).parents[1]
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _BETWEEN = (_TORCH / "fx", _TORCH / "nn" / "modules" / "module.py", _TORCH / "utils" / "_contextlib.py")
+
+
+class Explored:
+    """The code whose other paths are traced.
+
+    Args:
+        examples: A module of each class.
+
+    Attributes:
+        inside: All of this code.
+        fixed: What of it a value passes whatever the settings are: methods that are called where they are named, and
+            comprehensions. A function in an attribute may be exchanged.
+    """
+
+    def __init__(self, examples: Iterable[nn.Module]) -> None:
+        self.inside: set[CodeType] = set()
+        self.fixed: set[CodeType] = set()
+        for module in examples:
+            functions = reachable(module)
+            exchangeable = {one.__code__ for one in functions.values() if one in vars(module).values()}
+            self.fixed |= called_methods(functions) - exchangeable
+            self.inside |= {code for function in functions.values() for code in codes(function.__code__)}
+        self.fixed |= {code for code in self.inside if code.co_name in _COMPREHENSIONS}
 
 
 @dataclass
@@ -54,42 +77,32 @@ class Handled:
             self.given[layer] |= other.given[layer]
             self.called[layer] |= other.called[layer]
 
-    def unknown_about(self, layers: Iterable[str], examples: Iterable[nn.Module]) -> str:
-        """Return a function that handles outputs of layers, or calls them, in ways that are not traced, or "".
+    def unknown_about(self, values: Iterable[str], layers: Iterable[str], explored: Explored) -> str:
+        """Return a function that handles values or calls layers, and whose other paths are not traced, or "".
 
         Args:
-            layers: Names of layers.
-            examples: A module of each class whose other paths are traced.
+            values: The layers whose outputs the values are.
+            layers: The layers that are called.
+            explored: The code whose other paths are traced.
         """
-        fixed: set[CodeType] = set()  # methods that are called where they are named
-        inside: set[CodeType] = set()  # also what is in them, and functions in attributes
-        for module in examples:
-            functions = reachable(module)
-            inside |= {code for function in functions.values() for code in codes(function.__code__)}
-            own = {function.__code__ for function in functions.values() if function in vars(module).values()}
-            fixed |= called_methods(functions) - own
-        passing = {code for layer in layers for code in self.taken[layer] & self.given[layer]}
-        handling = {code for layer in layers for code in self.taken[layer] | self.given[layer]}
+        passing = {code for layer in values for code in self.taken[layer] & self.given[layer]}
+        handling = {code for layer in values for code in self.taken[layer] | self.given[layer]}
         calling = {code for layer in layers for code, _ in self.called[layer]}
-        if unknown := (passing - fixed - {code for code in inside if code.co_name in _COMPREHENSIONS}) | (
-            (handling | calling) - inside
-        ):
+        if unknown := (passing - explored.fixed) | ((handling | calling) - explored.inside):
             return f"the other paths of {_first(unknown)} cannot be traced"
         if guarded := self.guarded & (handling | calling):
             return f"{_first(guarded)} uses a context manager that may catch errors"
         return ""
 
-    def unknown_between(self, first: str, second: str, examples: Iterable[nn.Module]) -> str:
+    def unknown_between(self, first: str, second: str, explored: Explored) -> str:
         """Return what may lie between two layers at another call and is not traced, or "".
 
         Args:
             first: A layer whose output the other takes.
             second: This other layer.
-            examples: A module of each class whose other paths are traced.
+            explored: The code whose other paths are traced.
         """
-        own = Handled({first: self.taken[first]}, {first: self.given[first]}, self.called, self.guarded)
-        own.taken[second] = own.given[second] = set()
-        if unknown := own.unknown_about((first, second), examples):
+        if unknown := self.unknown_about([first], [first, second], explored):
             return unknown
         looping = {code for code in self.taken[first] & self.given[first] if loops_between(code, -1, sys.maxsize)}
         for code, start in self.called[first]:
