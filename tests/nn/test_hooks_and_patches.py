@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from acnet_pl.nn import (
     fuse_model,
     stock_state_dict,
 )
+from acnet_pl.nn.replaced import why_class_replaced
 
 Randomise = Callable[[nn.Module], nn.Module]
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -236,3 +238,16 @@ def test_weight_of_a_batch_norm_that_is_a_buffer(randomise: Randomise) -> None:
 def test_blocks_take_their_input_by_the_name_that_convolutions_have(conv: Any) -> None:
     block = conv(3, 4, 3).eval()
     assert torch.equal(block(input=X.float()), block(X.float()))
+
+
+def test_method_under_a_decorator_of_pytorch_is_not_replaced() -> None:
+    class Quiet(nn.Conv2d):
+        @torch.no_grad()
+        @torch.autocast("cpu", enabled=False)
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    assert why_class_replaced(Quiet) == ""
+    elsewhere = FunctionType(Same.forward.__code__, {"__name__": "elsewhere"})
+    with patch.object(Quiet, "forward", torch.no_grad()(elsewhere)):
+        assert why_class_replaced(Quiet) == "the method forward of Quiet was replaced"

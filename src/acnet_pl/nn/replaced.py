@@ -7,6 +7,7 @@ from torch import nn
 __all__ = ["why_class_replaced", "why_replaced"]
 
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "_wrapped_call_impl")
+_DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode")
 
 
 def why_replaced(layer: nn.Module) -> str:
@@ -20,7 +21,8 @@ def why_replaced(layer: nn.Module) -> str:
 def why_class_replaced(kind: type[nn.Module]) -> str:
     """Return which method that decides what a class computes was replaced, or "".
 
-    It counts as replaced if another package than the class's defines it, whatever its name says.
+    It counts as replaced if another package than the class's defines it, whatever its name says. PyTorch's decorators,
+    such as ``torch.no_grad()``, do not count.
     """
     for name in _COMPUTING:
         home = next((base for base in kind.__mro__ if name in vars(base)), None)
@@ -31,4 +33,7 @@ def why_class_replaced(kind: type[nn.Module]) -> str:
 
 def _package(function: object) -> str:
     space = getattr(function, "__globals__", {})  # functools.wraps would change __module__
+    while space.get("__name__") in _DECORATORS and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+        space = getattr(function, "__globals__", {})
     return str(space.get("__name__", "")).partition(".")[0]
