@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.nn.test_other_calls import Pair, X, given, plain, where
+from tests.nn.pairs import Pair, Randomise, X, given, plain, where
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from acnet_pl.nn import convert_to_acnet, fuse_model, stock_state_dict
 
-Randomise = Callable[[nn.Module], nn.Module]
 Between = Callable[[Any, Tensor], Any]
 Call = Callable[[Any], Any]
 BIG = torch.cat([X, X], -1)

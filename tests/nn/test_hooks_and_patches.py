@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from tests.nn.pairs import Randomise, X
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,8 +24,6 @@ from acnet_pl.nn import (
 )
 from acnet_pl.nn.replaced import why_class_replaced
 
-Randomise = Callable[[nn.Module], nn.Module]
-X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 KEPT: list[Tensor] = []
 CALLS: list[str] = []
 

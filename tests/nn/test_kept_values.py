@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from tests.nn.pairs import Pair, Randomise, X
 from torch import Tensor, nn
 
 from acnet_pl.nn import convert_to_acnet, fuse_model
 
-Randomise = Callable[[nn.Module], nn.Module]
-X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 SEEN: list[Any] = []
 
 
-class Keeps(nn.Module):
+class Keeps(Pair):
     """A convolution and a batch norm, between which a subclass keeps the value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.more()
-
-    def more(self) -> None:
-        """Add modules and attributes."""
 
     def keep(self, y: Any) -> Any:
         raise NotImplementedError

@@ -11,31 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.nn.pairs import Pair, Randomise, X, given, plain, where
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from acnet_pl.nn import convert_to_acnet, fuse_model
-
-Randomise = Callable[[nn.Module], nn.Module]
-X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-class Pair(nn.Module):
-    """A convolution, a batch norm, and what a subclass adds."""
-
-    conv: nn.Module
-    norm: nn.Module
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-        self.more()
-
-    def more(self) -> None:
-        """Add modules and attributes."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.norm(self.conv(x))
 
 
 class TrainsNorm(Pair):
@@ -315,28 +295,6 @@ class Settings(Pair):
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
         return self.norm({None: lambda y: y, "tanh": torch.tanh}[self.settings.activation](y))
-
-
-def plain(network: Any) -> Any:
-    return network(X)
-
-
-def given(**arguments: Any) -> Callable[[Any], Any]:
-    return lambda network: network(X, **arguments)
-
-
-def where(**attributes: Any) -> Callable[[Any], Any]:
-    def call(network: Any) -> Any:
-        before = {name: getattr(network, name) for name in attributes}
-        try:
-            for name, value in attributes.items():
-                setattr(network, name, value)
-            return network(X)
-        finally:
-            for name, value in before.items():
-                setattr(network, name, value)
-
-    return call
 
 
 CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
