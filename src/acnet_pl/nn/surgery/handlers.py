@@ -126,9 +126,13 @@ class Handlers:
     def __init__(self, layers_of: Callable[[Any], Iterable[str]]) -> None:
         self.handled = Handled()
         self._layers_of = layers_of
+        self._waiting = False
 
     def note_call(self, layer: str) -> None:
         """Record the function that calls a layer now, unless it is PyTorch's."""
+        if self._waiting:
+            self._waiting = False
+            sys.setprofile(self._note)
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _whose(frame.f_code.co_filename) == "between":
             frame = frame.f_back
@@ -137,12 +141,16 @@ class Handlers:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record the functions that take or give outputs within the context."""
+        """Record the functions that take or give outputs within the context, from the first call of a layer on.
+
+        Until then there are no outputs, and each Python function that torch.fx calls to prepare a trace would cost.
+        """
         before = sys.getprofile()
-        sys.setprofile(self._note)
+        self._waiting = True
         try:
             yield
         finally:
+            self._waiting = False
             sys.setprofile(before)
 
     def _note(self, frame: FrameType, event: str, returned: Any) -> None:
