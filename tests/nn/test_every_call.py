@@ -229,3 +229,30 @@ def test_traced_acnet_keeps_its_branches_with_a_word(randomise: Randomise) -> No
         fused = fuse_model(torch.fx.symbolic_trace(acnet))
     assert same(acnet, fused, X)
     fuse_model(torch.fx.symbolic_trace(fuse_model(acnet)))
+
+
+def test_exported_part_stays_with_a_word(randomise: Randomise) -> None:
+    class Holder(nn.Module):
+        def __init__(self, exported: nn.Module) -> None:
+            super().__init__()
+            self.before, self.exported, self.after = pair(), exported, pair()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.after(self.exported(self.before(x)))
+
+    def pair() -> nn.Module:
+        return randomise(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))).double().eval()
+
+    def exported(part: nn.Module) -> nn.Module:
+        return torch.export.export(part, (X,)).module()
+
+    model = Holder(exported(pair()))
+    vars(model)["training"] = False  # an exported module refuses eval()
+    with pytest.warns(UserWarning, match="`batch_norm`: batch norms that a trace or export .* fuse first"):
+        assert same(model, fuse_model(model), X)
+    assert same(model, convert_to_acnet(model, init="preserve"), X)
+    with pytest.raises(ValueError, match=r"no convolution; a trace or export .* convert first"):
+        convert_to_acnet(model.exported)
+    acnet = convert_to_acnet(pair(), init="preserve").eval()
+    with pytest.warns(UserWarning, match="traced `0` before they were fused"):
+        assert same(acnet, fuse_model(exported(acnet)), X)

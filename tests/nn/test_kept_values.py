@@ -221,13 +221,16 @@ class Emptied(Keeps):
         return self.conv(y)
 
 
-class Lists(Keeps):
+class Exchanged(Keeps):
+    """Gives the tensor other memory, without an operation of PyTorch."""
+
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
-        return self.norm(y) + torch.tensor(y.tolist(), dtype=x.dtype)
+        y.data = x[:, :1, 1:-1, 1:-1].repeat(1, y.shape[1], 1, 1)
+        return self.norm(y)
 
 
-@pytest.mark.parametrize("kind", [Emptied, Lists])
+@pytest.mark.parametrize("kind", [Emptied, Exchanged])
 def test_memory_that_goes_to_other_libraries_is_seen(kind: type[Keeps], randomise: Randomise) -> None:
     model = randomise(kind().double()).eval()
     torch.testing.assert_close(fuse_model(model, X)(X), model(X), rtol=1e-9, atol=1e-10)

@@ -134,3 +134,10 @@ def test_unit_with_a_hook_inside_is_not_fused_as_a_whole(randomise: Randomise) -
     with torch.no_grad():
         torch.testing.assert_close(fused(x), model(x))
     torch.testing.assert_close(kept[0], kept[1])
+
+
+def test_stochastic_depth_that_ends_with_a_unit_is_named(randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(RepVggBlock(8, 8, drop_path_rate=0.5))).eval()
+    with pytest.warns(UserWarning, match="`0.drop_path`: dropout or stochastic depth between layers that are now one"):
+        fused = fuse_model(model)
+    assert apart(model, fused, torch.randn(2, 8, 6, 6)) <= 1e-5

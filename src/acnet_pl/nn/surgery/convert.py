@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import deprecated
 
@@ -96,6 +96,10 @@ def convert(
     found = dict(layers(acnet))
     eligibility = Eligibility(include, exclude, kernel_sizes, conv.why_plain)
     eligibility.check({name: layer for name, layer in found.items() if isinstance(layer, nn.Conv2d)})
+    if conv.builds_blocks and all(isinstance(layer, (_BatchNorm, nn.Linear)) for layer in found.values()):
+        traced = any(isinstance(module, fx.GraphModule) for module in acnet.modules())
+        way_out = "; a trace or export may have made operations of them: convert first" if traced else ""
+        raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: no convolution{way_out}")
     flow = follow(acnet, example_input)
 
     tied = ties(acnet)
@@ -139,8 +143,10 @@ def convert(
     report = ConversionReport(tuple(entries))
     if conv.builds_blocks and not report.converted:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons().items())
-        what = f"none of its {len(report.layers)} convolutions is eligible ({reasons})" if reasons else "no convolution"
-        raise ValueError(f"{type(acnet).__name__} has nothing to convert with {conv!r}: {what}")
+        raise ValueError(
+            f"{type(acnet).__name__} has nothing to convert with {conv!r}: none of its {len(report.layers)} "
+            f"convolutions is eligible ({reasons})"
+        )
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
     preserved = init == "preserve"

@@ -149,7 +149,8 @@ def _like(copied: nn.Module, model: nn.Module) -> nn.Module:
             new.train(old.training)  # chooses the graph of torchvision's feature extractors
             inherit_hooks(new, old)
             for name in vars(old).keys() - vars(new).keys():
-                new.__dict__[name] = vars(old)[name]
+                if getattr(vars(old)[name], "__self__", None) is not old:  # a method of the original itself
+                    new.__dict__[name] = vars(old)[name]
     for new, old in pairs:
         new.training = old.training
     return copied

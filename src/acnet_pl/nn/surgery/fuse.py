@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -36,24 +37,38 @@ def _warn_of_traced_blocks(model: nn.Module) -> None:
             f"`{compiled[0]}` was compiled by torch.jit, so nothing in it can be fused; fuse first, then script",
             stacklevel=5,
         )
+    nodes = [node for module in model.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes]
     blocks = {
         path
-        for module in model.modules()
-        if isinstance(module, fx.GraphModule)
-        for node in module.graph.nodes
+        for node in nodes
         for path, kind in node.meta.get("nn_module_stack", {}).values()
-        if isinstance(kind, type) and issubclass(kind, FusibleConv)
+        if issubclass(_class_of(kind), FusibleConv)
     }
+    norms = [node.name for node in nodes if node.op == "call_function" and "batch_norm" in str(node.target)]
     if blocks:
         warnings.warn(
             f"torch.fx traced {listed(sorted(blocks))} before they were fused, so their branches stay several "
-            "convolutions; fuse first, then trace: torch.fx.symbolic_trace(fuse_model(acnet))",
+            "convolutions; fuse first, then trace or export, as in torch.fx.symbolic_trace(fuse_model(acnet))",
+            stacklevel=5,
+        )
+    elif norms:
+        warnings.warn(
+            f"{listed(norms)}: batch norms that a trace or export has made operations of, which stay; fuse first, "
+            "then trace or export",
             stacklevel=5,
         )
 
 
 def _is_scripted(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
+
+
+def _class_of(kind: Any) -> type:
+    """Return a class by what an fx graph says of it: the class or, once exported, its name."""
+    if isinstance(kind, str):
+        module, _, name = kind.rpartition(".")
+        kind = getattr(sys.modules.get(module), name, object)
+    return kind if isinstance(kind, type) else object
 
 
 @torch.no_grad()

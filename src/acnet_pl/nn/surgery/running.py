@@ -106,7 +106,8 @@ class _Recorder(TorchDispatchMode):
         self.trace = Trace()
         self.depth = 0
         self.changes = 0  # number of operations in place so far
-        self.maker: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # keeps the tensors so that ids are not reused
+        # By id: the producers, the tensor, kept so that ids are not reused, and its memory, which code may exchange
+        self.maker: dict[int, tuple[tuple[str, ...], Tensor, Any]] = {}
         self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
@@ -126,12 +127,17 @@ class _Recorder(TorchDispatchMode):
             self.take((args, kwargs), operation(func.overloadpacket.__name__))
             return func(*args, **(kwargs or {}))
         out = func(*args)
-        self.maker[id(out)] = (tuple(part for tensor in args[0] for part in self.made_by(tensor)), out)
+        self.made(out, tuple(part for tensor in args[0] for part in self.made_by(tensor)))
         return out
+
+    def made(self, tensor: Tensor, producers: tuple[str, ...]) -> None:
+        """Record the layers whose (concatenated) outputs a tensor is."""
+        self.maker[id(tensor)] = producers, tensor, _memory(tensor)
 
     def made_by(self, tensor: Tensor) -> tuple[str, ...]:
         """Return the layers whose (concatenated) outputs a tensor is, or the name of another producer."""
-        return self.maker[id(tensor)][0] if id(tensor) in self.maker else (operation("operation"),)
+        producers, _, memory = self.maker.get(id(tensor), ((), None, None))
+        return producers if producers and memory == _memory(tensor) else (operation("operation"),)
 
     def take(self, values: Any, consumer: str, norm: bool = False) -> None:
         """Record that the tensors among the values go to a consumer."""
@@ -170,7 +176,7 @@ class _Recorder(TorchDispatchMode):
             self.trace.calls[name] += 1
             for value in tree_leaves(output):
                 if isinstance(value, Tensor):
-                    self.maker[id(value)] = ((name,), value)
+                    self.made(value, (name,))
                     if norm:
                         self.normed[id(value)] = self.changes
 
@@ -199,10 +205,17 @@ class _Recorder(TorchDispatchMode):
         """
         given = list(leaves_inside(output))
         self.take(given, OUTSIDE)
-        made = [(names, weakref.ref(value)) for names, value in self.maker.values()]
+        made = [(names, weakref.ref(value)) for names, value, _ in self.maker.values()]
         self.maker.clear()
         for names, _ in still_alive(made, given):
             self.trace.edge(names, OUTSIDE)
+
+
+def _memory(tensor: Tensor) -> Any:
+    """Return where a tensor's values lie, which ``tensor.data = other`` changes without an operation."""
+    if tensor.layout is not torch.strided:
+        return None
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks
 from acnet_pl.nn.surgery.hooks import is_hooked
 from acnet_pl.nn.surgery.report import LayerReport
+from acnet_pl.nn.surgery.trace import listed
 
 __all__ = ["fuse_units", "keep_units"]
 
@@ -50,10 +52,18 @@ def fuse_units(model: nn.Module, name: str = "") -> nn.Module:
     Raises:
         FusionError: A unit is in train mode.
     """
-    return _fuse_inside(model, name, {})
+    dropping: list[str] = []
+    fused = _fuse_inside(model, name, {}, dropping)
+    if dropping:
+        warnings.warn(
+            f"{listed(dropping)}: dropout or stochastic depth between layers that are now one, so the fused network "
+            "cannot switch it on; in eval mode it does nothing",
+            stacklevel=4,
+        )
+    return fused
 
 
-def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], dropping: list[str]) -> nn.Module:
     if module in done:
         return done[module]
     made, verb = module, verb_of(module)
@@ -68,6 +78,8 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module])
             if hooked := [part for part, inner in module.named_modules() if part and is_hooked(inner)]:
                 raise FusionError(f"a hook of `{hooked[0]}` in it would be lost")
             made = _fuse_unit(module, verb)
+            kept = dict(made.named_modules())
+            dropping += [f"{name}.{part}".lstrip(".") for part in _dropping(module) if part not in kept]
         except Exception as error:
             if norms:  # without any, timm has fused it already
                 warnings.warn(
@@ -77,8 +89,16 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module])
                 )
     done[module] = made
     for child_name, child in made.named_children():
-        made._modules[child_name] = _fuse_inside(child, f"{name}.{child_name}".lstrip("."), done)
+        made._modules[child_name] = _fuse_inside(child, f"{name}.{child_name}".lstrip("."), done, dropping)
     return made
+
+
+def _dropping(unit: nn.Module) -> Iterator[str]:
+    """Iterate over the names of the modules in a unit that drop something in train mode."""
+    for name, module in unit.named_modules():
+        share = module.p if isinstance(module, _DropoutNd) else getattr(module, "drop_prob", 0)
+        if isinstance(share, float) and share > 0:
+            yield name
 
 
 def keep_units(model: nn.Module, entries: Mapping[str, LayerReport], norms: Mapping[str, nn.Module]) -> None:
