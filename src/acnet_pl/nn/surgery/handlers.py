@@ -154,7 +154,9 @@ class Handlers:
             sys.setprofile(before)
 
     def _note(self, frame: FrameType, event: str, returned: Any) -> None:
-        if event not in ("call", "return") or _whose(frame.f_code.co_filename) != "user" or _is_hook(frame):
+        if event not in ("call", "return") or _whose(frame.f_code.co_filename) != "user":
+            return
+        if _is_generated(frame) or _is_hook(frame):
             return
         if frame.f_code.co_name == "__exit__" and frame.f_back is not None:
             self.handled.guarded.add(frame.f_back.f_code)
@@ -190,6 +192,14 @@ def _whose(file: str) -> str:
     if file.startswith("<eval_with_key") or path.is_relative_to(_TORCH):  # generated from a graph by torch.fx
         return "library"
     return "between" if path.is_relative_to(_PYTHON) and "site-packages" not in path.parts else "user"
+
+
+def _is_generated(frame: FrameType) -> bool:
+    """Return True for code that PyTorch and Python have made themselves, such as a named tuple's."""
+    if frame.f_code.co_filename != "<string>":
+        return False
+    home = str(frame.f_globals.get("__name__"))
+    return home.startswith(("namedtuple_", "torch.")) or home in sys.stdlib_module_names - {"__main__"}
 
 
 def _is_hook(frame: FrameType) -> bool:

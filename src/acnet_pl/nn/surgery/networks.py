@@ -22,7 +22,7 @@ def graphs_of(model: nn.Module, whole: set[nn.Module]) -> tuple[dict[str, fx.Gra
     names = {module: name for name, module in model.named_modules()}
     if model in whole:
         return {}, ""
-    traced, obstacle = _trace_networks(model, names, whole, Owners(model))
+    traced, obstacle = _trace_networks(model, names, whole, Owners(model), watched=False)
     return {names[network]: graph for network, (graph, _) in traced.items()}, obstacle
 
 
@@ -65,7 +65,7 @@ class SymbolicTraces:
 
 
 def _trace_networks(
-    module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], owners: Owners
+    module: nn.Module, names: dict[nn.Module, str], opaque: set[nn.Module], owners: Owners, *, watched: bool = True
 ) -> tuple[dict[nn.Module, _Traced], str]:
     """Trace a module or, if it has no forward, the networks in it; append those that do not trace to ``opaque``.
 
@@ -77,7 +77,7 @@ def _trace_networks(
         try:
             if why := own_call(module):
                 raise TypeError(why)
-            tracer = LayerTracer(opaque, owners)
+            tracer = LayerTracer(opaque, owners, watched=watched)
             traced[module] = trace_with(module, tracer), tracer
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -90,12 +90,12 @@ def _trace_networks(
     if not container and not obstacle:
         return traced, ""
     if (part := wrapped(module)) is not None and not is_layer(part):
-        return _trace_networks(part, names, opaque, owners)
+        return _trace_networks(part, names, opaque, owners, watched=watched)
     inside: dict[nn.Module, _Traced] = {}
     sequential = type(module).forward is nn.Sequential.forward and not own_call(module)
     for child in module.children() if container or sequential else ():
         if child not in opaque and not is_layer(child):
-            networks, reason = _trace_networks(child, names, opaque, owners)
+            networks, reason = _trace_networks(child, names, opaque, owners, watched=watched)
             (traced if reason else inside).update(networks)
             obstacle = reason or obstacle
     if sequential and not attempt():  # around its opaque modules

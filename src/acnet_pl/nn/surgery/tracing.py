@@ -34,14 +34,17 @@ _SYMBOL: Any = object()  # stands for an argument of any value
 class LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
-    ``variation`` is another path for the modules of one class; ``handlers`` are those of the path as it is. ``open``
-    collects modules across whose boundary a batch norm and a layer before or after it may be connected, and modules
+    ``variation`` is another path for the modules of one class. If ``watched``, ``handlers`` collects the functions that
+    handle outputs, which takes as long again. ``open`` collects modules across whose boundary a batch norm and a layer before or after it may be connected, and modules
     that an argument may control. ``broken`` collects the graph as it was whenever such a path ended in an error: with
     other values it may go on.
     """
 
-    def __init__(self, opaque: set[nn.Module], owners: Owners, variation: Variation | None = None) -> None:
+    def __init__(
+        self, opaque: set[nn.Module], owners: Owners, variation: Variation | None = None, *, watched: bool = False
+    ) -> None:
         super().__init__()
+        self.watched = watched
         self.opaque = opaque
         self.owners = owners
         self.proxy_buffer_attributes = True
@@ -100,7 +103,7 @@ class LayerTracer(fx.Tracer):
                     self._convolved |= self._nodes(out)
             return out
         self.called.add(m)
-        if any(value is not None and not isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+        if any(value is not None and not isinstance(value, fx.Proxy) for value in _leaves((args, kwargs))):
             self.open.add(m)
         self._inputs.append((m, inputs))
         out = self._call(m, forward, args, kwargs)
@@ -146,7 +149,7 @@ class LayerTracer(fx.Tracer):
             self.broken.append(graph)
 
     def _nodes(self, values: Any) -> set[fx.Node]:
-        return self._origins_of(value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy))
+        return self._origins_of(value.node for value in _leaves(values) if isinstance(value, fx.Proxy))
 
     def _layers_of(self, value: Any) -> Iterator[str]:
         if isinstance(value, fx.Proxy):
@@ -156,8 +159,19 @@ class LayerTracer(fx.Tracer):
         return {origin for node in nodes for origin in self._origins.get(node, {node})}
 
 
+def _leaves(values: Any) -> Iterator[Any]:
+    """Iterate over values as `tree_leaves` does, which takes many times as long for the usual few in a tuple or dict."""
+    if type(values) in (tuple, list, dict):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _leaves(value)
+    elif isinstance(values, fx.Proxy):
+        yield values
+    else:
+        yield from tree_leaves(values)
+
+
 def _own_nodes(values: Any) -> set[fx.Node]:
-    return {value.node for value in tree_leaves(values) if isinstance(value, fx.Proxy)}
+    return {value.node for value in _leaves(values) if isinstance(value, fx.Proxy)}
 
 
 def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Module], Handled]:
@@ -169,7 +183,7 @@ def trace_graph(module: nn.Module, owners: Owners) -> tuple[fx.Graph, set[nn.Mod
     Raises:
         Exception: Any error of a forward that needs the value of a symbol.
     """
-    tracer = LayerTracer(set(), owners)
+    tracer = LayerTracer(set(), owners, watched=True)
     graph = trace_with(module, tracer)
     return graph, {module, *tracer.visited}, tracer.handlers.handled
 
@@ -181,7 +195,7 @@ def trace_with(module: nn.Module, tracer: LayerTracer, **arguments: Any) -> fx.G
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
     path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
-    handlers = nullcontext() if variation or arguments else tracer.handlers.watching()
+    handlers = tracer.handlers.watching() if tracer.watched else nullcontext()
     with warnings.catch_warnings(), all_kept(module), own_forward(module), path, tracer.owners.watching():
         warnings.simplefilter("ignore")
         with handlers:
