@@ -19,6 +19,7 @@ from acnet_pl.backbones import Timm, Torchvision
 from acnet_pl.nn import (
     ACBConv,
     ACBlock,
+    ConvBuilder,
     PlainConv,
     conversion_report,
     explicit_branches,
