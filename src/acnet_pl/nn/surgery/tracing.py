@@ -35,9 +35,9 @@ class LayerTracer(fx.Tracer):
     """Traces down to layers, without tracing into ``opaque`` modules.
 
     ``variation`` is another path for the modules of one class. If ``watched``, ``handlers`` collects the functions that
-    handle outputs, which takes as long again. ``open`` collects modules across whose boundary a batch norm and a layer before or after it may be connected, and modules
-    that an argument may control. ``broken`` collects the graph as it was whenever such a path ended in an error: with
-    other values it may go on.
+    handle outputs, which takes as long again. ``open`` collects modules across whose boundary a batch norm and a layer
+    before or after it may be connected, and modules that an argument may control. ``broken`` collects the graph as it
+    was whenever such a path ended in an error: with other values it may go on.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class LayerTracer(fx.Tracer):
 
 
 def _leaves(values: Any) -> Iterator[Any]:
-    """Iterate over values as `tree_leaves` does, which takes many times as long for the usual few in a tuple or dict."""
+    """Iterate over values as `tree_leaves` does, which takes many times as long for a few in a tuple or dict."""
     if type(values) in (tuple, list, dict):
         for value in values.values() if isinstance(values, dict) else values:
             yield from _leaves(value)
