@@ -58,7 +58,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
             except ImpossibleError as error:
                 raise UnprovenError(loose, f"{error}, which is not what it was built for") from error
             shifts.refuse_unused(graph)
-            for decision, other in other_graphs(root, owners):
+            for decision, other in other_graphs(root, owners, handled):
                 _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
             shifts.refuse_unseen()
             examples = _of_each_kind(root)

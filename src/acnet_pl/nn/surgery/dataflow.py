@@ -103,7 +103,7 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
         traces += symbolic[1].otherwise(kinds)
         kinds = set()
     if example_input is not None:
-        traces += run_otherwise(probe, example_input, kinds)
+        traces += run_otherwise(probe, example_input, kinds, handled)
     ever = frozenset(name for trace in traces for name in trace.visited)
     return _read(model, found, traces, flow.obstacle, ever, known)
 

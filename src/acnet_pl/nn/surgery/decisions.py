@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dis
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from enum import Enum
@@ -88,22 +88,32 @@ def _subclass(bases: tuple[type, ...], space: dict[str, Any]) -> type:
     return made
 
 
-def variations(module: nn.Module, network: nn.Module, fixed: Collection[str] = ()) -> Iterator[Variation]:
+def variations(
+    module: nn.Module,
+    network: nn.Module,
+    fixed: Collection[str] = (),
+    entered: Callable[[FunctionType], bool] = lambda _: True,
+) -> Iterator[Variation]:
     """Iterate over the other paths of a module's code: each decision inverted alone, and two or three together.
 
     Conditions on the existence of a submodule (``self.downsample is None``) are left out: calls do not change it.
+    So are those of functions alone that the path as it is does not enter.
 
     Args:
         module: A module of the class.
         network: The network that contains it. Other modules of the class in it show which submodules may exist.
         fixed: Names of attributes that keep their values.
+        entered: Returns whether the path as it is may enter a function.
     """
     kind, functions = type(module), reachable(module)
     submodules = {name for other in network.modules() if type(other) is kind for name in other._modules}
     sites = [
         site for key, function in functions.items() for site in sites_in(key, function.__code__, {*submodules, *fixed})
     ]
+    taken = {key for key, function in functions.items() if entered(function)}
     for chosen in _together(sites):
+        if not any(key in taken for key, _, _ in chosen):
+            continue
         key, path, offset = chosen[-1]
         line = line_of(nested(functions[key].__code__, path), offset)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -62,16 +62,24 @@ class Handled:
         given: By layer, the functions that returned one of its outputs.
         called: By layer, the functions that called it, with the offset of the instruction.
         guarded: Functions that used a context manager of the user's, which may catch errors.
+        entered: Functions that were called, whatever they handled.
     """
 
     taken: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
     given: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
     called: dict[str, set[tuple[CodeType, int]]] = field(default_factory=lambda: defaultdict(set))
     guarded: set[CodeType] = field(default_factory=set)
+    entered: set[CodeType] = field(default_factory=set)
+
+    def may_have_entered(self, function: FunctionType) -> bool:
+        """Return False for a function that was not called while calls of its file were recorded."""
+        own = function.__code__
+        return _whose(own.co_filename) != "user" or any(code in self.entered for code in codes(own))
 
     def update(self, other: Handled) -> None:
         """Add what was recorded elsewhere."""
         self.guarded |= other.guarded
+        self.entered |= other.entered
         for layer in {*other.taken, *other.given, *other.called}:
             self.taken[layer] |= other.taken[layer]
             self.given[layer] |= other.given[layer]
@@ -126,13 +134,9 @@ class Handlers:
     def __init__(self, layers_of: Callable[[Any], Iterable[str]]) -> None:
         self.handled = Handled()
         self._layers_of = layers_of
-        self._waiting = False
 
     def note_call(self, layer: str) -> None:
         """Record the function that calls a layer now, unless it is PyTorch's."""
-        if self._waiting:
-            self._waiting = False
-            sys.setprofile(self._note)
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _whose(frame.f_code.co_filename) == "between":
             frame = frame.f_back
@@ -141,22 +145,21 @@ class Handlers:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record the functions that take or give outputs within the context, from the first call of a layer on.
-
-        Until then there are no outputs, and each Python function that torch.fx calls to prepare a trace would cost.
-        """
+        """Record the functions that are called, and that take or give outputs, within the context."""
         before = sys.getprofile()
-        self._waiting = True
+        sys.setprofile(self._note)
         try:
             yield
         finally:
-            self._waiting = False
             sys.setprofile(before)
 
     def _note(self, frame: FrameType, event: str, returned: Any) -> None:
         if event not in ("call", "return") or _whose(frame.f_code.co_filename) != "user":
             return
-        if _is_generated(frame) or _is_hook(frame):
+        if _is_generated(frame):
+            return
+        self.handled.entered.add(frame.f_code)
+        if _is_hook(frame):
             return
         if frame.f_code.co_name == "__exit__" and frame.f_back is not None:
             self.handled.guarded.add(frame.f_back.f_code)

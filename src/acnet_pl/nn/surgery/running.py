@@ -22,7 +22,7 @@ from acnet_pl.nn.surgery.copying import leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
 from acnet_pl.nn.surgery.errors import raised_by_user
 from acnet_pl.nn.surgery.functions import strings_in
-from acnet_pl.nn.surgery.handlers import Handlers
+from acnet_pl.nn.surgery.handlers import Handled, Handlers
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
@@ -51,9 +51,14 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
     return traces
 
 
-def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]) -> Iterator[Trace]:
-    """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated."""
-    for decision, example, changes in _other_paths(model.eval(), example_input, kinds):
+def run_otherwise(
+    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]], handled: Handled
+) -> Iterator[Trace]:
+    """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated.
+
+    ``handled`` is what was recorded on the path as it is.
+    """
+    for decision, example, changes in _other_paths(model.eval(), example_input, kinds, handled):
         recorder = _Recorder(model)
         try:
             with ExitStack() as stack:
@@ -68,7 +73,7 @@ def run_otherwise(model: nn.Module, example_input: Any, kinds: Collection[type[n
 
 
 def _other_paths(
-    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]]
+    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]], handled: Handled
 ) -> Iterator[tuple[str, Any, list[Any]]]:
     """Iterate over other paths: the place of the decision, the example, and the contexts for its evaluation."""
     leaves, spec = tree_flatten(example_input)
@@ -77,7 +82,7 @@ def _other_paths(
             yield "it depends on an argument", tree_unflatten([*leaves[:index], value, *leaves[index + 1 :]], spec), []
     for kind in kinds:
         modules = [module for module in model.modules() if type(module) is kind]
-        for variation in variations(modules[0], model):
+        for variation in variations(modules[0], model, entered=handled.may_have_entered):
             yield variation.what, example_input, [variation.taken_by(module) for module in modules]
 
 

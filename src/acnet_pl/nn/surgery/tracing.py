@@ -74,6 +74,16 @@ class LayerTracer(fx.Tracer):
             if node in self.graph.nodes:
                 self.graph.call_function(_keep, (node,))
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Return what is to be traced, watched from its beginning to its end, and its arguments."""
+        forward, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+
+        def watched(*given: Any) -> Any:
+            with self.handlers.watching():
+                return forward(*given)
+
+        return watched if self.watched else forward, args
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return True for a layer, an opaque module, or what torch.fx does not trace into either."""
         return is_layer(m) or m in self.opaque or super().is_leaf_module(m, module_qualified_name)
@@ -195,11 +205,9 @@ def trace_with(module: nn.Module, tracer: LayerTracer, **arguments: Any) -> fx.G
     concrete = {name: value for name, value in {**defaults, **arguments}.items() if value is not _SYMBOL}
     variation = tracer.variation
     path = variation.taken_by(module) if variation and type(module) is variation.kind else nullcontext()
-    handlers = tracer.handlers.watching() if tracer.watched else nullcontext()
     with warnings.catch_warnings(), all_kept(module), own_forward(module), path, tracer.owners.watching():
         warnings.simplefilter("ignore")
-        with handlers:
-            graph = tracer.trace(module, concrete_args=concrete)
+        graph = tracer.trace(module, concrete_args=concrete)
         tracer.note_kept()
         for node in graph.nodes:
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
@@ -211,12 +219,14 @@ def _keep(value: Any) -> None:
     """Represent, in a graph, a module that keeps a value in an attribute."""
 
 
-def other_graphs(module: nn.Module, owners: Owners) -> Iterator[tuple[str, fx.Graph]]:
-    """Iterate over the other paths of a module in its mode that `trace_graph` traces: decision and graph of each.
+def other_graphs(module: nn.Module, owners: Owners, handled: Handled) -> Iterator[tuple[str, fx.Graph]]:
+    """Iterate over the other paths of a module in its mode, which `trace_graph` traces: decision and graph of each.
 
-    Code that takes other paths in ways that `unforeseen` tells of is not followed there.
+    Code that takes other paths in ways that `unforeseen` tells of is not followed there. ``handled`` is what
+    `trace_graph` returned.
     """
     base = LayerTracer(set(), owners)
+    base.handlers.handled = handled
     for decision, graph, _ in other_paths(module, set(), base, deciding_kinds(module), fixed={"training"}):
         yield decision, graph
 
@@ -239,7 +249,7 @@ def other_paths(
     inside = {m: {type(inner) for inner in m.modules()} for m in base.called}
     for kind, example in examples.items():
         closed = base.called - base.open - {m for m, inner in inside.items() if kind in inner}
-        for variation in variations(example, part, fixed):
+        for variation in variations(example, part, fixed, base.handlers.handled.may_have_entered):
             tracer = LayerTracer(opaque | closed, base.owners, variation)
             for graph in _graphs(part, tracer):
                 yield variation.what, graph, tracer
