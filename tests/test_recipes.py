@@ -16,6 +16,7 @@ CONVS = sorted((EXPERIMENTS / "conv").glob("*.yaml"))
 
 # What the fused network computes is tested for each backbone and each block, and fusing takes longer than a step.
 FUSED_ONCE = ["--equivalence.enabled", "false", "--rotation.enabled", "false"]
+NOT_FUSED = [*FUSED_ONCE, "--fuse.enabled", "false"]
 
 
 def fit(tmp_path, *configs, options=()):
@@ -36,7 +37,7 @@ def identity(path):
 
 @pytest.mark.parametrize("recipe", CIFAR, ids=identity)
 def test_a_cifar_recipe_trains_plain_or_as_acnet(recipe, tmp_path, cifar10_root):
-    conv, options = "acb", [*cifar(cifar10_root), *FUSED_ONCE]
+    conv, options = "acb", [*cifar(cifar10_root), *NOT_FUSED]
     if "staircase" in recipe.stem:  # its network is in a recipe without; here a small one follows its schedule
         conv, options = "plain", [*options, "--model.backbone", "CifarQuick"]
     assert fit(tmp_path, recipe, EXPERIMENTS / f"conv/{conv}.yaml", options=options) == 0
@@ -56,7 +57,7 @@ def test_cifar100_lays_over_a_recipe(tmp_path, cifar100_root):
 @pytest.mark.parametrize("recipe", sorted((EXPERIMENTS / "photos").glob("*.yaml")), ids=identity)
 def test_a_recipe_for_photos_trains(recipe, tmp_path, cifar10_folders):
     options = ["--data.root", str(cifar10_folders / "train"), "--data.num_workers", "0", "--data.image_size", "32"]
-    assert fit(tmp_path, recipe, options=[*options, "--data.batch_size", "4", *FUSED_ONCE]) == 0
+    assert fit(tmp_path, recipe, options=[*options, "--data.batch_size", "4", *NOT_FUSED]) == 0
 
 
 def test_the_quickstart_trains(tmp_path):

@@ -78,10 +78,9 @@ def test_builder_decides_on_the_convolutions_and_both_deploy_to_one_structure(cl
     assert structures[0] == structures[1]
 
 
-@pytest.mark.parametrize(("cls", "name"), SMALL, ids=IDS)
 @pytest.mark.parametrize(
-    ("kind", "conv"),
-    [("safetensors", ACBConv()), ("pth", PlainConv()), ("nested", ACBConv())],
+    ("cls", "name", "kind", "conv"),
+    [(*SMALL[0], "safetensors", ACBConv()), (*SMALL[1], "pth", PlainConv()), (*SMALL[0], "nested", ACBConv())],
     ids=["safetensors", "pth", "nested"],
 )
 def test_weights_from_a_file_are_the_function_to_begin_with(
