@@ -249,8 +249,8 @@ def test_exported_part_stays_with_a_word(randomise: Randomise) -> None:
     model = Holder(exported(pair()))
     vars(model)["training"] = False  # an exported module refuses eval()
     with pytest.warns(UserWarning, match="`batch_norm`: batch norms that a trace or export .* fuse first"):
-        assert same(model, fuse_model(model), X)
-    assert same(model, convert_to_acnet(model, init="preserve"), X)
+        assert same(model, fuse_model(model, X), X)  # before torch 2.9 such a part takes no symbols
+    assert same(model, convert_to_acnet(model, X, init="preserve"), X)
     with pytest.raises(ValueError, match=r"no convolution; a trace or export .* convert first"):
         convert_to_acnet(model.exported)
     acnet = convert_to_acnet(pair(), init="preserve").eval()
