@@ -104,6 +104,29 @@ def test_preserve_keeps_the_function_in_eval_mode(
     assert difference(model, convert_to_acnet(model, init="preserve", **options), images()) <= 1e-5
 
 
+@pytest.mark.parametrize("options", [{}, {"branch_norm": False}, {"branch_norm": "scale"}], ids=str)
+def test_training_starts_from_the_function_where_there_was_no_batch_norm(
+    options: dict[str, Any], difference: Difference
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    nn.init.constant_(model.get_parameter("2.bias"), -4.6)
+    batch = (3 * images(64).double() + 1, "labels")
+    with pytest.warns(UserWarning, match="`0`, `2`: the block's own batch norm stands where .* give `calibrate`"):
+        lost = convert_to_acnet(model, init="preserve", **options)
+    acnet = convert_to_acnet(model, init="preserve", calibrate=[batch], **options)
+    assert difference(model.eval(), acnet.eval(), images().double()) <= 1e-12
+    expected = model(batch[0])
+    with torch.no_grad():  # the running variance is the unbiased one
+        torch.testing.assert_close(acnet.train()(batch[0]), expected, rtol=1e-3, atol=1e-3)
+        assert float((lost.train()(batch[0]) - expected).abs().max()) > 1
+    model.requires_grad_(False)
+    frozen = convert_to_acnet(model, init="preserve", calibrate=[batch], **options)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    with pytest.raises(ValueError, match=r"`calibrate` is for init='preserve', got init='scratch'"):
+        convert_to_acnet(model, calibrate=[batch])
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"branch_norm": False}, {"branch_norm": "scale"}, {"horizontal": False}], ids=str
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +15,7 @@ from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.replaced import why_class_replaced
+from acnet_pl.nn.surgery.calibration import moments_of_outputs, passing_norm
 from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
@@ -41,6 +43,7 @@ def convert(
     include: Selection | None = None,
     exclude: Selection | None = None,
     kernel_sizes: int | Collection[int] | None = None,
+    calibrate: Iterable[Any] | None = None,
 ) -> nn.Module:
     """Return a copy of a network in which a block replaces each convolution that the builder has a block for.
 
@@ -61,12 +64,15 @@ def convert(
         example_input: Input for networks that torch.fx cannot trace (control flow that depends on data): a tensor, a
             tuple of positional arguments or a dict of keyword arguments, on the model's device.
         init: "scratch" draws new kernels. "preserve" keeps the function: in eval mode the new network computes what the
-            model computes; the new branches start inactive and learn from the first steps on. In train mode blocks
-            normalise even if the model had no batch norm there.
+            model computes; the new branches start inactive and learn from the first steps on. In train mode it does so
+            too, but for blocks that have their own batch norm where the model had none: a warning names these.
         include: Convert only these convolutions: their names, names of modules that contain them, globs
             ("layer[34].*"), or a function of name and module.
         exclude: Leave these convolutions as they are, even if they are included.
         kernel_sizes: Convert only kernels of these sizes; None is every size that the builder has blocks for.
+        calibrate: With "preserve", batches of images ``(N, C, H, W)``, or tuples that begin with them: where the model
+            had no batch norm, the block's own takes the statistics of what the model computes on them, and γ and β that
+            undo them, so that training starts nearly from what the model computes.
 
     Raises:
         ValueError: There is nothing to convert, a name matches no convolution, an option does not fit, or following the
@@ -81,6 +87,8 @@ def convert(
     """
     if init not in get_args(Init):
         raise ValueError(f"`init` (={init!r}) must be one of {', '.join(map(repr, get_args(Init)))}")
+    if calibrate is not None and init != "preserve":
+        raise ValueError(f"`calibrate` is for init='preserve', got init={init!r}, which draws new kernels")
     if any(True for _ in reports_in(model)):
         raise ValueError(
             "the model has been converted already; convert the original, with all options in one call, or, to go on "
@@ -105,6 +113,7 @@ def convert(
     tied = ties(acnet)
     entries, unknown = [], []
     replacements: dict[nn.Module, nn.Module] = {}
+    beginning: dict[str, tuple[FusibleConv, nn.Conv2d, _BatchNorm | None]] = {}
     for name, layer in found.items():
         if isinstance(layer, (_BatchNorm, nn.Linear)):
             continue
@@ -128,8 +137,7 @@ def convert(
                 reason = f"stays plain by {conv!r}"
             else:
                 unknown += [name] * (name in flow.unknown)
-                if init == "preserve":
-                    block.begin_as(layer, norm)
+                beginning[name] = block, layer, norm
                 replacements[layer] = block
                 if norm is not None and norm_name is not None:
                     rank = None if isinstance(norm, nn.BatchNorm2d) else 4
@@ -147,6 +155,8 @@ def convert(
             f"{type(acnet).__name__} has nothing to convert with {conv!r}: none of its {len(report.layers)} "
             f"convolutions is eligible ({reasons})"
         )
+    if init == "preserve":
+        _begin(acnet, beginning, calibrate)
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
     preserved = init == "preserve"
@@ -168,6 +178,7 @@ def convert_to_acnet(
     include: Selection | None = None,
     exclude: Selection | None = None,
     kernel_sizes: int | Collection[int] | None = None,
+    calibrate: Iterable[Any] | None = None,
     horizontal: bool = True,
     vertical: bool = True,
     branch_norm: BranchNorm = True,
@@ -186,6 +197,7 @@ def convert_to_acnet(
         include: Convert only these convolutions.
         exclude: Leave these convolutions as they are.
         kernel_sizes: Convert only kernels of these sizes; None is every odd size from 3 on.
+        calibrate: With "preserve", batches of images for blocks where the model has no batch norm.
         horizontal: Whether blocks have the 1×k branch.
         vertical: Whether blocks have the k×1 branch.
         branch_norm: True is a batch norm in every branch; False or "scale" is one after the sum, see `ACBlock`.
@@ -200,13 +212,41 @@ def convert_to_acnet(
         ['ACBlock', 'Identity', 'ReLU', 'Conv2d']
     """
     conv = ACBConv(horizontal, vertical, branch_norm, asymmetric_size, position, gamma_init)
-    return convert(model, conv, example_input, init=init, include=include, exclude=exclude, kernel_sizes=kernel_sizes)
+    return convert(
+        model,
+        conv,
+        example_input,
+        init=init,
+        include=include,
+        exclude=exclude,
+        kernel_sizes=kernel_sizes,
+        calibrate=calibrate,
+    )
 
 
 @deprecated("convert_with is now convert; the old name will be removed in the next version")
 def convert_with(model: nn.Module, conv: ConvBuilder, example_input: Any = None, **options: Any) -> nn.Module:
     """Call `convert`; this is its old name."""
     return convert(model, conv, example_input, **options)
+
+
+def _begin(
+    model: nn.Module,
+    blocks: Mapping[str, tuple[FusibleConv, nn.Conv2d, _BatchNorm | None]],
+    calibrate: Iterable[Any] | None,
+) -> None:
+    """Have each block compute what a convolution of the model and its batch norm do."""
+    without = [name for name, (_, _, norm) in blocks.items() if norm is None]
+    moments = moments_of_outputs(model, without, calibrate) if calibrate is not None and without else {}
+    for name, (block, layer, norm) in blocks.items():
+        block.begin_as(layer, passing_norm(moments[name], layer.weight) if name in moments else norm)
+    if bare := [name for name in without if name not in moments]:
+        warnings.warn(
+            f"{listed(bare)}: the block's own batch norm stands where the model had none, so that in train mode, where "
+            "training starts, the network computes something else; give `calibrate`, some batches of images, or "
+            "`exclude` these layers",
+            stacklevel=4,
+        )
 
 
 def _build(conv: ConvBuilder, layer: nn.Conv2d, norm: bool) -> FusibleConv:

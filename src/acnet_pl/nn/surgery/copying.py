@@ -196,24 +196,23 @@ def holds_values(value: Any) -> bool:
 
 def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """Iterate over the values inside containers, and inside objects that are neither modules nor PyTorch's."""
-    if type(value) in _PLAIN:
-        yield value
-        return
     seen = set() if seen is None else seen
-    if type(value) in weakref.ProxyTypes or isinstance(value, _WHOLE) or callable(value):
-        yield value
-        return
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    parts = [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
-    parts += [*value.values()] if not parts and isinstance(value, Mapping) else []
-    if holds_values(value):
-        parts += [*vars(value).values()]
-    if not parts:
-        yield value
-    for part in parts:
-        yield from leaves_inside(part, seen)
+    waiting = [value]  # however deep it is, such as a linked list
+    while waiting:
+        value = waiting.pop()
+        if type(value) in _PLAIN or type(value) in weakref.ProxyTypes or isinstance(value, _WHOLE) or callable(value):
+            yield value
+            continue
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        parts = [*value] if isinstance(value, (list, tuple, set, frozenset, deque)) else []
+        parts += [*value.values()] if not parts and isinstance(value, Mapping) else []
+        if holds_values(value):
+            parts += [*vars(value).values()]
+        if not parts:
+            yield value
+        waiting += reversed(parts)
 
 
 def memory_of(tensor: Tensor) -> int:

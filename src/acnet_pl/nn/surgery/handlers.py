@@ -47,7 +47,8 @@ class Explored:
         self.fixed: set[CodeType] = set()
         for module in examples:
             functions = reachable(module)
-            exchangeable = {one.__code__ for one in functions.values() if one in vars(module).values()}
+            attributes = {id(value) for value in vars(module).values()}
+            exchangeable = {one.__code__ for one in functions.values() if id(one) in attributes}
             self.fixed |= called_methods(functions) - exchangeable
             self.inside |= {code for function in functions.values() for code in codes(function.__code__)}
         self.fixed |= {code for code in self.inside if code.co_name in _COMPREHENSIONS}

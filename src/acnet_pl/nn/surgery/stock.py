@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.calibration import moments_of_outputs
 from acnet_pl.nn.surgery.carried_biases import carry_biases
-from acnet_pl.nn.surgery.copying import light_copy, uncompiled
+from acnet_pl.nn.surgery.copying import uncompiled
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
 
 __all__ = ["stock_state_dict"]
@@ -81,7 +82,10 @@ def _stock_layers(
         for layer in layers:
             layer.bias = layer.bias + carried.pop(layer.entry.name, 0)
     if batches is not None:
-        _calibrate(network, [layer for layer in layers if layer.entry.affine], batches)
+        moments = moments_of_outputs(network, [layer.entry.name for layer in layers if layer.entry.affine], batches)
+        for layer in layers:
+            if (seen := moments.get(layer.entry.name)) is not None:  # of a block, whose bias goes into the batch norm
+                layer.mean, layer.var = seen.mean - layer.bias, seen.var
 
     stock: dict[nn.Module, nn.Module] = {}
     for layer in layers:
@@ -199,36 +203,3 @@ def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] 
             "before that"
         )
     return block, kernel, bias
-
-
-def _calibrate(network: nn.Module, layers: list[_Layer], batches: Iterable[Any]) -> None:
-    """Compute mean and variance over all batches of the stock convolutions' outputs: the blocks' minus the bias."""
-    probe = light_copy(network).eval()
-    device = next(network.parameters()).device
-    counts = dict.fromkeys(range(len(layers)), 0)
-    squares: dict[int, Tensor] = {}
-
-    def observe(index: int, output: Tensor) -> None:
-        values = exact(output).transpose(0, 1).flatten(1)
-        layer, count, new = layers[index], counts[index], values.shape[1]
-        mean = values.mean(1)
-        square = (values - mean[:, None]).square().sum(1)
-        if layer.mean is not None:  # combined with the earlier batches' (Chan et al.)
-            apart = mean - layer.mean
-            square = squares[index] + square + apart.square() * (count * new / (count + new))
-            mean = layer.mean + apart * (new / (count + new))
-        layer.mean, squares[index], counts[index] = mean, square, count + new
-
-    for index, layer in enumerate(layers):
-        probe.get_submodule(layer.entry.name).register_forward_hook(
-            lambda _, args, output, index=index: observe(index, output), prepend=True
-        )
-    for batch in batches:
-        images = batch[0] if isinstance(batch, (list, tuple)) else batch
-        probe(images.to(device))
-    if not any(counts.values()):
-        raise ValueError("`calibrate` gives no batches that reach a converted layer; give a loader of images")
-    for index, square in squares.items():
-        layer = layers[index]
-        assert layer.mean is not None
-        layer.mean, layer.var = layer.mean - layer.bias, square / max(counts[index] - 1, 1)
