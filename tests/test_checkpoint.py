@@ -363,7 +363,7 @@ class TestNothingIsExecuted:
         (tmp_path / "config.yaml").write_text("data: {class_path: acnet_pl.data.DigitsDataModule}\n")
         with pytest.raises(CheckpointError, match="no state of a training"):
             self.places(path, capsys)["fit"]()
-        torch.save({"state_dict": randomised().state_dict()}, path)
+        torch.save({key: content(randomised())[key] for key in ("state_dict", "hyper_parameters")}, path)
         with pytest.raises(CheckpointError, match="it does not say of which version"):
             self.places(path, capsys)["test"]()
 

@@ -24,11 +24,14 @@ __all__ = [
     "CheckpointError",
     "build_described",
     "check_readable",
+    "classifier_options",
     "install_io",
     "load_network",
     "preprocessing_of",
     "read_checkpoint",
 ]
+
+_ARCHITECTURE = ("backbone", "conv", "num_classes")
 
 
 class CheckpointError(ValueError):
@@ -76,10 +79,8 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         ValueError: It is of a backbone that is neither acnet_pl's nor imported by the caller.
     """
     content = read_checkpoint(path)
-    options = content.get("hyper_parameters")
-    if not isinstance(options, dict) or not {"backbone", "conv", "num_classes"} <= options.keys():
-        raise CheckpointError(f"{path} is not a checkpoint of an acnet_pl ImageClassifier")
-    info = {name: options[name] for name in ("backbone", "conv", "num_classes")}
+    options = classifier_options(content, path)
+    info = {name: options[name] for name in _ARCHITECTURE}
     network = build_described(info, path)
     if about := preprocessing_of(content, path):
         info["preprocessing"] = about
@@ -89,6 +90,22 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it describes: {error}") from error
     return network.eval(), info
+
+
+def classifier_options(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the hyper-parameters of the `ImageClassifier` in a checkpoint.
+
+    Raises:
+        CheckpointError: It is of another LightningModule; the message says how to load that.
+    """
+    options = checkpoint.get("hyper_parameters")
+    if not isinstance(options, dict) or not options.keys() >= {*_ARCHITECTURE}:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of an acnet_pl ImageClassifier; load that of a LightningModule of your own in "
+            f"Python, by module = MyModule.load_from_checkpoint({str(path)!r}), and give its network in eval mode "
+            "(module.net.eval(), whatever you called it) to acnet_pl.fuse_model or acnet_pl.export_model"
+        )
+    return options
 
 
 def preprocessing_of(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:

@@ -27,7 +27,7 @@ from acnet_pl.callbacks import (
     RunCheckpoint,
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
-from acnet_pl.checkpoint import CheckpointError, build_described, preprocessing_of, read_checkpoint
+from acnet_pl.checkpoint import CheckpointError, build_described, classifier_options, preprocessing_of, read_checkpoint
 from acnet_pl.cli.before_training import (
     check_accelerator,
     check_data,
@@ -102,9 +102,8 @@ class CLI(RunOptions):
         if Path(path).exists():
             content = read_checkpoint(path)
             self.images = preprocessing_of(content, path)
-            check_hyper_parameters(described := content.get("hyper_parameters") or {})
-            if {"backbone", "conv", "num_classes"} <= described.keys():
-                build_described(described, path)  # of a size that the file can hold
+            check_hyper_parameters(described := classifier_options(content, path))
+            build_described(described, path)  # of a size that the file can hold
             if self.config.subcommand == "fit" and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
                 raise CheckpointError(
                     f"{path} holds weights and no state of a training to go on with; give one that was not saved with "

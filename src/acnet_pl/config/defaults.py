@@ -101,11 +101,10 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
         options = ", ".join(f"{name}={value}" for name, value in (data.get("init_args") or {}).items())
         rank_zero_info(f"Data of {folder / CONFIG}: {data['class_path'].rpartition('.')[2]}({options})")
         return [args[0], f"--data={json.dumps(data)}", *args[1:]]
-    from acnet_pl.checkpoint import read_checkpoint
+    from acnet_pl.checkpoint import classifier_options, read_checkpoint
     from acnet_pl.modules.untrusted import check_hyper_parameters
 
-    content = read_checkpoint(path)
-    check_hyper_parameters(content.get("hyper_parameters") or {})
+    check_hyper_parameters(classifier_options(read_checkpoint(path), path))
     found = f"its run's data are {data.get('class_path')}" if isinstance(data, dict) else "no config.yaml lies above it"
     raise ValueError(
         f"{args[0]} needs the data of {path} ({found}); give --data and its options, such as --data CIFARDataModule "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Collection, Iterator
 from itertools import pairwise, takewhile
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -134,6 +135,7 @@ def loop_may_end_between(code: CodeType, offset: int) -> bool:
     )
 
 
-def line_of(code: CodeType, offset: int) -> int:
-    """Return the line of an instruction in the file."""
-    return max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
+def line_of(code: CodeType, offset: int) -> str:
+    """Return the line of an instruction and the name of its file, for messages."""
+    line = max((line for start, line in dis.findlinestarts(code) if start <= offset and line), default=0)
+    return f"line {line} of {Path(code.co_filename).name}"

@@ -115,8 +115,8 @@ def variations(
         if not any(key in taken for key, _, _ in chosen):
             continue
         key, path, offset = chosen[-1]
-        line = line_of(nested(functions[key].__code__, path), offset)
-        yield Variation(kind, f"`{functions[key].__qualname__}` decides in line {line}", chosen, functions=functions)
+        place = line_of(nested(functions[key].__code__, path), offset)
+        yield Variation(kind, f"`{functions[key].__qualname__}` decides in {place}", chosen, functions=functions)
     strings = strings_in(module, functions.values())
     for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
         for turn in range(len(other_values(vars(module)[name], strings))):
@@ -137,11 +137,11 @@ def unforeseen(module: nn.Module) -> str:
         for code in codes(function.__code__):
             where = f"`{function.__qualname__}`"
             if caught := catches(code):
-                return f"{where} catches errors in line {line_of(code, caught[0])}"
+                return f"{where} catches errors in {line_of(code, caught[0])}"
             loops = while_loops(code)
             for one in dis.get_instructions(code):
                 if is_jump(one) and any(first <= one.offset <= last for first, last in loops):
-                    return f"{where} decides in line {line_of(code, one.offset)}, in a `while` loop"
+                    return f"{where} decides in {line_of(code, one.offset)}, in a `while` loop"
     return ""
 
 

@@ -79,7 +79,7 @@ class Eligibility:
         if reads_parameters(layer):
             return "a hook reads or changes its parameters"
         if name not in flow.called and not flow.obstacle:
-            return "is never called"
+            return "is not called now"
         return ""
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import FusibleConv
-from acnet_pl.nn.surgery.tables import html_table, text_table
-from acnet_pl.nn.surgery.trace import listed
+from acnet_pl.nn.surgery.tables import html_table, reasons_line, text_table
 
 __all__ = ["FuseReport", "NormReport", "report_on"]
 
@@ -68,12 +67,7 @@ class FuseReport:
         text = f"{len(self.fused)} of {len(self.norms)} batch norms fused"
         if not self.left:
             return text
-        kinds = list(self.reasons().items())
-        why = "; ".join(
-            f"{listed([norm.name for norm in self.left if norm.reason == reason], 2)}: {reason}"
-            for reason, _ in kinds[:3]
-        )
-        return f"{text}; {len(self.left)} left: {why}" + (f"; and {len(kinds) - 3} other reasons" * (len(kinds) > 3))
+        return f"{text}; {len(self.left)} left: {reasons_line((norm.name, norm.reason) for norm in self.left)}"
 
     def _table(self) -> list[tuple[str, ...]]:
         head = ("batch norm", "kind", "fused into", "why it stays")

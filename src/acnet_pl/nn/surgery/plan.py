@@ -76,7 +76,7 @@ def why_layer_stays(layer: nn.Module) -> str:
 def _why_not_seen(name: str, flow: Dataflow) -> str:
     if name in flow.called:
         return ""
-    return f"its data flow cannot be traced ({flow.obstacle})" if flow.obstacle else "it is never called"
+    return f"its data flow cannot be traced ({flow.obstacle})" if flow.obstacle else "it is not called now"
 
 
 def _why_not(

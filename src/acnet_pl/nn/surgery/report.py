@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
-from acnet_pl.nn.surgery.tables import html_table, text_table
+from acnet_pl.nn.surgery.tables import html_table, reasons_line, text_table
 
 __all__ = ["ConversionReport", "LayerReport", "attach_report", "conversion_report", "reports_in"]
 
@@ -68,6 +68,18 @@ class ConversionReport:
         """Return one dict for each convolution, for loggers and data frames."""
         return [asdict(layer) for layer in self.layers]
 
+    def summary(self) -> str:
+        """Summarise in one line how many convolutions became blocks, and which others stay and why."""
+        if not self.skipped:
+            return self._counts()
+        why = reasons_line((entry.name, entry.reason) for entry in self.skipped)
+        return f"{self._counts()}; {len(self.skipped)} left: {why}"
+
+    def _counts(self) -> str:
+        with_norm = sum(entry.norm is not None for entry in self.converted)
+        of_all = f"{len(self.converted)} of {len(self.layers)} convolutions converted"
+        return f"{of_all}, {with_norm} of them with their batch norm"
+
     def _table(self) -> list[tuple[str, ...]]:
         head = ("convolution", "layer", "becomes", "with batch norm", "note")
         return [
@@ -80,14 +92,10 @@ class ConversionReport:
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
-        return html_table(self._table(), str(self).splitlines()[-1])
+        return html_table(self._table(), self._counts())
 
     def __str__(self) -> str:
-        with_norm = sum(entry.norm is not None for entry in self.converted)
-        return (
-            f"{text_table(self._table())}\n{len(self.converted)} of {len(self.layers)} convolutions converted, "
-            f"{with_norm} of them with their batch norm"
-        )
+        return f"{text_table(self._table())}\n{self._counts()}"
 
 
 def conversion_report(acnet: nn.Module) -> ConversionReport:

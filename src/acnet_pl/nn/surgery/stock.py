@@ -33,8 +33,9 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
     In *train* mode such a batch norm would normalise values that it should pass unchanged. Give ``calibrate`` if you
     want to train the stock model further: batch norms then get the true statistics of their inputs, and γ and β that
-    undo them. The function is the same in eval mode and nearly the same in train mode. (Batch norms without γ and β are
-    not calibrated.)
+    undo them. The function is the same in eval mode. In train mode it is nearly the same if the running statistics of
+    the other batch norms (of layers that stayed, such as 1×1 convolutions) have converged: in train mode these use each
+    batch's statistics instead. (Batch norms without γ and β are not calibrated.)
 
     Args:
         acnet: The trained result of `convert_to_acnet`, or a module that contains it, such as a LightningModule. It may
@@ -43,6 +44,8 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
 
     Returns:
         A state for ``load_state_dict``. Tensors of layers that were not converted are the network's own, not copies.
+        The keys are those of ``acnet``: for a LightningModule that holds the network as ``self.net`` they begin with
+        ``net.``. So give ``module.net`` for the stock model, or load them into a module that holds the stock model.
 
     Raises:
         ValueError: The module contains no converted network, or ``calibrate`` gives no batches.
