@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import struct
 import sys
 import zipfile
@@ -366,6 +367,16 @@ class TestNothingIsExecuted:
         torch.save({key: content(randomised())[key] for key in ("state_dict", "hyper_parameters")}, path)
         with pytest.raises(CheckpointError, match="it does not say of which version"):
             self.places(path, capsys)["test"]()
+
+    @pytest.mark.parametrize("place", ["load_network", "fuse", "export", "fit", "validate", "test", "predict"])
+    def test_the_way_out_is_told_for_another_module(
+        self, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "own.ckpt"
+        torch.save({**content(randomised()), "hyper_parameters": {"lr": 0.1}}, path)
+        way_out = re.escape(f"MyModule.load_from_checkpoint({str(path)!r})") + ".*fuse_model or acnet_pl.export_model"
+        with pytest.raises(CheckpointError, match=f"is not a checkpoint of an acnet_pl ImageClassifier.*{way_out}"):
+            self.places(path, capsys)[place]()
 
     def test_what_they_name_would_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "trojan_horse.py").write_text(

@@ -263,6 +263,22 @@ class Shared(nn.Module):
         return x
 
 
+@pytest.mark.parametrize("kinds", [1, 3, 4, 5])
+def test_the_summary_counts_blocks_and_names_what_stays(kinds: int) -> None:
+    layers = [nn.Conv2d(3, 3, (1, width)) for width in range(2, 2 + kinds)]
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, (1, 2)), *layers)
+    others = ["`4`: rectangular kernel 1×3", "`5`: rectangular kernel 1×4"][: kinds - 1]
+    more = {4: ["and 1 more reason"], 5: ["and 2 more reasons"]}.get(kinds, [])
+    counts = f"1 of {kinds + 2} convolutions converted, 1 of them with their batch norm; {kinds + 1} left"
+    why = "; ".join(["`2`, `3`: rectangular kernel 1×2", *others, *more])
+    assert conversion_report(convert_to_acnet(model)).summary() == f"{counts}: {why}"
+
+
+def test_the_summary_of_a_whole_conversion_is_short() -> None:
+    report = conversion_report(convert_to_acnet(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))))
+    assert report.summary() == "1 of 1 convolutions converted, 1 of them with their batch norm"
+
+
 def test_shared_convolution_becomes_one_shared_block(randomise: Randomise, difference: Difference) -> None:
     model = randomise(Shared()).eval()
     acnet = convert_to_acnet(model, init="preserve")
@@ -307,7 +323,7 @@ def test_convolution_used_functionally_or_never_stays(
     assert {layer.name: layer.reason for layer in conversion_report(acnet).layers} == {
         "conv": "no batch norm follows",
         "read": "its weight is read other than by calling it",
-        "idle": "is never called",
+        "idle": "is not called now",
     }
     assert difference(model, acnet, images()) <= 1e-5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any
 
@@ -225,9 +226,9 @@ class Sampled(Net):
     [
         (Masked, {"conv2": "norm2"}, {"conv1"}, "it depends on the argument `mask`"),
         (ByIndex, {}, {"conv1", "conv2"}, "it depends on the argument `index`"),
-        (Saying, {}, {"conv1", "conv2"}, "`helped` decides in line"),
-        (Inheriting, {}, {"conv1", "conv2"}, "`helped` decides in line"),
-        (Sampled, {}, {"conv1"}, "`Sampled.forward` decides in line"),
+        (Saying, {}, {"conv1", "conv2"}, "`helped` decides in line * of test_dataflow.py"),
+        (Inheriting, {}, {"conv1", "conv2"}, "`helped` decides in line * of test_dataflow.py"),
+        (Sampled, {}, {"conv1"}, "`Sampled.forward` decides in line * of test_dataflow.py"),
     ],
 )
 @pytest.mark.parametrize("how", ["symbolic", "example"])
@@ -243,7 +244,7 @@ def test_pair_that_another_call_may_part_is_undecided(
         assert flow.norm_of == {start + conv: start + norm for conv, norm in pairs.items()}
         assert flow.undecided == {start + conv for conv in undecided}
         if model is net:
-            assert decision in flow.norm_missing.get("conv1", "")
+            assert fnmatchcase(flow.norm_missing.get("conv1", ""), f"*{decision}*")
     assert vars(kind) == before
     assert type(net) is kind
 
