@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import struct
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -90,8 +92,70 @@ def test_a_network_without_a_description_is_given(tmp_path: Path) -> None:
         assert torch.equal(load_fused(path, into=network)(images), fused(images))
         assert network.training
         assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"does not fit.* a CifarQuick: 2 of its 10 tensors have .* \(11, 64\); build"):
         load_fused(path, into=CifarQuick(ACBConv(), 11))
+
+
+def test_blocks_are_refused_in_a_file_of_a_fused_network(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not fused: `.*` and 1 more; give fuse_model\(network.eval\(\)\)"):
+        save_fused(CifarQuick(ACBConv(), 10).eval(), tmp_path / "fused.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Branching(nn.Module):
+    """Decides on its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        return x if x.mean() > 0 else -x
+
+
+def as_part(network: nn.Module) -> nn.Module:
+    return nn.ModuleDict({"net": network})
+
+
+X = torch.zeros(1, 3, 8, 8)
+PLAIN = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+
+
+@pytest.mark.parametrize(
+    ("written", "into", "cause"),
+    [
+        (lambda: fuse_model(nn.Sequential(nn.ReLU(), PLAIN[0])), PLAIN, "of another architecture"),
+        (lambda: fuse_model(as_part(PLAIN)), PLAIN, "within a module, as `net`: give such a module"),
+        (lambda: fuse_model(PLAIN), as_part(PLAIN), "the network given holds it as `net`: give that part alone"),
+        (lambda: nn.Sequential(OrderedDict(square=PLAIN[0])), PLAIN, "written before it was fused"),
+        (lambda: fuse_model(Branching().eval(), X), Branching(), r"save_fused\(\.\.\., inputs=example_input\)"),
+    ],
+)
+def test_the_likely_cause_is_told_of_weights_that_have_no_place(
+    written: Callable[[], nn.Module], into: nn.Module, cause: str, tmp_path: Path
+) -> None:
+    path = save_fused(written(), tmp_path / "fused.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an example input is missing
+        with pytest.raises(ValueError, match=f"does not fit the network that is given.*{cause}") as error:
+            load_fused(path, into=into)
+    assert len(str(error.value)) < 600
+
+
+def test_a_file_says_with_what_input_its_network_was_fused(tmp_path: Path) -> None:
+    fused = fuse_model(Branching().eval(), X)
+    loaded = load_fused(save_fused(fused, tmp_path / "fused.safetensors", inputs=X), into=Branching())
+    assert loaded.state_dict().keys() == fused.state_dict().keys() == {"conv.weight", "conv.bias"}
+    assert torch.equal(loaded(X), fused(X))
+
+
+def test_a_file_of_another_package_is_refused_with_the_way_to_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(PLAIN.state_dict(), path)
+    way_out = r"load_file\(.*other.*\), and .* fuse_model\(MyNet\(\)\.eval\(\)\)\.load_state_dict\(weights\)"
+    with pytest.raises(ValueError, match=f"is not a file of acnet_pl.*{way_out}"):
+        load_fused(path, into=PLAIN)
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:

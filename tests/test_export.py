@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,9 @@ from acnet_pl.backbones import (
     densenet,
 )
 from acnet_pl.backbones import ResNet as ImageNetResNet
+from acnet_pl.deploy import load_fused
 from acnet_pl.export import ExportError, export_model, stock_weights
+from acnet_pl.export.formats import _output_names
 from acnet_pl.export.verification import tensors_in, verify
 from acnet_pl.nn import ACBConv, ConvBuilder, FusionError, PlainConv, convert_to_acnet, explicit_branches, fuse_model
 from acnet_pl.nn.surgery.late import fuse_block, output_moments
@@ -157,8 +160,18 @@ def test_networks_with_several_outputs(format: str, tmp_path: Path) -> None:
         wanted = model(images)
     got = RUNTIMES[format](export.path, images)
     assert len(got) == 2
+    if format == "onnx":
+        assert [output.name for output in onnx.load(export.path).graph.output] == ["out", "mean"]
     for tensor, key in zip(got, ("out", "mean"), strict=True):
         torch.testing.assert_close(tensor, wanted[key], rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_of_onnx_are_named_after_their_places() -> None:
+    one, two = torch.zeros(2)
+    assert _output_names(one) == ["output"]
+    assert _output_names((one, {"a": two})) == ["output.0", "output.1.a"]
+    for odd in ((one, one), {"images": one}, {"a": {"b": one}, "a.b": two}, None):  # left to the exporter
+        assert _output_names(odd) is None
 
 
 def test_fused_weights_load_into_the_fused_network(tmp_path: Path) -> None:
@@ -170,6 +183,7 @@ def test_fused_weights_load_into_the_fused_network(tmp_path: Path) -> None:
     other.load_state_dict(load_file(path), strict=True)
     images = torch.randn(3, 3, 64, 64)
     assert relative_difference(other(images), in_float64(model, images)) < 1e-5
+    assert relative_difference(load_fused(path, into=small_resnet())(images), in_float64(model, images)) < 1e-5
 
 
 def test_weights_of_a_module_under_two_names_are_written_for_both(tmp_path: Path) -> None:
@@ -332,7 +346,6 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_information_is_kept_in_the_file(tmp_path: Path) -> None:
-    import onnx
 
     info = {"preprocessing": {"mean": [0.5]}}
     for format in RUNTIMES:

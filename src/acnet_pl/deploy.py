@@ -17,12 +17,13 @@ from acnet_pl.atomic import atomic_path
 from acnet_pl.image_preparation import check_preparation
 from acnet_pl.modules.architecture import build_network, describe
 from acnet_pl.modules.budget import built_within
-from acnet_pl.nn import fuse_model
+from acnet_pl.nn import FusibleConv, fuse_model
 from acnet_pl.nn.surgery.copying import deep_copy
+from acnet_pl.nn.surgery.trace import listed
 from acnet_pl.regular_files import check_regular
-from acnet_pl.weight_values import check_values
+from acnet_pl.weight_values import check_names, check_values
 
-__all__ = ["describe_inputs", "example_inputs", "fused_info", "load_fused", "save_fused"]
+__all__ = ["describe_inputs", "example_inputs", "fused_info", "is_described", "load_fused", "save_fused"]
 
 FORMAT = "acnet_pl.fused/1"
 _MOST_NUMBERS = 2**28  # a gigabyte of float32
@@ -55,15 +56,16 @@ def save_fused(
             with the conv builder and the number of classes.
         conv: The conv builder.
         num_classes: Number of classes.
-        inputs: An example of what the network takes, of which shapes and types are written.
+        inputs: An example of what the network takes, of which shapes and types are written. A network that was fused
+            with an ``example_input`` needs it: `load_fused` fuses the network that it is given in the same way.
 
     Returns:
         The path.
 
     Raises:
         TypeError: Backbone or conv builder cannot be described in plain data.
-        ValueError: Only some of ``backbone``, ``conv`` and ``num_classes`` are given, or a field of ``preprocessing``
-            is of another type, length or range.
+        ValueError: The network holds blocks that are not fused, only some of ``backbone``, ``conv`` and ``num_classes``
+            are given, or a field of ``preprocessing`` is of another type, length or range.
 
     Examples:
         >>> import tempfile
@@ -78,6 +80,11 @@ def save_fused(
     path = Path(path)
     about = dict(info or {})
     _check_preprocessing(about, "`info`")
+    if blocks := [name or type(module).__name__ for name, module in network.named_modules() if _is_block(module)]:
+        raise ValueError(
+            f"the network is not fused: {listed(blocks, 2)}; give fuse_model(network.eval()), or save the network as "
+            "it is by torch.save(network.state_dict(), path)"
+        )
     given = {"backbone": backbone, "conv": conv, "num_classes": num_classes}
     if any(value is not None for value in given.values()):
         missing = [name for name, value in given.items() if value is None]
@@ -115,13 +122,20 @@ def fused_info(path: str | Path) -> dict[str, Any]:
     found = info.pop("format", metadata.get("format")) if isinstance(info, dict) else None
     if found != FORMAT or not isinstance(info, dict):
         raise ValueError(
-            f"{path} is not a file of acnet_pl (format {found!r}, expected {FORMAT!r}); load it with "
-            "safetensors.torch.load_file into a network of your own"
+            f"{path} is not a file of acnet_pl (format {found!r}, expected {FORMAT!r}); read it by "
+            f"weights = safetensors.torch.load_file({str(path)!r}), and give weights of a fused network to "
+            "fuse_model(MyNet().eval()).load_state_dict(weights), those of the stock architecture to "
+            "MyNet().load_state_dict(weights)"
         )
     if "folded" in info:  # the former name
         info["weights"] = info.pop("folded")
     _check_preprocessing(info, path)
     return info
+
+
+def is_described(info: Mapping[str, Any]) -> bool:
+    """Return True if the ``info`` of a file says how the network is built."""
+    return info.keys() >= _ARCHITECTURE
 
 
 def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Module | None = None) -> nn.Module:
@@ -142,7 +156,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
             how its network is built, or is of another network than ``into``.
     """
     info = fused_info(path)
-    if into is None and not info.keys() >= _ARCHITECTURE:
+    if into is None and not is_described(info):
         raise ValueError(
             f"{path} does not say how its network is built; give the network as it was trained, with any weights: "
             f"load_fused({str(path)!r}, into={str(info.get('network', 'MyNet')).rpartition('.')[2]}(...))"
@@ -157,10 +171,12 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
     try:
         with safe_open(Path(path), framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        check_names(network, tensors, has_inputs=info.get("inputs") is not None)
         check_values(network, tensors)
         network.load_state_dict(tensors, strict=True, assign=True)
     except (ValueError, RuntimeError, SafetensorError, OSError) as error:
-        raise ValueError(f"{path} does not fit the network it describes: {error}") from error
+        which = "the network it describes" if into is None else f"the network that is given, a {type(into).__name__}"
+        raise ValueError(f"{path} does not fit {which}: {error}") from error
     return network.to(device).eval()
 
 
@@ -214,6 +230,10 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
         case {"list": list(values)}:
             return [example_inputs(value, precision) for value in values]
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
+
+
+def _is_block(module: nn.Module) -> bool:
+    return isinstance(module, FusibleConv)
 
 
 def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:

@@ -89,7 +89,7 @@ def test_deep_grey_images_are_named(images, capsys):
 )
 def test_mistakes_are_told_in_one_message(words, message, images, monkeypatch, capsys):
     monkeypatch.chdir(images.parent)
-    assert main(["data", *words]) == (2 if "nowhere" in words else 1)
+    assert main(["data", *words]) == (1 if "there already" in message else 2)
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

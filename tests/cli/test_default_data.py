@@ -97,7 +97,7 @@ def test_a_checkpoint_without_its_run_is_evaluated_on_no_other_data(
 ) -> None:
     path = tmp_path / "moved.ckpt"
     path.write_bytes((finished / "checkpoints" / "last.ckpt").read_bytes())
-    assert main(["test", "--ckpt_path", str(path), "--runs_dir", str(tmp_path / "runs")]) == 1
+    assert main(["test", "--ckpt_path", str(path), "--runs_dir", str(tmp_path / "runs")]) == 2
     said = capsys.readouterr().err
     assert "no config.yaml lies above it" in said
     assert "give --data and its options" in said

@@ -156,11 +156,12 @@ def test_real_images_are_normalised_and_compared(
     [
         (["--format", "safetensors"], 1, "does not say how large its images are"),
         (["--image-size", "31"], 1, "CifarQuick takes 32×32 images"),
-        (["--image-size", "32", "--batch-size", "0"], 1, "`batch_size` (=0) must be at least 1"),
+        (["--image-size", "32", "--batch-size", "0"], 2, "`batch_size` (=0) must be at least 1"),
         (["--image-size", "32", "--format", "safetensors", "--tolerance", "0"], 1, "was not kept"),
         (["--format", "tflite"], 2, "tflite"),
-        (["--image-size", "0"], 1, "`image_size` (=0) must be from 1 to 4096 pixels"),
-        (["--image-size", "100000"], 1, "`image_size` (=100000) must be from 1 to 4096 pixels"),
+        (["--images", "no/where"], 2, "no/where: there is no such folder"),
+        (["--image-size", "0"], 2, "`image_size` (=0) must be from 1 to 4096 pixels"),
+        (["--image-size", "100000"], 2, "`image_size` (=100000) must be from 1 to 4096 pixels"),
         (
             ["--image-size", "32", "--batch-size", str(10**12)],
             1,
@@ -178,7 +179,7 @@ def test_mistakes_are_told_and_leave_no_file(
 
 @pytest.mark.parametrize("size", [-5, 0, 4097, 100_000, 2**62])
 def test_fuse_takes_sizes_of_images_alone(size: int, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fuse", str(checkpoint), "--image_size", str(size)]) == 1
+    assert main(["fuse", str(checkpoint), "--image_size", str(size)]) == 2
     assert f"error: `image_size` (={size}) must be from 1 to 4096 pixels" in capsys.readouterr().err
 
 

@@ -138,7 +138,7 @@ def test_an_unreadable_photo_stops_or_is_left_out_and_named(finished, damaged, t
         (["nowhere.ckpt", "PHOTOS"], 2, "nowhere.ckpt: there is no such checkpoint"),
         (["PHOTOS", "PHOTOS"], 2, "the first word is the network"),
         (["RUN", "nowhere/"], 2, "nowhere/: there is no such file or folder"),
-        (["RUN", "PHOTOS", "--batch_size", "0"], 1, "`batch_size` (=0) must be at least 1"),
+        (["RUN", "PHOTOS", "--batch_size", "0"], 2, "`batch_size` (=0) must be at least 1"),
         (["RUN", "PHOTOS", "--outputs", "x"], 2, "did you mean --output?"),
         (["RUN", "PHOTOS", "--output", "PHOTOS"], 2, "is a folder; give the name of a file"),
         (["RUN", "EMPTY"], 1, "holds no photo"),

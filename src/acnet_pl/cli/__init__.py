@@ -53,7 +53,7 @@ def command_modules() -> dict[str, str]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failed run, 2 for a mistake on the command line."""
+    """Run one command; returns the exit code: 0, 1 for an error while it ran, 2 for a mistake found before."""
     args = list(sys.argv[1:] if args is None else args)
     outlive_readers()
     if isinstance(sys.stdout, io.TextIOWrapper):

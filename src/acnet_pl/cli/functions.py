@@ -14,6 +14,7 @@ from acnet_pl.cli.layout import columns, described
 from acnet_pl.config.messages import ReadableErrors
 from acnet_pl.config.program import program
 from acnet_pl.config.signatures import Parameter, Signature, signature
+from acnet_pl.config.trusted import TRUST
 from acnet_pl.config.values import values_of
 
 __all__ = ["FunctionParser", "PlainParser", "run_function"]
@@ -99,7 +100,7 @@ def _help_of_one(about: Signature, command: str) -> list[str]:
         notes = [str(values) if values.choices else "", f"default {default.strip(chr(39))}" if default else ""]
         note = ", ".join(filter(None, notes))
         lines += described(f"  --{parameter.name}", f"{parameter.help}{f' ({note})' if note else ''}", indent=22)
-    return lines
+    return [*lines, *described(f"  {TRUST[0]}", f"{TRUST[1].capitalize()}.", indent=22)]
 
 
 def _is_list(parameter: Parameter) -> bool:

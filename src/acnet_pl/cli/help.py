@@ -18,6 +18,7 @@ from acnet_pl.config.names import did_you_mean, nearest
 from acnet_pl.config.program import program
 from acnet_pl.config.settings import GROUPS, settings_of_files, text_of
 from acnet_pl.config.signatures import signature
+from acnet_pl.config.trusted import TRUST
 
 __all__ = ["run_help", "topic_of"]
 
@@ -135,6 +136,7 @@ def _screen(command: str, catalogue: Catalogue, defaults: dict[str, Any]) -> str
         "files:",
         *described("  --config FILE", "options as YAML; later ones win"),
         *described("  --print_config", "print all options as YAML, and stop"),
+        *described(f"  {TRUST[0]}", TRUST[1]),
         "",
         "examples:",
         _EXAMPLES[kind].format(program=program(), command=command, option="" if file else "--ckpt_path "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from acnet_pl.config.errors import UsageError
 from acnet_pl.image_preparation import LARGEST_IMAGE
 
 if TYPE_CHECKING:
@@ -14,9 +15,9 @@ __all__ = ["check_image_size", "random_images"]
 
 
 def check_image_size(image_size: int | None) -> None:
-    """Raise ValueError for an ``--image_size`` that no image has; None is not given."""
+    """Raise a UsageError for an ``--image_size`` that no image has; None is not given."""
     if image_size is not None and not 1 <= image_size <= LARGEST_IMAGE:
-        raise ValueError(f"`image_size` (={image_size}) must be from 1 to {LARGEST_IMAGE} pixels")
+        raise UsageError(f"`image_size` (={image_size}) must be from 1 to {LARGEST_IMAGE} pixels")
 
 
 def random_images(count: int, size: int, seed: int) -> Tensor:

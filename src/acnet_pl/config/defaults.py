@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import CONFIG, content_of, run_config
 from acnet_pl.trust import is_trusted
 
@@ -106,7 +107,7 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
 
     check_hyper_parameters(classifier_options(read_checkpoint(path), path))
     found = f"its run's data are {data.get('class_path')}" if isinstance(data, dict) else "no config.yaml lies above it"
-    raise ValueError(
+    raise UsageError(
         f"{args[0]} needs the data of {path} ({found}); give --data and its options, such as --data CIFARDataModule "
         "--data.root DIR, or the --config that has them, or --trust the package of that class"
     )

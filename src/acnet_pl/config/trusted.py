@@ -11,7 +11,10 @@ from acnet_pl.config.choices import SLOTS, offered
 from acnet_pl.config.files import content_of
 from acnet_pl.config.trainer_classes import TRAINER_CLASSES
 
-__all__ = ["named_elsewhere", "take_trusted"]
+__all__ = ["TRUST", "named_elsewhere", "take_trusted"]
+
+TRUST = ("--trust PACKAGE", "let the files that are read name classes of this package; again for each package")
+"""For the help of commands, all of which take it: the option and its explanation."""
 
 _PLUGINS = ("trainer.accelerator", "trainer.plugins", "trainer.profiler", "trainer.strategy")
 _CLASSES = {*SLOTS, *TRAINER_CLASSES, *_PLUGINS}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from acnet_pl.deploy import fused_info, load_fused, save_fused
+from acnet_pl.deploy import fused_info, is_described, load_fused, save_fused
 from acnet_pl.export.stock import stock_weights
 from acnet_pl.export.verification import Runner, tensors_in
 from acnet_pl.nn import fuse_model
@@ -25,6 +25,8 @@ from acnet_pl.nn.surgery.copying import deep_copy
 __all__ = ["Format", "Onnx", "Safetensors", "Stock", "TorchExport"]
 
 METADATA_KEY = "acnet_pl"
+INPUT = "images"
+"""Name of the input of ONNX files."""
 
 
 class Format(ABC):
@@ -83,7 +85,6 @@ class Onnx(Format):
         import onnx
 
         fused, images = _fused(network, images)
-        single = isinstance(fused(images), Tensor)
         with _quiet():
             torch.onnx.export(
                 fused,
@@ -92,8 +93,8 @@ class Onnx(Format):
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                input_names=["images"],
-                output_names=["logits"] if single else None,
+                input_names=[INPUT],
+                output_names=_output_names(fused(images)),
                 dynamic_shapes=_dynamic_shapes(dynamic_batch),
             )
         if info is not None:
@@ -133,24 +134,18 @@ class TorchExport(Format):
 
 
 class Safetensors(Format):
-    """The fused network's weights. With ``info`` of a backbone, `acnet_pl.load_fused` builds the network from it."""
+    """The fused network's weights, for `acnet_pl.load_fused`, which builds the network if ``info`` is of a backbone."""
 
     suffix = ".safetensors"
 
     def write(  # noqa: D102
         self, network: nn.Module, path: Path, images: Tensor, dynamic_batch: bool, info: Mapping[str, Any] | None
     ) -> None:
-        fused, _ = _fused(network, images)
-        if info is None:
-            _save(fused.state_dict(), path)
-        else:
-            save_fused(fused, path, info)
+        fused, images = _fused(network, images)
+        save_fused(fused, path, info, inputs=None if info and is_described(info) else images)
 
     def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
-        weights = load_file(path)
-        if _says_how_it_is_built(path):
-            return _runner(load_fused(path))
-        return _runner(_loaded(fuse_model(network).cpu(), weights))
+        return _runner(load_fused(path, into=None if is_described(fused_info(path)) else network))
 
 
 class Stock(Format):
@@ -179,6 +174,31 @@ def _fused(network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return fuse_model(network, images).cpu().requires_grad_(False), images.cpu()
 
 
+def _output_names(outputs: object) -> list[str] | None:
+    """Name outputs after their keys and places; None leaves it to the exporter where that gives no distinct names.
+
+    Examples:
+        >>> _output_names(torch.zeros(1)), _output_names({"out": torch.zeros(1), "aux": [torch.zeros(1)]})
+        (['output'], ['out', 'aux.0'])
+    """
+    names = [name or "output" for name, _ in _named_tensors(outputs, "")]
+    tensors = [id(tensor) for _, tensor in _named_tensors(outputs, "")]
+    distinct = len({*names, INPUT}) == len(names) + 1 and len({*tensors}) == len(tensors)
+    return names if names and distinct else None
+
+
+def _named_tensors(outputs: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the tensors of `tensors_in`, with their places in the outputs."""
+    if isinstance(outputs, Tensor):
+        yield name, outputs
+    elif isinstance(outputs, Mapping):
+        for key, value in outputs.items():
+            yield from _named_tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(outputs, (list, tuple)):
+        for index, value in enumerate(outputs):
+            yield from _named_tensors(value, f"{name or 'output'}.{index}")
+
+
 def _dynamic_shapes(dynamic_batch: bool) -> tuple[dict[int, Any]] | None:
     return ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
 
@@ -186,14 +206,6 @@ def _dynamic_shapes(dynamic_batch: bool) -> tuple[dict[int, Any]] | None:
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors; shared memory is written once per name."""
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}, path)
-
-
-def _says_how_it_is_built(path: Path) -> bool:
-    try:
-        fused_info(path)
-    except ValueError:
-        return False
-    return True
 
 
 def _loaded(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acnet_pl.cli.functions import run_function
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import check_there
 
 __all__ = ["check", "optimize", "run"]
@@ -111,7 +112,7 @@ def _fault(split: Any, index: int) -> tuple[str | None, str | None]:
 def _positive(**options: float) -> None:
     for name, value in options.items():
         if value <= 0:
-            raise ValueError(f"`{name}` (={value}) must be more than 0")
+            raise UsageError(f"`{name}` (={value}) must be more than 0")
 
 
 def _splits(source: Path, val_size: float = 0.2) -> tuple[dict[str, Any], list[str]]:

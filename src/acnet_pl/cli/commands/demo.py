@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from acnet_pl.cli.functions import run_function
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.program import program, python
 
 __all__ = ["demo", "run"]
@@ -30,7 +31,7 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
         runs_dir: Where runs/NAME/TIME and the report are written.
     """
     if epochs < 1:
-        raise ValueError(f"`epochs` (={epochs}) must be at least 1")
+        raise UsageError(f"`epochs` (={epochs}) must be at least 1")
     from rich.console import Console
 
     from acnet_pl.cli import lightning

@@ -8,6 +8,7 @@ from typing import Literal
 
 from acnet_pl.cli.functions import run_function
 from acnet_pl.cli.random_images import check_image_size, random_images
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import check_output, check_there
 
 __all__ = ["export", "run"]
@@ -57,9 +58,11 @@ def export(
         tolerance: Largest difference allowed between the outputs of trained network and file, relative to the largest.
     """
     if batch_size < 1:
-        raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
+        raise UsageError(f"`batch_size` (={batch_size}) must be at least 1")
     check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
+    if images is not None:
+        check_there(images, "folder")
     if output is not None:
         output = check_output(output, checkpoint)
     from rich.console import Console

@@ -52,7 +52,7 @@ def predict(
         skip_unreadable: Name photos that cannot be decoded and go on, instead of stopping at the first.
     """
     if batch_size < 1:
-        raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
+        raise UsageError(f"`batch_size` (={batch_size}) must be at least 1")
     file = _network_file(network)
     output = check_output(output, file, *map(Path, photos))
     from rich.console import Console

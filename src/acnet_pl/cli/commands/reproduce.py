@@ -14,6 +14,7 @@ from acnet_pl.config.catalogue import Catalogue
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.names import did_you_mean, nearest, nearest_option
 from acnet_pl.config.program import program
+from acnet_pl.config.trusted import TRUST
 from acnet_pl.reproduce import ANALYSES, ARTICLE, TARGETS
 
 __all__ = ["run"]
@@ -123,6 +124,7 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     for action, text in _ACTIONS.items():
         flags = dict.fromkeys([f"--{action.replace('_', '-')}", f"--{action}"])
         actions.add_argument(*flags, action="store_const", dest="action", const=action, default="run", help=text)
+    parser.add_argument(TRUST[0].split()[0], metavar=TRUST[0].split()[1], help=TRUST[1])  # taken before
     known, unknown = parser.parse_known_args(list(args))
     fit = tuple(option for option in unknown if option != "--")
     for option in fit:
