@@ -107,6 +107,15 @@ def test_the_site_builds_and_its_links_lead_somewhere(site):
     }
 
 
+def test_beside_each_example_that_the_site_includes_is_a_link_to_its_file(site):
+    included = [(page, name) for page in PAGES for name in re.findall(r'--8<-- "docs/(.+?)"', page.read_text())]
+    assert included
+    for page, name in included:
+        link = os.path.relpath(ROOT / "docs" / name, page.parent)
+        assert f"({link})" in page.read_text()
+        assert (site / name).is_file()
+
+
 def test_the_reference_has_every_public_name(site):
     text = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
     packages = ("nn", "backbones", "data", "modules", "callbacks", "loggers", "analysis", "export", "deploy", "graphs")
