@@ -16,11 +16,11 @@ from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
 from acnet_pl.nn.inner_layers import check_hooks, why_other
+from acnet_pl.nn.laid_out import LaidOut
 from acnet_pl.nn.replaced import why_replaced
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen"]
-
 Fused = tuple[Tensor, Tensor]
 """Kernel ``(O, I/groups, kH, kW)`` and bias ``(O,)``."""
 
@@ -74,7 +74,7 @@ def fuse_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     )
 
 
-class FusibleConv(nn.Module, ABC):
+class FusibleConv(LaidOut, ABC):
     """A training-time module that computes, in eval mode, what one ``nn.Conv2d`` computes.
 
     The module is a sum of branches, followed by one batch norm if it has a `norm`. To add a re-parameterisable block,
@@ -113,6 +113,7 @@ class FusibleConv(nn.Module, ABC):
         self.groups = groups
         self.padding_mode = padding_mode
         self.explicit = False
+        self.lay_out()
 
     @abstractmethod
     def branches(self) -> Sequence[Branch]:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.networks import graphs_of
 from acnet_pl.nn.surgery.running import call, cloned
+from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.trace import layers
 
 __all__ = ["changed_path"]
@@ -94,7 +95,7 @@ class _Evaluation(TorchDispatchMode):
                 module.register_forward_hook(self.leave)
         example = cloned(example_input)
         devices = list({parameter.device for parameter in self.model.parameters() if parameter.is_cuda})
-        with torch.random.fork_rng(devices), torch.no_grad(), self:
+        with torch.random.fork_rng(devices), torch.no_grad(), all_kept(self.model), self:
             call(self.model, example)
         return self.steps
 

@@ -156,7 +156,8 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
     if type(value) in (list, tuple) and not value:
         return [type(value)([object()])]  # of which nothing is known: using it is an error
     if type(value) in (list, tuple):
-        shifted = [other for other in (value[::-1], value[1:], value[:-1]) if other and other != value]
+        own = [*map(id, value)]  # tensors and arrays have no one answer to ==
+        shifted = [other for other in (value[::-1], value[1:], value[:-1]) if other and [*map(id, other)] != own]
         words = [(at, word) for at, one in enumerate(value) if isinstance(one, str) for word in strings if word != one]
         return [*shifted, *(type(value)([*value[:at], word, *value[at + 1 :]]) for at, word in words[:10])]
     if type(value) is dict:

@@ -147,12 +147,16 @@ class Handlers:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record the functions that are called, and that take or give outputs, within the context."""
-        before = sys.getprofile()
+        before: Any = sys.getprofile()
         sys.setprofile(self._note)
         try:
             yield
         finally:
-            sys.setprofile(before)
+            sys.setprofile(None)
+            if hasattr(before, "enable"):  # cProfile's, which is no Python function
+                before.enable()
+            elif before is not None:
+                sys.setprofile(before)
 
     def _note(self, frame: FrameType, event: str, returned: Any) -> None:
         if event not in ("call", "return") or _whose(frame.f_code.co_filename) != "user":

@@ -148,8 +148,16 @@ def _ignores_values(hook: Any) -> bool:
     returned = [one for one, then in pairwise(instructions) if then.opname == "RETURN_VALUE"]
     returned += [one for one in instructions if one.opname == "RETURN_CONST"]
     none = all(one.opname in ("LOAD_CONST", "RETURN_CONST") and one.argval is None for one in returned)
-    others = {*code.co_varnames[: code.co_argcount][1 + (function is not hook) :]}
+    others = {*_given(hook)[1:]}
     return none and not others & {*code.co_cellvars}.union(*map(_loaded, instructions))
+
+
+def _given(hook: Any) -> tuple[str, ...]:
+    """Return the names of the arguments that a hook is given, without those that keep a value, as ``name=name``."""
+    function = getattr(hook, "__func__", hook)
+    code = function.__code__
+    names: tuple[str, ...] = code.co_varnames[: code.co_argcount][function is not hook :]
+    return names[: max(3, len(names) - len(function.__defaults__ or ()))]
 
 
 def _looks_beyond_output(hook: Any) -> bool:
@@ -158,7 +166,7 @@ def _looks_beyond_output(hook: Any) -> bool:
     code = getattr(function, "__code__", None)
     if code is None:
         return True
-    names = code.co_varnames[: code.co_argcount][function is not hook :]
+    names = _given(hook)
     others = set(names[:-1])
     if code.co_flags & inspect.CO_VARARGS:
         others = {*names, code.co_varnames[code.co_argcount + code.co_kwonlyargcount]}

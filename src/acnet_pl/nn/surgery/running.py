@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from acnet_pl.nn.surgery.alive import still_alive
-from acnet_pl.nn.surgery.copying import leaves_inside
+from acnet_pl.nn.surgery.copying import holds_values, leaves_inside
 from acnet_pl.nn.surgery.decisions import other_values, variations
 from acnet_pl.nn.surgery.errors import raised_by_user
 from acnet_pl.nn.surgery.functions import strings_in
@@ -94,13 +95,15 @@ def call(model: Callable[..., Any], example_input: Any) -> Any:
 
 
 def cloned(example_input: Any) -> Any:
-    """Return an example whose tensors are clones, which a network may change in place."""
-    clones: dict[int, Tensor] = {}
+    """Return an example whose tensors, also those in objects, are clones, which a network may change in place."""
+    clones: dict[int, Any] = {}
 
-    def clone(tensor: Tensor) -> Tensor:
-        return clones.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))
+    def clone(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return clones.setdefault(id(leaf), leaf.detach().clone().requires_grad_(leaf.requires_grad))
+        return copy.deepcopy(leaf, clones) if holds_values(leaf) and not isinstance(leaf, (type, nn.Module)) else leaf
 
-    return tree_map_only(Tensor, clone, example_input)
+    return tree_map(clone, example_input)
 
 
 class _Recorder(TorchDispatchMode):

@@ -1,0 +1,148 @@
+"""Tracing leaves what is the user's as it was: random numbers, lists that hooks fill, profilers, examples."""
+
+from __future__ import annotations
+
+import cProfile
+import random
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.nn.pairs import Pair, Randomise, X
+from torch import Tensor, nn
+
+from acnet_pl.nn import convert_to_acnet, fuse_model
+
+OWN = torch.Generator().manual_seed(0)
+NESTED: dict[str, list[Any]] = {"seen": []}
+SETTINGS = ModuleType("settings_of_a_test")
+SEEN: list[Any] = []
+
+
+class Settings:
+    last: Any = None
+
+
+class Draws(Pair):
+    """Noise of a fixed shape, drawn anew at each call."""
+
+    def forward(self, x: Tensor) -> Any:
+        noise = torch.randn(1, dtype=x.dtype) + torch.rand(1, generator=OWN, dtype=x.dtype)
+        return self.norm(self.conv(x)) * random.uniform(0.9, 1.1) + noise * np.random.rand()  # noqa: NPY002
+
+
+class Keeps(Pair):
+    def forward(self, x: Tensor, memo: list[Any] = []) -> Any:  # noqa: B006
+        y = self.norm(self.conv(x))
+        NESTED["seen"].append(y)
+        SETTINGS.last = y  # type: ignore[attr-defined]
+        Settings.last = y
+        memo.append(y)
+        return y
+
+
+def draw() -> list[float]:
+    torch_own = [float(torch.rand(1)), float(torch.rand(1, generator=OWN))]
+    return [*torch_own, random.random(), float(np.random.rand())]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+def test_random_numbers_go_on_as_if_nothing_had_been_traced(example: Tensor | None, randomise: Randomise) -> None:
+    model = randomise(Draws().double()).eval()
+
+    def seed() -> None:
+        torch.manual_seed(1)
+        OWN.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+
+    seed()
+    expected = draw()
+    seed()
+    fused = fuse_model(model, example)
+    assert draw() == expected
+    seed()
+    wanted = model(X)
+    seed()
+    torch.testing.assert_close(fused(X), wanted)
+    assert isinstance(fused.norm, nn.Identity)
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+def test_what_code_and_hooks_collect_stays(example: Tensor | None, randomise: Randomise) -> None:
+    mine: list[Any] = []
+    model = randomise(Keeps().double()).eval()
+    hooked = randomise(nn.Sequential(Pair(), nn.ReLU()).double()).eval()
+    hooked.get_submodule("1").register_forward_hook(lambda module, args, output, mine=mine: mine.append(output))
+    hooked.get_submodule("1").register_forward_hook(lambda module, args, output: SEEN.append(output))
+    for network in (model, hooked):
+        fuse_model(network, example)
+        convert_to_acnet(network, example, init="preserve")
+    assert not [*mine, *SEEN, *NESTED["seen"]]
+    assert not hasattr(SETTINGS, "last")
+    assert Settings.last is None
+    assert Keeps.forward.__defaults__ == ([],)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="cProfile no longer uses sys.setprofile")
+def test_a_profiler_goes_on() -> None:
+    profiler = cProfile.Profile()
+    profiler.enable()
+    fuse_model(Pair().eval())
+    random.gauss(0, 1)
+    profiler.disable()
+    profiler.create_stats()
+    assert any(name == "gauss" for _, _, name in profiler.stats)  # type: ignore[attr-defined]
+
+
+class Batch:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class TakesObject(Pair):
+    def forward(self, batch: Batch) -> Any:  # type: ignore[override]
+        return self.norm(self.conv(batch.x.mul_(2)))
+
+
+def test_an_example_that_is_an_object_stays(randomise: Randomise) -> None:
+    example = Batch(X.clone())
+    fused = fuse_model(randomise(TakesObject().double()).eval(), example)
+    assert torch.equal(example.x, X)
+    assert isinstance(fused.norm, nn.Identity)
+
+
+@pytest.mark.parametrize("value", [np.arange(3), [torch.arange(3), torch.arange(2)], (np.eye(2), np.eye(2))], ids=repr)
+def test_attributes_without_one_answer_to_equality(value: Any, randomise: Randomise) -> None:
+    class Anchored(Pair):
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.conv(x)) + len(self.anchors)  # type: ignore[arg-type]
+
+    model = randomise(Anchored().double()).eval()
+    model.anchors = value
+    torch.testing.assert_close(fuse_model(model)(X), model(X))
+    torch.testing.assert_close(convert_to_acnet(model, init="preserve").eval()(X), model(X))
+
+
+def test_hook_with_a_value_of_its_own_prevents_nothing(randomise: Randomise) -> None:
+    model = randomise(nn.Sequential(Pair(), nn.ReLU()).double()).eval()
+    seen: dict[str, Tensor] = {}
+    hook: Callable[..., None] = lambda module, args, output, name="part": seen.update({name: output})  # noqa: E731
+    model.get_submodule("0").register_forward_hook(hook)
+    fused = fuse_model(model)
+    assert isinstance(fused.get_submodule("0.norm"), nn.Identity)
+    expected = model(X)
+    fused(X)
+    torch.testing.assert_close(seen["part"].relu(), expected)
+
+
+@pytest.mark.parametrize(("name", "value"), [("stride", (2, 2)), ("dilation", (2, 2)), ("padding_mode", "circular")])
+def test_shape_of_a_block_cannot_change(name: str, value: Any) -> None:
+    block: Any = convert_to_acnet(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)))[0]  # type: ignore[index]
+    setattr(block, name, getattr(block, name))
+    with pytest.raises(AttributeError, match=f"the {name} of a ACBlock cannot change .* on the convolution before"):
+        setattr(block, name, value)
