@@ -70,7 +70,7 @@ def _places(model: nn.Module) -> list[_Place | _Cell]:
     functions: dict[int, Any] = {}
     for module in model.modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        functions |= {id(hook): hook for hook in hooks}
+        functions |= {id(hook): hook for hook in hooks if not _is_own(_plain(hook))}
     for module in modules.values():
         functions |= {id(function): function for function in reachable(module).values()}
     for function in functions.values():
@@ -81,6 +81,11 @@ def _places(model: nn.Module) -> list[_Place | _Cell]:
     classes = dict.fromkeys(base for kind in modules for base in kind.__mro__ if is_users(base))
     held = [place for function in functions.values() for place in _held_by(function)]
     return [*(_Place(*space) for space in spaces.values()), *(_Place(kind, names) for kind in classes), *held]
+
+
+def _is_own(hook: Any) -> bool:
+    """Return True for a hook with which a trace records."""
+    return str(getattr(hook, "__module__", "")).startswith(__name__.rpartition(".")[0])
 
 
 def _plain(function: Any) -> Any:
