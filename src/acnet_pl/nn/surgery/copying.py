@@ -191,7 +191,8 @@ def kept_values(model: nn.Module) -> Iterator[Any]:
 def holds_values(value: Any) -> bool:
     """Return True for an object of a user-defined class, except machinery such as a trainer or a weak reference."""
     home = type(value).__module__.partition(".")[0]
-    return home not in _MACHINERY and type(value) not in weakref.ProxyTypes and hasattr(value, "__dict__")
+    has_dict = type(value).__dictoffset__ != 0  # asked of the value, its own __getattr__ might answer
+    return home not in _MACHINERY and type(value) not in weakref.ProxyTypes and has_dict
 
 
 def leaves_inside(value: Any, seen: set[int] | None = None) -> Iterator[Any]:

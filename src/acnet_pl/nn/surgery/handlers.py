@@ -18,14 +18,17 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from acnet_pl.nn.surgery.bytecode import loop_may_end_between, loops_between
+from acnet_pl.nn.surgery.choosing import chooses
+from acnet_pl.nn.surgery.copying import holds_values
 from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
 
 __all__ = ["Explored", "Handled", "Handlers"]
 
 _TORCH, _PYTHON, _OWN = Path(torch.__file__).parent, Path(os.__file__).parent, Path(__file__).parents[1]
+_CONTAINERS = (list, tuple, dict, set)
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _BETWEEN = (_TORCH / "fx", _TORCH / "nn" / "modules" / "module.py", _TORCH / "utils" / "_contextlib.py")
 
@@ -39,16 +42,19 @@ class Explored:
     Attributes:
         inside: All of this code.
         fixed: What of it a value passes whatever the settings are: methods that are called where they are named, and
-            comprehensions. A function in an attribute may be exchanged.
+            comprehensions.
+        exchangeable: Functions in attributes.
     """
 
     def __init__(self, examples: Iterable[nn.Module]) -> None:
         self.inside: set[CodeType] = set()
         self.fixed: set[CodeType] = set()
+        self.exchangeable: set[CodeType] = set()
         for module in examples:
             functions = reachable(module)
             attributes = {id(value) for value in vars(module).values()}
             exchangeable = {one.__code__ for one in functions.values() if id(one) in attributes}
+            self.exchangeable |= exchangeable
             self.fixed |= called_methods(functions) - exchangeable
             self.inside |= {code for function in functions.values() for code in codes(function.__code__)}
         self.fixed |= {code for code in self.inside if code.co_name in _COMPREHENSIONS}
@@ -64,6 +70,7 @@ class Handled:
         called: By layer, the functions that called it, with the offset of the instruction.
         guarded: Functions that used a context manager of the user's, which may catch errors.
         entered: Functions that were called, whatever they handled.
+        held: By layer, the functions that had one of its outputs in a list, dict or the like, and the variable's name.
     """
 
     taken: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
@@ -71,6 +78,7 @@ class Handled:
     called: dict[str, set[tuple[CodeType, int]]] = field(default_factory=lambda: defaultdict(set))
     guarded: set[CodeType] = field(default_factory=set)
     entered: set[CodeType] = field(default_factory=set)
+    held: dict[str, set[tuple[CodeType, str]]] = field(default_factory=lambda: defaultdict(set))
 
     def may_have_entered(self, function: FunctionType) -> bool:
         """Return False for a function that was not called while calls of its file were recorded."""
@@ -81,7 +89,8 @@ class Handled:
         """Add what was recorded elsewhere."""
         self.guarded |= other.guarded
         self.entered |= other.entered
-        for layer in {*other.taken, *other.given, *other.called}:
+        for layer in {*other.taken, *other.given, *other.called, *other.held}:
+            self.held[layer] |= other.held[layer]
             self.taken[layer] |= other.taken[layer]
             self.given[layer] |= other.given[layer]
             self.called[layer] |= other.called[layer]
@@ -97,11 +106,15 @@ class Handled:
         passing = {code for layer in values for code in self.taken[layer] & self.given[layer]}
         handling = {code for layer in values for code in self.taken[layer] | self.given[layer]}
         calling = {code for layer in layers for code, _ in self.called[layer]}
-        if unknown := (passing - explored.fixed) | ((handling | calling) - explored.inside):
+        given_away = {code for layer in values for code in self.taken[layer]} & explored.exchangeable
+        if unknown := given_away | (passing - explored.fixed) | ((handling | calling) - explored.inside):
             return f"the other paths of {_first(unknown)} cannot be traced"
         if guarded := self.guarded & (handling | calling):
             return f"{_first(guarded)} uses a context manager that may catch errors"
-        return ""
+        held = {one for layer in values for one in self.held[layer]}
+        concerned = {code for code, _ in held} | handling | {code for layer in values for code, _ in self.called[layer]}
+        choosing = {code for code in concerned if chooses(code, {name for own, name in held if own is code})}
+        return f"{_first(choosing)} chooses one of several values" if choosing else ""
 
     def unknown_between(self, first: str, second: str, explored: Explored) -> str:
         """Return what may lie between two layers at another call and is not traced, or "".
@@ -143,6 +156,7 @@ class Handlers:
             frame = frame.f_back
         if frame is not None and _whose(frame.f_code.co_filename) == "user":
             self.handled.called[layer].add((frame.f_code, frame.f_lasti))
+            self._note_held(frame)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -168,14 +182,36 @@ class Handlers:
             return
         if frame.f_code.co_name == "__exit__" and frame.f_back is not None:
             self.handled.guarded.add(frame.f_back.f_code)
+        self._note_held(frame)
+        if event == "return" and frame.f_back is not None:
+            self._note_holding(frame.f_back.f_code, "", returned)
         for value in _values_in(returned if event == "return" else [*frame.f_locals.values()]):
             for layer in self._layers_of(value):
                 (self.handled.given if event == "return" else self.handled.taken)[layer].add(frame.f_code)
 
+    def _note_held(self, frame: FrameType) -> None:
+        for name, value in frame.f_locals.items():
+            self._note_holding(frame.f_code, name, value)
+
+    def _note_holding(self, code: CodeType, name: str, value: Any) -> None:
+        for inner in _members_of(value):
+            for layer in self._layers_of(inner):
+                self.handled.held[layer].add((code, name))
+
+
+def _members_of(value: Any) -> Iterator[Any]:
+    """Iterate over the values in a named tuple, or another object that is neither a module nor PyTorch's."""
+    if isinstance(value, _CONTAINERS):
+        yield from _values_in(list(value.values() if isinstance(value, dict) else value))
+    elif (
+        holds_values(value) and not isinstance(value, (nn.Module, type, torch.Tensor, fx.Proxy)) and not callable(value)
+    ):
+        yield from _values_in([*vars(value).values()])
+
 
 def _values_in(value: Any, depth: int = 4) -> Iterator[Any]:
     """Iterate over a value or over what it contains, down to some depth, since containers may contain themselves."""
-    if type(value) in (list, tuple, dict, set) and depth:
+    if type(value) in _CONTAINERS and depth:
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _values_in(inner, depth - 1)
     else:

@@ -1,0 +1,109 @@
+"""Tell from its bytecode whether a function takes one of several values, which one depending on a value.
+
+``out[self.layer]`` and ``{"raw": y, "norm": z}[mode]`` take another value at another call, without a conditional jump.
+"""
+
+from __future__ import annotations
+
+import dis
+import re
+from collections.abc import Collection, Iterator
+from functools import cache
+from types import CodeType
+
+__all__ = ["chooses"]
+
+_SILENT = ("CACHE", "EXTENDED_ARG", "NOP", "RESUME")
+_LITERALS = ("BUILD_LIST", "BUILD_TUPLE", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "LIST_EXTEND", "DICT_UPDATE")
+_GETTERS = ("get", "pop", "popitem", "setdefault", "__getitem__")
+_BY_NAME = ("attrgetter", "getattr", "itemgetter")
+
+
+def chooses(code: CodeType, names: Collection[str]) -> bool:
+    """Return True if code takes an element of a container, and a value decides which.
+
+    Args:
+        code: A function's code.
+        names: Its variables that contain the values in question, with "" for what a call returned. Elements of others
+            do not count, but of containers that the code makes on the spot.
+    """
+    return _chooses(code, frozenset(names))
+
+
+@cache
+def _chooses(code: CodeType, names: frozenset[str]) -> bool:
+    instructions = [each for one in dis.get_instructions(code) if one.opname not in _SILENT for each in _apart(one)]
+    if "locals" in code.co_names or (names and {*_BY_NAME} & {*code.co_names}):
+        return True
+    return any(
+        _is_element(one) and not _is_fixed(instructions, at) and _concerns(_container(instructions, at), names)
+        for at, one in enumerate(instructions)
+    ) or any(_loads(one, names) and _gets(instructions[at + 1 : at + 4]) for at, one in enumerate(instructions))
+
+
+def _apart(instruction: dis.Instruction) -> Iterator[dis.Instruction]:
+    """Iterate over the two instructions for which one may stand from Python 3.13 on."""
+    if not isinstance(instruction.argval, tuple) or "_FAST_" not in instruction.opname:
+        yield instruction
+        return
+    for kind, name in zip(re.findall("LOAD|STORE", instruction.opname), instruction.argval, strict=True):
+        yield instruction._replace(opname=f"{kind}_FAST", opcode=dis.opmap[f"{kind}_FAST"], arg=0, argval=name)
+
+
+def _is_element(instruction: dis.Instruction) -> bool:
+    subscript = instruction.opname == "BINARY_OP" and instruction.argrepr == "[]"  # from Python 3.14 on
+    return subscript or instruction.opname in ("BINARY_SUBSCR", "BINARY_SLICE")
+
+
+def _is_constant(instruction: dis.Instruction) -> bool:
+    return instruction.opname in ("LOAD_CONST", "LOAD_SMALL_INT")
+
+
+def _is_fixed(instructions: list[dis.Instruction], at: int) -> bool:
+    """Return True if a constant is the index, or constants are the bounds, of the element that an instruction takes."""
+    before = instructions[max(at - 4, 0) : at]
+    if instructions[at].is_jump_target:  # another value may be the index
+        return False
+    if instructions[at].opname == "BINARY_SLICE":
+        return all(map(_is_constant, before[-2:]))
+    if before and before[-1].opname == "BUILD_SLICE":
+        return all(map(_is_constant, before[-1 - (before[-1].arg or 2) : -1]))
+    if before and before[-1].opname == "UNARY_NEGATIVE":
+        return all(map(_is_constant, before[-2:-1]))
+    return bool(before) and _is_constant(before[-1])
+
+
+def _container(instructions: list[dis.Instruction], at: int) -> dis.Instruction | None:
+    """Return the instruction that made the container of which another takes an element, or None if that is unsure."""
+    above = 2 if instructions[at].opname == "BINARY_SLICE" else 1  # values on the stack above the container
+    for one in reversed(instructions[:at]):
+        if "JUMP" in one.opname or one.opname == "FOR_ITER":
+            return None
+        if above == 0:
+            return one
+        above -= dis.stack_effect(one.opcode, one.arg, jump=False)
+        if above < 0:
+            return one
+    return None
+
+
+def _concerns(container: dis.Instruction | None, names: frozenset[str]) -> bool:
+    if container is None:
+        return bool(names)
+    if container.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
+        return _loads(container, names)
+    if container.opname in _LITERALS:
+        return True
+    return bool(names) and not container.opname.startswith("LOAD")
+
+
+def _loads(instruction: dis.Instruction, names: frozenset[str]) -> bool:
+    return instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and instruction.argval in names
+
+
+def _gets(following: list[dis.Instruction]) -> bool:
+    """Return True if instructions call a method that takes an element, which a value chooses."""
+    if not following or following[0].opname not in ("LOAD_ATTR", "LOAD_METHOD") or following[0].argval not in _GETTERS:
+        return False
+    argument = following[1] if len(following) > 1 else None
+    return argument is None or not (_is_constant(argument) or "CALL" in argument.opname)
