@@ -9,6 +9,7 @@ import dis
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
+from itertools import takewhile
 from types import CodeType
 
 __all__ = ["chooses"]
@@ -16,29 +17,35 @@ __all__ = ["chooses"]
 _SILENT = ("CACHE", "EXTENDED_ARG", "NOP", "RESUME")
 _LITERALS = ("BUILD_LIST", "BUILD_TUPLE", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "LIST_EXTEND", "DICT_UPDATE")
 _GETTERS = ("get", "pop", "popitem", "setdefault", "__getitem__")
+_ENDS = ("STORE", "POP_TOP", "RETURN")  # of the statement before
 _BY_NAME = ("attrgetter", "getattr", "itemgetter")
 
 
-def chooses(code: CodeType, names: Collection[str]) -> bool:
+def chooses(code: CodeType, names: Collection[str], values: Collection[str]) -> bool:
     """Return True if code takes an element of a container, and a value decides which.
 
     Args:
         code: A function's code.
-        names: Its variables that contain the values in question, with "" for what a call returned. Elements of others
-            do not count, but of containers that the code makes on the spot.
+        names: Its variables that contain the values in question, with "" for what a call returned. Elements of other
+            containers do not count, but of those that the code makes of such values on the spot.
+        values: Its variables that are such values.
     """
-    return _chooses(code, frozenset(names))
+    return _chooses(code, frozenset(names), frozenset(values))
 
 
 @cache
-def _chooses(code: CodeType, names: frozenset[str]) -> bool:
+def _chooses(code: CodeType, names: frozenset[str], values: frozenset[str]) -> bool:
     instructions = [each for one in dis.get_instructions(code) if one.opname not in _SILENT for each in _apart(one)]
-    if "locals" in code.co_names or (names and {*_BY_NAME} & {*code.co_names}):
+    called = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    if "locals" in called or (names and {*_BY_NAME} & called):
         return True
-    return any(
-        _is_element(one) and not _is_fixed(instructions, at) and _concerns(_container(instructions, at), names)
-        for at, one in enumerate(instructions)
-    ) or any(_loads(one, names) and _gets(instructions[at + 1 : at + 4]) for at, one in enumerate(instructions))
+    for at, one in enumerate(instructions):
+        if _is_element(one) and not _is_fixed(instructions, at):
+            if _concerns(instructions, _container(instructions, at), names, values):
+                return True
+        elif _loads(one, names) and _gets(instructions[at + 1 :]):
+            return True
+    return False
 
 
 def _apart(instruction: dis.Instruction) -> Iterator[dis.Instruction]:
@@ -73,28 +80,33 @@ def _is_fixed(instructions: list[dis.Instruction], at: int) -> bool:
     return bool(before) and _is_constant(before[-1])
 
 
-def _container(instructions: list[dis.Instruction], at: int) -> dis.Instruction | None:
-    """Return the instruction that made the container of which another takes an element, or None if that is unsure."""
+def _container(instructions: list[dis.Instruction], at: int) -> int | None:
+    """Return the index of the instruction that made the container of an element, or None if that is unsure."""
     above = 2 if instructions[at].opname == "BINARY_SLICE" else 1  # values on the stack above the container
-    for one in reversed(instructions[:at]):
+    for index in range(at - 1, -1, -1):
+        one = instructions[index]
         if "JUMP" in one.opname or one.opname == "FOR_ITER":
             return None
         if above == 0:
-            return one
+            return index
         above -= dis.stack_effect(one.opcode, one.arg, jump=False)
         if above < 0:
-            return one
+            return index
     return None
 
 
-def _concerns(container: dis.Instruction | None, names: frozenset[str]) -> bool:
+def _concerns(
+    instructions: list[dis.Instruction], container: int | None, names: frozenset[str], values: frozenset[str]
+) -> bool:
+    """Return True if a container may hold one of the values."""
     if container is None:
         return bool(names)
-    if container.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
-        return _loads(container, names)
-    if container.opname in _LITERALS:
-        return True
-    return bool(names) and not container.opname.startswith("LOAD")
+    maker = instructions[container]
+    if maker.opname.startswith("LOAD"):
+        return _loads(maker, names)
+    own = list(takewhile(lambda one: not one.opname.startswith(_ENDS), reversed(instructions[:container])))
+    literal = maker.opname in _LITERALS and any("CALL" in one.opname for one in own)
+    return (bool(names) and maker.opname not in _LITERALS) or literal or any(_loads(one, values) for one in own)
 
 
 def _loads(instruction: dis.Instruction, names: frozenset[str]) -> bool:
@@ -105,5 +117,4 @@ def _gets(following: list[dis.Instruction]) -> bool:
     """Return True if instructions call a method that takes an element, which a value chooses."""
     if not following or following[0].opname not in ("LOAD_ATTR", "LOAD_METHOD") or following[0].argval not in _GETTERS:
         return False
-    argument = following[1] if len(following) > 1 else None
-    return argument is None or not (_is_constant(argument) or "CALL" in argument.opname)
+    return not all(map(_is_constant, takewhile(lambda one: "CALL" not in one.opname, following[1:])))

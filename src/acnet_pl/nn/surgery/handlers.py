@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -71,6 +71,8 @@ class Handled:
         guarded: Functions that used a context manager of the user's, which may catch errors.
         entered: Functions that were called, whatever they handled.
         held: By layer, the functions that had one of its outputs in a list, dict or the like, and the variable's name.
+        named: By layer, the functions that had one of its outputs in a variable, and the variable's name.
+        loose: Layers that an nn.Sequential called which the code made on the spot, such as a part of another.
     """
 
     taken: dict[str, set[CodeType]] = field(default_factory=lambda: defaultdict(set))
@@ -79,6 +81,8 @@ class Handled:
     guarded: set[CodeType] = field(default_factory=set)
     entered: set[CodeType] = field(default_factory=set)
     held: dict[str, set[tuple[CodeType, str]]] = field(default_factory=lambda: defaultdict(set))
+    named: dict[str, set[tuple[CodeType, str]]] = field(default_factory=lambda: defaultdict(set))
+    loose: set[str] = field(default_factory=set)
 
     def may_have_entered(self, function: FunctionType) -> bool:
         """Return False for a function that was not called while calls of its file were recorded."""
@@ -89,8 +93,10 @@ class Handled:
         """Add what was recorded elsewhere."""
         self.guarded |= other.guarded
         self.entered |= other.entered
-        for layer in {*other.taken, *other.given, *other.called, *other.held}:
+        self.loose |= other.loose
+        for layer in {*other.taken, *other.given, *other.called, *other.held, *other.named}:
             self.held[layer] |= other.held[layer]
+            self.named[layer] |= other.named[layer]
             self.taken[layer] |= other.taken[layer]
             self.given[layer] |= other.given[layer]
             self.called[layer] |= other.called[layer]
@@ -109,11 +115,14 @@ class Handled:
         given_away = {code for layer in values for code in self.taken[layer]} & explored.exchangeable
         if unknown := given_away | (passing - explored.fixed) | ((handling | calling) - explored.inside):
             return f"the other paths of {_first(unknown)} cannot be traced"
+        if loose := sorted(self.loose & {*layers}):
+            return f"`{loose[0]}` is called by an nn.Sequential that is made on the spot, of which it may be the last"
         if guarded := self.guarded & (handling | calling):
             return f"{_first(guarded)} uses a context manager that may catch errors"
         held = {one for layer in values for one in self.held[layer]}
+        named = {one for layer in values for one in self.named[layer]}
         concerned = {code for code, _ in held} | handling | {code for layer in values for code, _ in self.called[layer]}
-        choosing = {code for code in concerned if chooses(code, {name for own, name in held if own is code})}
+        choosing = {code for code in concerned if chooses(code, _of(code, held), _of(code, named))}
         return f"{_first(choosing)} chooses one of several values" if choosing else ""
 
     def unknown_between(self, first: str, second: str, explored: Explored) -> str:
@@ -140,18 +149,22 @@ class Handlers:
 
     Args:
         layers_of: Returns the names of the layers whose output a value is, if any.
+        modules: Those of the network: an nn.Sequential that is none of them was made on the spot. None is unknown.
 
     Attributes:
         handled: What was recorded.
     """
 
-    def __init__(self, layers_of: Callable[[Any], Iterable[str]]) -> None:
+    def __init__(self, layers_of: Callable[[Any], Iterable[str]], modules: Collection[nn.Module] | None = None) -> None:
         self.handled = Handled()
+        self._modules = modules
         self._layers_of = layers_of
 
     def note_call(self, layer: str) -> None:
         """Record the function that calls a layer now, unless it is PyTorch's."""
         frame: FrameType | None = sys._getframe(1)
+        if self._modules is not None and _of_new_sequence(frame, self._modules):
+            self.handled.loose.add(layer)
         while frame is not None and _whose(frame.f_code.co_filename) == "between":
             frame = frame.f_back
         if frame is not None and _whose(frame.f_code.co_filename) == "user":
@@ -192,11 +205,22 @@ class Handlers:
     def _note_held(self, frame: FrameType) -> None:
         for name, value in frame.f_locals.items():
             self._note_holding(frame.f_code, name, value)
+            for layer in self._layers_of(value):
+                self.handled.named[layer].add((frame.f_code, name))
 
     def _note_holding(self, code: CodeType, name: str, value: Any) -> None:
         for inner in _members_of(value):
             for layer in self._layers_of(inner):
                 self.handled.held[layer].add((code, name))
+
+
+def _of_new_sequence(frame: FrameType | None, modules: Collection[nn.Module]) -> bool:
+    """Return True if the innermost call of an nn.Sequential, if it has called a layer, is of one that is not known."""
+    while frame is not None and _whose(frame.f_code.co_filename) != "user":
+        if frame.f_code is nn.Sequential.forward.__code__:
+            return frame.f_locals["self"] not in modules
+        frame = frame.f_back
+    return False
 
 
 def _members_of(value: Any) -> Iterator[Any]:
@@ -216,6 +240,10 @@ def _values_in(value: Any, depth: int = 4) -> Iterator[Any]:
             yield from _values_in(inner, depth - 1)
     else:
         yield value
+
+
+def _of(code: CodeType, variables: Iterable[tuple[CodeType, str]]) -> set[str]:
+    return {name for own, name in variables if own is code}
 
 
 def _first(functions: Iterable[CodeType]) -> str:

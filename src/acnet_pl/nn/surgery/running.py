@@ -119,7 +119,7 @@ class _Recorder(TorchDispatchMode):
         self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
-        self.handlers = Handlers(self._layers_of)
+        self.handlers = Handlers(self._layers_of, {*model.modules()})
 
     def _layers_of(self, value: Any) -> Iterator[str]:
         if isinstance(value, Tensor) and self.depth == 0:
