@@ -12,7 +12,7 @@ from functools import cache
 from itertools import takewhile
 from types import CodeType
 
-__all__ = ["chooses"]
+__all__ = ["chooses", "slices"]
 
 _SILENT = ("CACHE", "EXTENDED_ARG", "NOP", "RESUME")
 _LITERALS = ("BUILD_LIST", "BUILD_TUPLE", "BUILD_MAP", "BUILD_CONST_KEY_MAP", "LIST_EXTEND", "DICT_UPDATE")
@@ -34,8 +34,24 @@ def chooses(code: CodeType, names: Collection[str], values: Collection[str]) -> 
 
 
 @cache
+def slices(code: CodeType) -> bool:
+    """Return True if code takes a slice with a bound that is no constant."""
+    instructions = _instructions(code)
+    return any(
+        _is_element(one)
+        and not _is_fixed(instructions, at)
+        and (one.opname == "BINARY_SLICE" or instructions[at - 1].opname == "BUILD_SLICE")
+        for at, one in enumerate(instructions)
+    )
+
+
+def _instructions(code: CodeType) -> list[dis.Instruction]:
+    return [each for one in dis.get_instructions(code) if one.opname not in _SILENT for each in _apart(one)]
+
+
+@cache
 def _chooses(code: CodeType, names: frozenset[str], values: frozenset[str]) -> bool:
-    instructions = [each for one in dis.get_instructions(code) if one.opname not in _SILENT for each in _apart(one)]
+    instructions = _instructions(code)
     called = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     if "locals" in called or (names and {*_BY_NAME} & called):
         return True

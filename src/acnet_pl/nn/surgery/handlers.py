@@ -21,7 +21,7 @@ import torch
 from torch import fx, nn
 
 from acnet_pl.nn.surgery.bytecode import loop_may_end_between, loops_between
-from acnet_pl.nn.surgery.choosing import chooses
+from acnet_pl.nn.surgery.choosing import chooses, slices
 from acnet_pl.nn.surgery.copying import holds_values
 from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
 
@@ -163,7 +163,7 @@ class Handlers:
     def note_call(self, layer: str) -> None:
         """Record the function that calls a layer now, unless it is PyTorch's."""
         frame: FrameType | None = sys._getframe(1)
-        if self._modules is not None and _of_new_sequence(frame, self._modules):
+        if self._modules is not None and (maker := _maker_of_sequence(frame, self._modules)) and slices(maker):
             self.handled.loose.add(layer)
         while frame is not None and _whose(frame.f_code.co_filename) == "between":
             frame = frame.f_back
@@ -214,13 +214,13 @@ class Handlers:
                 self.handled.held[layer].add((code, name))
 
 
-def _of_new_sequence(frame: FrameType | None, modules: Collection[nn.Module]) -> bool:
-    """Return True if the innermost call of an nn.Sequential, if it has called a layer, is of one that is not known."""
+def _maker_of_sequence(frame: FrameType | None, modules: Collection[nn.Module]) -> CodeType | None:
+    """Return the user's function that calls, as an nn.Sequential, something else than the known modules."""
+    new = False
     while frame is not None and _whose(frame.f_code.co_filename) != "user":
-        if frame.f_code is nn.Sequential.forward.__code__:
-            return frame.f_locals["self"] not in modules
+        new = new or (frame.f_code is nn.Sequential.forward.__code__ and frame.f_locals["self"] not in modules)
         frame = frame.f_back
-    return False
+    return frame.f_code if frame is not None and new else None
 
 
 def _members_of(value: Any) -> Iterator[Any]:
