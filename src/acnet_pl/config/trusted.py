@@ -13,7 +13,7 @@ from acnet_pl.config.trainer_classes import TRAINER_CLASSES
 
 __all__ = ["TRUST", "named_elsewhere", "take_trusted"]
 
-TRUST = ("--trust PACKAGE", "let the files that are read name classes of this package; again for each package")
+TRUST = ("--trust PACKAGE", "let files name classes of this package")
 """For the help of commands, all of which take it: the option and its explanation."""
 
 _PLUGINS = ("trainer.accelerator", "trainer.plugins", "trainer.profiler", "trainer.strategy")
