@@ -136,9 +136,9 @@ def _h200(record: Mapping[str, Any]) -> dict[tuple[str, str], dict[tuple[str, st
     return found
 
 
-def gain(grid: Mapping[str, Any], model: str, variant: str) -> str:
-    """A gain in a sentence."""
-    return _said(_gain(_figures(grid), (model, variant), _base(grid)))
+def gain(grid: Mapping[str, Any], model: str, variant: str, base: str | None = None) -> str:
+    """A gain in a sentence, over plain or another variant."""
+    return _said(_gain(_figures(grid), (model, variant), base or _base(grid)))
 
 
 def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:

@@ -15,8 +15,7 @@ CONVS = sorted((EXPERIMENTS / "conv").glob("*.yaml"))
 
 
 # What the fused network computes is tested for each backbone and each block, and fusing takes longer than a step.
-FUSED_ONCE = ["--equivalence.enabled", "false", "--rotation.enabled", "false"]
-NOT_FUSED = [*FUSED_ONCE, "--fuse.enabled", "false"]
+NOT_FUSED = [word for name in ("equivalence", "rotation", "fuse") for word in (f"--{name}.enabled", "false")]
 
 
 def fit(tmp_path, *configs, options=()):

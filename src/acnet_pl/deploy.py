@@ -80,7 +80,8 @@ def save_fused(
     path = Path(path)
     about = dict(info or {})
     _check_preprocessing(about, "`info`")
-    if blocks := [name or type(module).__name__ for name, module in network.named_modules() if _is_block(module)]:
+    inside = network.named_modules()
+    if blocks := [name or type(module).__name__ for name, module in inside if isinstance(module, FusibleConv)]:
         raise ValueError(
             f"the network is not fused: {listed(blocks, 2)}; give fuse_model(network.eval()), or save the network as "
             "it is by torch.save(network.state_dict(), path)"
@@ -230,10 +231,6 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
         case {"list": list(values)}:
             return [example_inputs(value, precision) for value in values]
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
-
-
-def _is_block(module: nn.Module) -> bool:
-    return isinstance(module, FusibleConv)
 
 
 def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:

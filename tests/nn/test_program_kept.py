@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cProfile
 import random
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -88,7 +87,6 @@ def test_what_code_and_hooks_collect_stays(example: Tensor | None, randomise: Ra
     assert Keeps.forward.__defaults__ == ([],)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="cProfile no longer uses sys.setprofile")
 def test_a_profiler_goes_on() -> None:
     profiler = cProfile.Profile()
     profiler.enable()

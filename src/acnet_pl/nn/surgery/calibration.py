@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from acnet_pl.nn.fusible import exact
 from acnet_pl.nn.surgery.copying import light_copy
 
-__all__ = ["Moments", "moments_of_outputs", "passing_norm"]
+__all__ = ["RunningMoments", "moments_over_batches", "passing_norm"]
 
 
 @dataclass
-class Moments:
+class RunningMoments:
     """Mean and variance over all that a layer gave, per channel in float64, both ``(C,)``.
 
     Attributes:
@@ -36,13 +36,13 @@ class Moments:
         return self.squares / max(self.count - 1, 1)
 
     @staticmethod
-    def of(output: Tensor) -> Moments:
+    def of(output: Tensor) -> RunningMoments:
         """Return the moments of one output ``(N, C, ...)``."""
         values = exact(output).transpose(0, 1).flatten(1)
         mean = values.mean(1)
-        return Moments(mean, (values - mean[:, None]).square().sum(1), values.shape[1])
+        return RunningMoments(mean, (values - mean[:, None]).square().sum(1), values.shape[1])
 
-    def add(self, other: Moments) -> None:
+    def add(self, other: RunningMoments) -> None:
         """Combine with the moments of more values (Chan et al.)."""
         apart, count = other.mean - self.mean, self.count + other.count
         self.squares = self.squares + other.squares + apart.square() * (self.count * other.count / count)
@@ -51,7 +51,7 @@ class Moments:
 
 
 @torch.no_grad()
-def moments_of_outputs(network: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> dict[str, Moments]:
+def moments_over_batches(network: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> dict[str, RunningMoments]:
     """Return the moments of the outputs of layers in eval mode, over all batches, by name.
 
     Args:
@@ -64,10 +64,10 @@ def moments_of_outputs(network: nn.Module, names: Iterable[str], batches: Iterab
     """
     probe = light_copy(network).eval()
     device = next(network.parameters()).device
-    found: dict[str, Moments] = {}
+    found: dict[str, RunningMoments] = {}
 
     def observe(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        seen = Moments.of(output)
+        seen = RunningMoments.of(output)
         if name in found:
             found[name].add(seen)
         else:
@@ -84,9 +84,9 @@ def moments_of_outputs(network: nn.Module, names: Iterable[str], batches: Iterab
 
 
 @torch.no_grad()
-def passing_norm(moments: Moments, like: Tensor) -> nn.BatchNorm2d:
+def passing_norm(moments: RunningMoments, eps: float, like: Tensor) -> nn.BatchNorm2d:
     """Return a batch norm that passes values with these moments: unchanged in eval mode, nearly so in train mode."""
-    norm = nn.BatchNorm2d(len(moments.mean), device=like.device, dtype=like.dtype)
+    norm = nn.BatchNorm2d(len(moments.mean), eps, device=like.device, dtype=like.dtype)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(moments.mean)

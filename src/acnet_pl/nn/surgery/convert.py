@@ -15,7 +15,7 @@ from acnet_pl.nn.acb import BranchNorm, Position
 from acnet_pl.nn.conv import ACBConv, ConvBuilder
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.replaced import why_class_replaced
-from acnet_pl.nn.surgery.calibration import moments_of_outputs, passing_norm
+from acnet_pl.nn.surgery.calibration import moments_over_batches, passing_norm
 from acnet_pl.nn.surgery.checking import changed_path
 from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
@@ -237,9 +237,11 @@ def _begin(
 ) -> None:
     """Have each block compute what a convolution of the model and its batch norm do."""
     without = [name for name, (_, _, norm) in blocks.items() if norm is None]
-    moments = moments_of_outputs(model, without, calibrate) if calibrate is not None and without else {}
+    moments = moments_over_batches(model, without, calibrate) if calibrate is not None and without else {}
     for name, (block, layer, norm) in blocks.items():
-        block.begin_as(layer, passing_norm(moments[name], layer.weight) if name in moments else norm)
+        if name in moments:
+            norm = passing_norm(moments[name], next(block.norms()).eps, layer.weight)
+        block.begin_as(layer, norm)
     if bare := [name for name in without if name not in moments]:
         warnings.warn(
             f"{listed(bare)}: the block's own batch norm stands where the model had none, so that in train mode, where "

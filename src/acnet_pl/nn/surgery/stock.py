@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import FusibleConv, exact
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.surgery.calibration import moments_of_outputs
+from acnet_pl.nn.surgery.calibration import moments_over_batches
 from acnet_pl.nn.surgery.carried_biases import carry_biases
 from acnet_pl.nn.surgery.copying import uncompiled
 from acnet_pl.nn.surgery.report import ConversionReport, LayerReport, reports_in
@@ -85,7 +85,7 @@ def _stock_layers(
         for layer in layers:
             layer.bias = layer.bias + carried.pop(layer.entry.name, 0)
     if batches is not None:
-        moments = moments_of_outputs(network, [layer.entry.name for layer in layers if layer.entry.affine], batches)
+        moments = moments_over_batches(network, [layer.entry.name for layer in layers if layer.entry.affine], batches)
         for layer in layers:
             if (seen := moments.get(layer.entry.name)) is not None:  # of a block, whose bias goes into the batch norm
                 layer.mean, layer.var = seen.mean - layer.bias, seen.var

@@ -101,7 +101,7 @@ def _held_by(function: Any) -> Iterator[_Place | _Cell]:
         yield _Place({**dict(enumerate(function.args)), **function.keywords}, None)
         yield from _held_by(function.func)
     elif isinstance(function, MethodType):
-        if not isinstance(function.__self__, (type, nn.Module, ModuleType)) and hasattr(function.__self__, "__dict__"):
+        if not isinstance(function.__self__, (type, nn.Module, ModuleType)) and holds_values(function.__self__):
             yield _Place(function.__self__, None)
         yield from _held_by(function.__func__)
     elif isinstance(function, FunctionType):
@@ -133,9 +133,7 @@ class _Place:
         self.contents = [each for value in self.before.values() for each in _contents(value)]
         self.drawn = [(one, one.get_state()) for one in self.before.values() if isinstance(one, torch.Generator)]
         objects = [value for value in self.before.values() if depth == 0 and _is_object(value)]
-        self.inner = [
-            _Place(value, None if names is None else vars(value).keys() | names, depth=1) for value in objects
-        ]
+        self.inner = [_Place(value, _names_in(value, names), depth=1) for value in objects]
 
     def restore(self) -> None:
         for place in self.inner:
@@ -169,7 +167,9 @@ class _Place:
 
 def _names_in(value: Any, names: Set[str] | None) -> Set[str] | None:
     """Return the names that code may set in an object, or the named ones of a Python module, which has many."""
-    return names or set() if isinstance(value, ModuleType) else vars(value).keys() | (names or set())
+    if isinstance(value, ModuleType):
+        return names or set()
+    return None if names is None else vars(value).keys() | names
 
 
 def _is_object(value: Any) -> bool:
