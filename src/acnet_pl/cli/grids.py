@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from acnet_pl.reproduce.graphs import run_side_by_side
 from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
 from acnet_pl.reproduce.power import needs, power_table, warnings
+from acnet_pl.reproduce.records import Records, read_records, with_records
 from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult, RunResult
 from acnet_pl.reproduce.runner import command_line, run_all
@@ -36,12 +38,13 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
         SystemExit: With 1 where a run failed, 130 where the user interrupted.
     """
     console = Console(highlight=False, markup=False, emoji=False)
-    plan = make_plan(options)
+    records = read_records(asked.records)
+    plan = _with_records(make_plan(options), records)
     runs = _unique(plan)
     todo = [planned for planned in runs.values() if planned.state() != "finished"]
     output = asked.output or options.runs_dir / "reproduce" / asked.what
     if asked.action not in ("dry_run", "report_only"):
-        fix_plan(output, plan)
+        fix_plan(output, plan, records.plans)
     if asked.action == "list":
         for planned in todo:
             print(shlex.join(command_line(planned)))
@@ -70,7 +73,7 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
             interrupted = True
         finally:
             signal.signal(signal.SIGTERM, before)
-    results = _results(plan, options, failed, read_plans(output))
+    results = _results(plan, options, failed, read_plans(output, records.plans))
     for fault in dict.fromkeys(fault for result in results.values() for fault in result.damaged):
         console.print(f"Warning: left out {fault}", soft_wrap=True)
     report = write_report(output, results, ["python", "-m", "acnet_pl", *args])
@@ -81,6 +84,16 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
         console.print("Interrupted; the same command goes on where this one stopped.")
     if interrupted or failed:
         raise SystemExit(130 if interrupted else 1)
+
+
+def _with_records(
+    plan: dict[str, tuple[Grid, list[PlannedRun]]], records: Records
+) -> dict[str, tuple[Grid, list[PlannedRun]]]:
+    """Return the plan with what the records have of its runs, and say what they have with other options."""
+    found = {name: (grid, *with_records(runs, records)) for name, (grid, runs) in plan.items()}
+    for reason in dict.fromkeys(reason for _, _, left_out in found.values() for reason in left_out):
+        print(f"Warning: left out of {reason}", file=sys.stderr)  # --list prints commands for a shell
+    return {name: (grid, runs) for name, (grid, runs, _) in found.items()}
 
 
 def _results(

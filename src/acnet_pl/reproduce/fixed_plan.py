@@ -14,7 +14,7 @@ from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.json_file import read_json
 from acnet_pl.reproduce.plan import PlannedRun
 
-__all__ = ["FixedPlan", "fix_plan", "read_plans", "remarks"]
+__all__ = ["FixedPlan", "fix_plan", "plan_of", "read_plans", "remarks"]
 
 _FORMAT = "acnet_pl.plan/1"
 
@@ -51,24 +51,31 @@ class FixedPlan:
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-def fix_plan(output: Path, plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]) -> None:
+def fix_plan(
+    output: Path, plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]], known: Sequence[FixedPlan] = ()
+) -> None:
     """Record the plan in the folder of the report; what is recorded already stays.
 
     Args:
         output: The report's folder.
         plan: Grids and their runs.
+        known: What was recorded on other machines.
     """
-    recorded = read_plans(output)
+    recorded = read_plans(output, known)
     new = [one for one in _asked(plan) if not any(old.is_of(one) and {*one.seeds} <= {*old.seeds} for old in recorded)]
-    if new:
+    if new or recorded != read_plans(output):
         content = {"format": _FORMAT, "plans": [asdict(one) for one in (*recorded, *new)]}
         output.mkdir(parents=True, exist_ok=True)
         with atomic_path(output / "plan.json") as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_plans(output: Path) -> list[FixedPlan]:
+def read_plans(output: Path, known: Sequence[FixedPlan] = ()) -> list[FixedPlan]:
     """Return the recorded plans, oldest first.
+
+    Args:
+        output: The report's folder.
+        known: What was recorded on other machines.
 
     Raises:
         ValueError: The file is damaged.
@@ -81,17 +88,26 @@ def read_plans(output: Path) -> list[FixedPlan]:
             raise ValueError(f"its format is {str(found)[:40]!r}, expected {_FORMAT!r}")
         if not isinstance(content.get("plans"), list):
             raise ValueError("it has no list of `plans`")
-        return [_read(one) for one in content["plans"]]
+        return _in_order([plan_of(one) for one in content["plans"]], known)
     except FileNotFoundError:
-        return []
+        return _in_order([], known)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is no record of seeds and epochs ({error}); move it away to begin a new one"
         ) from error
 
 
-def _read(found: Any) -> FixedPlan:
-    """Return a recorded plan, if all of its fields are what `fix_plan` writes."""
+def _in_order(own: Sequence[FixedPlan], known: Sequence[FixedPlan]) -> list[FixedPlan]:
+    """Return plans of several machines, each once, oldest first."""
+    return sorted(dict.fromkeys([*own, *known]), key=lambda plan: plan.recorded) if known else [*own]
+
+
+def plan_of(found: Any) -> FixedPlan:
+    """Return a recorded plan, if all of its fields are what `fix_plan` writes.
+
+    Raises:
+        ValueError: They are not.
+    """
     names = [field.name for field in fields(FixedPlan)]
     if not isinstance(found, dict) or {*found} != {*names}:
         raise ValueError(f"a plan is {str(found)[:40]!r}, expected {', '.join(names)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -31,6 +31,9 @@ from acnet_pl.reproduce.settings import (
     settings_of,
 )
 from acnet_pl.reproduce.summary_file import read_summary
+
+if TYPE_CHECKING:
+    from acnet_pl.reproduce.records import RecordedRun
 
 __all__ = ["Options", "PlannedRun", "State", "describe_data", "instantiate_data", "make_plan"]
 
@@ -69,6 +72,7 @@ class PlannedRun:
         config: The whole configuration.
         departures: Settings that the user changed, as ``{name: (recipe's, user's)}``.
         runs_dir: Where runs/NAME/TIME is.
+        record: What a record of another machine has of it, if it is finished there.
     """
 
     run: Run
@@ -79,6 +83,7 @@ class PlannedRun:
     departures: Mapping[str, tuple[Any, Any]]
     runs_dir: Path
     settings: Settings = field(repr=False)
+    record: RecordedRun | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -95,6 +100,8 @@ class PlannedRun:
     def state(self) -> State:
         """Return the progress of the run."""
         folder = self.folder()
+        if self.record:
+            return "finished"
         return "missing" if folder is None else "finished" if read_summary(folder) else "unfinished"
 
     def others(self) -> dict[Path, Mapping[str, tuple[Any, Any]]]:

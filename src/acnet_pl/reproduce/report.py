@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ from acnet_pl.reproduce.elements import Block, Commands, Headline, Notice, Point
 from acnet_pl.reproduce.elements import Cell as _Cell
 from acnet_pl.reproduce.figures import figures
 from acnet_pl.reproduce.headline import headlines
+from acnet_pl.reproduce.records import FORMAT
 from acnet_pl.reproduce.render import render
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.runner import command_line
@@ -47,7 +49,7 @@ def write_report(output: Path, results: Mapping[str, GridResult], command: Seque
     written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lead = f"Plain networks and their ACNets under identical settings; {state}. Written {written}."
     content = {
-        "format": "acnet_pl.results/1",
+        "format": FORMAT,
         "written": written,
         "command": list(command),
         "versions": versions(),
@@ -172,6 +174,13 @@ def _made(results: Mapping[str, GridResult], command: Sequence[str]) -> Iterator
     if made:
         rows = [[_Cell(dict(one).get(name, "—"), "label") for name in names] for one in made]
         yield Table("Versions and hardware of the runs.", names, rows)
+    files = Counter(str(run.record.file) for run in runs.values() if run.record)
+    if files:
+        counts = ", ".join(f"{file} ({count} {'run' if count == 1 else 'runs'})" for file, count in files.items())
+        without = (
+            "; their networks are not here to be analysed" if any(r.grid.analyses for r in results.values()) else ""
+        )
+        yield Text(f"Trained on other machines, and taken from their records: {counts}{without}.")
     report = ", ".join(f"{name} {version}" for name, version in versions().items())
     yield Text(f"This report was written with {report}.")
     commands = [shlex.join(command_line(run.planned)) for run in runs.values()]

@@ -15,6 +15,7 @@ from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.plan import PlannedRun, State, describe_data
+from acnet_pl.reproduce.records import RecordedRun
 from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
 from acnet_pl.reproduce.summary_file import read_summary, summary_fault
 
@@ -35,18 +36,23 @@ class RunResult:
         folder: Its folder, if it has begun.
         summary: Content of its summary.json, if it is finished.
         failed: It was run just now and failed.
+        record: The record that it is taken from, if it was finished on another machine alone.
     """
 
     planned: PlannedRun
     folder: Path | None
     summary: Mapping[str, Any] | None
     failed: bool = False
+    record: RecordedRun | None = None
 
     @classmethod
     def of(cls, planned: PlannedRun, failed: bool = False) -> RunResult:
-        """Read a run's state from disk."""
+        """Read a run's state from disk, or from the record where it is not finished on disk."""
         folder = planned.folder()
-        return cls(planned, folder, read_summary(folder) if folder else None, failed)
+        summary = read_summary(folder) if folder else None
+        if summary is None and (record := planned.record):
+            return cls(planned, None, record.summary, record=record)
+        return cls(planned, folder, summary, failed)
 
     @property
     def state(self) -> State:
@@ -69,7 +75,9 @@ class RunResult:
         return (self.planned.config["data"].get("init_args") or {}).get("val_size") == 0
 
     def curve(self) -> list[EpochFigures]:
-        """Return the figures of each epoch from metrics.csv."""
+        """Return the figures of each epoch from metrics.csv, or from the record."""
+        if self.record:
+            return list(self.record.curve)
         path = self.folder / "metrics.csv" if self.folder else None
         return read_curve(path, self.planned.epochs) if path else []
 
@@ -81,6 +89,10 @@ class RunResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run for results.json."""
+        command = ["python", "-m", "acnet_pl", *self.planned.arguments]
+        folder = str(self.folder) if self.folder else None
+        if self.record:
+            command, folder = [*self.record.command], self.record.folder
         return {
             "name": self.planned.run.name,
             "model": self.planned.run.model,
@@ -88,8 +100,8 @@ class RunResult:
             "seed": self.planned.run.seed,
             "state": self.state,
             "failed": self.failed,
-            "folder": str(self.folder) if self.folder else None,
-            "command": ["python", "-m", "acnet_pl", *self.planned.arguments],
+            "folder": folder,
+            "command": command,
             "training_macs": self.planned.training_macs,
             "summary": self.summary,
             "curve": [asdict(one) for one in self.curve()],
@@ -248,6 +260,7 @@ class GridResult:
             "runs_finished": self.finished,
             "runs_planned": len(self.runs),
             "fixed": self.fixed,
+            "plans": [asdict(plan) for plan in self.recorded if plan.grid == self.grid.name],
             "mixed": self.mixed,
             "standing_departures": list(standing_departures(self.grid, self.recipe)),
             "test_images": self.test_images,

@@ -24,6 +24,7 @@ from acnet_pl.reproduce.grid import Run
 
 __all__ = [
     "EXPERIMENTS",
+    "IMMATERIAL",
     "FitObjects",
     "Settings",
     "SettingsParser",
@@ -37,8 +38,7 @@ Settings = Mapping[str, Any]
 """Options by dotted name, of what decides a run's numbers."""
 
 _PARTS = ("seed_everything", "model", "data", "trainer", "checkpoint.monitor", "checkpoint.mode")
-# Options of these parts that concern only display, the machine or speed.
-_IMMATERIAL = {
+IMMATERIAL = {
     *(f"data.init_args.{name}" for name in ("download", "eval_batch_size", "num_workers", "pin_memory")),
     *(f"trainer.{name}" for name in ("logger", "default_root_dir", "log_every_n_steps", "profiler")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps")),
@@ -47,6 +47,8 @@ _IMMATERIAL = {
     "model.compile",
     "model.num_classes",
 }
+"""Options of these parts that concern only display, the machine or speed."""
+
 _ABSENT = object()
 # Callbacks that only watch and write; any other may change what is trained.
 _WATCHING = {
@@ -171,7 +173,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat.items()
-        if name not in _IMMATERIAL and any(name == part or name.startswith(f"{part}.") for part in _PARTS)
+        if name not in IMMATERIAL and any(name == part or name.startswith(f"{part}.") for part in _PARTS)
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from acnet_pl.reproduce.json_file import read_json
 
-__all__ = ["read_summary", "summary_fault"]
+__all__ = ["checked_summary", "read_summary", "summary_fault"]
 
 # Figures that reports compute with; each is a number from 0 on if present.
 _AMOUNTS = {
@@ -31,7 +31,7 @@ _PARTS = ("metrics", "rotation", "equivalence", "fused", "versions", "engine")
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """Return the content of summary.json in a run's folder; None if it is missing or damaged."""
     try:
-        return _checked(read_json(folder / "summary.json"))
+        return checked_summary(read_json(folder / "summary.json"))
     except (OSError, ValueError):
         return None
 
@@ -39,7 +39,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def summary_fault(folder: Path) -> str | None:
     """Return what is wrong with summary.json in a run's folder; None if nothing is, or if it is missing."""
     try:
-        _checked(read_json(folder / "summary.json"))
+        checked_summary(read_json(folder / "summary.json"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -49,8 +49,12 @@ def summary_fault(folder: Path) -> str | None:
     return None
 
 
-def _checked(summary: Any) -> dict[str, Any]:
-    """Return a summary with the present names, if all is sound that reports use."""
+def checked_summary(summary: Any) -> dict[str, Any]:
+    """Return a summary with the present names, if all is sound that reports use.
+
+    Raises:
+        ValueError: Something is not.
+    """
     if not isinstance(summary, dict) or "metrics" not in summary:
         raise ValueError("it is no summary of a run: it has no `metrics`")
     for part in _PARTS:

@@ -111,6 +111,14 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     )
     parser.add_argument("--at_once", type=int, help="graphs: networks side by side; default all; on a CPU one per core")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs/NAME/TIME is; default runs")
+    parser.add_argument(
+        "--records",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="FILE",
+        help="results.json of other machines: their finished runs count",
+    )
     parser.add_argument("--output", type=Path, help="folder of the report; default RUNS_DIR/reproduce/WHAT")
     parser.add_argument(
         "--gain", type=float, help="for --dry-run: gain to find, in points; default published, else 0.5"

@@ -1,0 +1,158 @@
+"""Take finished runs from records (results.json) of other machines, so that a grid goes on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from acnet_pl.config.arguments import Arguments
+from acnet_pl.config.errors import UsageError
+from acnet_pl.reproduce.curves import EpochFigures
+from acnet_pl.reproduce.fixed_plan import FixedPlan, plan_of
+from acnet_pl.reproduce.json_file import read_json
+from acnet_pl.reproduce.plan import PlannedRun
+from acnet_pl.reproduce.settings import IMMATERIAL
+from acnet_pl.reproduce.summary_file import checked_summary
+
+__all__ = ["FORMAT", "RecordedRun", "Records", "read_records", "with_records"]
+
+FORMAT = "acnet_pl.results/1"
+# What differs from machine to machine, besides options that decide no figure.
+_PLACES = {"name", "runs_dir", "resume", "data.root"}
+_IMMATERIAL = {name.replace(".init_args", "") for name in IMMATERIAL} | _PLACES
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Finished run of a record.
+
+    Attributes:
+        file: The record.
+        name: The run's name.
+        command: The command that trained it.
+        folder: Its folder on that machine, as text.
+        summary: Content of its summary.json.
+        curve: Figures of each epoch.
+    """
+
+    file: Path
+    name: str
+    command: tuple[str, ...]
+    folder: str
+    summary: Mapping[str, Any]
+    curve: tuple[EpochFigures, ...]
+
+
+@dataclass(frozen=True)
+class Records:
+    """What records hold.
+
+    Attributes:
+        runs: Finished runs by name; the first record that has one counts.
+        plans: Seeds and epochs that were fixed there, oldest first.
+    """
+
+    runs: Mapping[str, RecordedRun]
+    plans: tuple[FixedPlan, ...]
+
+
+def read_records(files: Sequence[Path]) -> Records:
+    """Read the finished runs of results.json files.
+
+    Args:
+        files: The files; their figures are checked as those of a summary.json.
+
+    Raises:
+        UsageError: A file is missing or is no record.
+    """
+    runs: dict[str, RecordedRun] = {}
+    plans: list[FixedPlan] = []
+    for file in files:
+        try:
+            content = read_json(file)
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
+            for grid in content["grids"].values():
+                for one in map(plan_of, grid.get("plans", ())):
+                    plans += [one] if one not in plans else []
+                for run in grid["runs"]:
+                    if run["summary"]:
+                        runs.setdefault(run["name"], _run(file, run))
+        except OSError as error:
+            raise UsageError(f"--records {file}: {error.strerror or error}") from error
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(
+                f"--records {file}: {reason}; expected a results.json, which `reproduce` writes beside its report"
+            ) from error
+    return Records(runs, tuple(sorted(plans, key=lambda plan: plan.recorded)))
+
+
+def with_records(runs: Sequence[PlannedRun], records: Records) -> tuple[list[PlannedRun], list[str]]:
+    """Give planned runs what a record has of them.
+
+    Args:
+        runs: Planned runs.
+        records: Result of `read_records`.
+
+    Returns:
+        The runs, and a sentence for each run of the records that was trained with other options and is left out.
+    """
+    found, left_out = [], []
+    for planned in runs:
+        recorded = records.runs.get(planned.run.name)
+        changes = _changes(recorded.command[3:], planned.arguments) if recorded else []
+        if recorded and changes:
+            left_out.append(f"{recorded.file}: {recorded.name} has {'; '.join(changes)}")
+        found.append(replace(planned, record=recorded) if recorded and not changes else planned)
+    return found, left_out
+
+
+def _run(file: Path, run: Mapping[str, Any]) -> RecordedRun:
+    words = run["command"]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in [run["name"], *words]):
+        raise ValueError("the `command` of a run is not a list of words")
+    return RecordedRun(
+        file,
+        run["name"],
+        tuple(words),
+        str(run["folder"]),
+        checked_summary(run["summary"]),
+        tuple(map(_epoch, run.get("curve", ()))),
+    )
+
+
+def _epoch(figures: Mapping[str, Any]) -> EpochFigures:
+    """Return an epoch of a record; a name that this version does not know is left out."""
+    known = {field.name for field in fields(EpochFigures)}
+    own = {name: value for name, value in figures.items() if name in known}
+    for name, value in own.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"`{name}` of an epoch is a {type(value).__name__}, expected a number")
+    if not isinstance(own.get("epoch"), int):
+        raise ValueError("an epoch has no number")
+    return EpochFigures(**own)
+
+
+def _changes(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return options that decide figures and differ, in words."""
+    was, now = _options(old), _options(new)
+    return [
+        f"--{name} {was.get(name, 'not given')} instead of {now.get(name, 'the default')}"
+        for name in (was | now)
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    arguments = Arguments(words)
+    options = {option.name: str(option.value) for option in arguments.options if option.name not in _IMMATERIAL}
+    return options | {"config": " ".join(map(_below_experiments, arguments.configs))}
+
+
+def _below_experiments(path: str) -> str:
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    last = max((index for index, part in enumerate(parts) if part == "experiments"), default=-1)
+    return "/".join(parts[last + 1 :])
