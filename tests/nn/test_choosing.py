@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import operator
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
 import pytest
 import torch
-from tests.nn.pairs import Pair, Randomise, X
+from tests.nn.pairs import Pair, Randomise, X, where
 from torch import Tensor, nn
 
 from acnet_pl.nn import convert_to_acnet, fuse_model
@@ -47,6 +48,17 @@ class ByName(Taps):
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
         return {"conv": y, "norm": self.norm(y)}[self.key]
+
+
+class ByGetter(Pair):
+    """A function in an attribute, which another replaces, takes one of two values."""
+
+    def more(self) -> None:
+        self.take = operator.itemgetter("norm")
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.take({"conv": y, "norm": self.norm(y)})
 
 
 class Formatted(Taps):
@@ -128,6 +140,7 @@ def tap(network: Any) -> Any:
         (Sliced, key(1)),
         (Indices, key((0, 1))),
         (ByName, key("conv")),
+        (ByGetter, where(take=operator.itemgetter("conv"))),
         (Formatted, key(1)),
         (Settings, key(argparse.Namespace(index=1))),
         (Given, lambda network: network(X, "conv")),

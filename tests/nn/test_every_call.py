@@ -256,3 +256,17 @@ def test_exported_part_stays_with_a_word(randomise: Randomise) -> None:
     acnet = convert_to_acnet(pair(), init="preserve").eval()
     with pytest.warns(UserWarning, match="traced `0` before they were fused"):
         assert same(acnet, fuse_model(exported(acnet)), X)
+
+
+def test_modules_that_are_equal_by_value_are_refused() -> None:
+    class Equal(nn.Conv2d):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        def __hash__(self) -> int:
+            return 1
+
+    model = nn.Sequential(Equal(3, 3, 3), nn.BatchNorm2d(3), Equal(3, 3, 3), nn.BatchNorm2d(3)).eval()
+    for act in (fuse_model, convert_to_acnet):
+        with pytest.raises(ValueError, match="`0`: Equal has an __eq__ or __hash__ of its own"):
+            act(model)

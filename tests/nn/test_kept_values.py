@@ -230,7 +230,37 @@ class Exchanged(Keeps):
         return self.norm(y)
 
 
-@pytest.mark.parametrize("kind", [Emptied, Exchanged])
+class AsParameter(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.norm(y) + nn.Parameter(y, requires_grad=False)
+
+
+class AsSubclass(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        class Own(Tensor):
+            pass
+
+        y = self.conv(x)
+        kept = y.as_subclass(Own)
+        return self.norm(y) + kept.as_subclass(Tensor)
+
+
+class ByDLPack(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        kept = torch.from_dlpack(torch._C._to_dlpack(y))
+        return self.norm(y) + kept
+
+
+class ByStorage(Keeps):
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        storage = y.untyped_storage()
+        return torch.cat([self.norm(y), torch.empty(0, dtype=y.dtype).set_(storage, 0, y.shape, y.stride())], 1)
+
+
+@pytest.mark.parametrize("kind", [Emptied, Exchanged, AsParameter, AsSubclass, ByDLPack, ByStorage])
 def test_memory_that_goes_to_other_libraries_is_seen(kind: type[Keeps], randomise: Randomise) -> None:
     model = randomise(kind().double()).eval()
     torch.testing.assert_close(fuse_model(model, X)(X), model(X), rtol=1e-9, atol=1e-10)

@@ -99,7 +99,7 @@ def test_a_unit_is_fused_by_its_own_method_or_not_at_all(randomise: Randomise) -
     assert not any(parameter.requires_grad for parameter in fused.parameters())
     assert apart(right, fused, torch.randn(2, 3, 8, 8)) <= 1e-5
     wrong = randomise(nn.Sequential(Unit(1e-3))).eval()
-    with pytest.warns(UserWarning, match=r"`0` is not fused as a whole: fuse\(\) of timm's Unit does not"):
+    with pytest.warns(UserWarning, match=r"`0` is not fused as a whole by fuse\(\) of timm's Unit: it does not"):
         fused = fuse_model(wrong)
     assert apart(wrong, fused, torch.randn(2, 3, 8, 8)) <= 1e-5  # layer by layer
     with pytest.raises(FusionError, match=r"^`0`: it is in train mode"):
@@ -127,7 +127,7 @@ def test_unit_with_a_hook_inside_is_not_fused_as_a_whole(randomise: Randomise) -
     model = randomise(nn.Sequential(RepVggBlock(8, 8))).double().eval()
     kept: list[Tensor] = []
     model.get_submodule("0.conv_kxk").register_forward_hook(lambda module, args, output: kept.append(output))
-    with pytest.warns(UserWarning, match="`0` is not fused as a whole: .*a hook of `conv_kxk` in it would be lost"):
+    with pytest.warns(UserWarning, match="`0` is not fused as a whole .*a hook of `conv_kxk` in it would be lost"):
         fused = fuse_model(model)
     kept.clear()  # what it saw while the network was traced
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
@@ -141,3 +141,20 @@ def test_stochastic_depth_that_ends_with_a_unit_is_named(randomise: Randomise) -
     with pytest.warns(UserWarning, match="`0.drop_path`: dropout or stochastic depth between layers that are now one"):
         fused = fuse_model(model)
     assert apart(model, fused, torch.randn(2, 8, 6, 6)) <= 1e-5
+
+
+class Tapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = RepVggBlock(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.unit(x) + self.unit.conv_kxk(x)
+        return out
+
+
+def test_unit_whose_layers_code_outside_calls_is_not_fused_as_a_whole(randomise: Randomise) -> None:
+    model = randomise(Tapped()).double().eval()
+    with pytest.warns(UserWarning, match="`unit` is not fused as a whole .*code outside of it names its `conv_kxk`"):
+        fused = fuse_model(model)
+    assert apart(model, fused, torch.randn(2, 8, 6, 6, dtype=torch.float64)) <= 1e-12

@@ -17,7 +17,7 @@ from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.replaced import why_class_replaced
 from acnet_pl.nn.surgery.calibration import moments_over_batches, passing_norm
 from acnet_pl.nn.surgery.checking import changed_path
-from acnet_pl.nn.surgery.copying import deep_copy, refuse_lazy, uncompiled
+from acnet_pl.nn.surgery.copying import deep_copy, refuse_equal, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.hooks import refuse_global_hooks
@@ -96,6 +96,7 @@ def convert(
         )
     model = uncompiled(model)
     refuse_lazy(model)
+    refuse_equal(model)
     refuse_global_hooks()
     refuse_shared_memory(model)
     if conv.builds_blocks and (why := why_class_replaced(nn.Conv2d) or why_class_replaced(nn.BatchNorm2d)):

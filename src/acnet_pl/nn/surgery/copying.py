@@ -27,6 +27,7 @@ __all__ = [
     "light_copy",
     "memory_of",
     "own_forward",
+    "refuse_equal",
     "refuse_lazy",
     "state_kept",
     "uncompiled",
@@ -137,6 +138,16 @@ def refuse_lazy(model: nn.Module) -> None:
             raise ValueError(
                 f"`{name}` ({type(module).__name__}) is not initialised yet; evaluate the network once first, as in "
                 "model(torch.zeros(1, 3, 224, 224))"
+            )
+
+
+def refuse_equal(model: nn.Module) -> None:
+    """Raise ValueError if a class of modules compares by value: PyTorch itself takes equal modules for one."""
+    for name, module in model.named_modules():
+        if any(getattr(type(module), method) is not getattr(object, method) for method in ("__eq__", "__hash__")):
+            raise ValueError(
+                f"`{name}`: {type(module).__name__} has an __eq__ or __hash__ of its own, and PyTorch takes modules "
+                "that are equal for one and the same; compare them by another method"
             )
 
 

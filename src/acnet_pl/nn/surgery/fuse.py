@@ -16,7 +16,7 @@ from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.affine import fuse_after, fuse_before
 from acnet_pl.nn.surgery.checking import changed_path
-from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, light_copy, refuse_lazy, uncompiled
+from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks, light_copy, refuse_equal, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import Dataflow, follow
 from acnet_pl.nn.surgery.fuse_report import FuseReport, report_on
 from acnet_pl.nn.surgery.hooks import refuse_global_hooks
@@ -137,6 +137,7 @@ def fuse_report(model: nn.Module, example_input: Any = None) -> FuseReport:
 def _fuse(model: nn.Module, example_input: Any) -> tuple[nn.Module, FuseReport]:
     model = uncompiled(model)
     refuse_lazy(model)
+    refuse_equal(model)
     refuse_global_hooks()
     fused = fuse_units(deep_copy(model))
     _warn_of_traced_blocks(fused)

@@ -6,6 +6,7 @@ another one, as in ``table[self.key](y)``, may pass a different one at another c
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections import defaultdict
@@ -28,6 +29,7 @@ from acnet_pl.nn.surgery.functions import called_methods, codes, reachable
 __all__ = ["Explored", "Handled", "Handlers"]
 
 _TORCH, _PYTHON, _OWN = Path(torch.__file__).parent, Path(os.__file__).parent, Path(__file__).parents[1]
+_GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
 _CONTAINERS = (list, tuple, dict, set)
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _BETWEEN = (_TORCH / "fx", _TORCH / "nn" / "modules" / "module.py", _TORCH / "utils" / "_contextlib.py")
@@ -44,19 +46,24 @@ class Explored:
         fixed: What of it a value passes whatever the settings are: methods that are called where they are named, and
             comprehensions.
         exchangeable: Functions in attributes.
+        getting: Code of modules with an operator.itemgetter or the like in an attribute, which another may replace.
     """
 
     def __init__(self, examples: Iterable[nn.Module]) -> None:
         self.inside: set[CodeType] = set()
         self.fixed: set[CodeType] = set()
         self.exchangeable: set[CodeType] = set()
+        self.getting: set[CodeType] = set()
         for module in examples:
             functions = reachable(module)
             attributes = {id(value) for value in vars(module).values()}
             exchangeable = {one.__code__ for one in functions.values() if id(one) in attributes}
             self.exchangeable |= exchangeable
             self.fixed |= called_methods(functions) - exchangeable
-            self.inside |= {code for function in functions.values() for code in codes(function.__code__)}
+            inside = {code for function in functions.values() for code in codes(function.__code__)}
+            self.inside |= inside
+            if any(isinstance(value, _GETTERS) for value in vars(module).values()):
+                self.getting |= inside
         self.fixed |= {code for code in self.inside if code.co_name in _COMPREHENSIONS}
 
 
@@ -122,7 +129,8 @@ class Handled:
         held = {one for layer in values for one in self.held[layer]}
         named = {one for layer in values for one in self.named[layer]}
         concerned = {code for code, _ in held} | handling | {code for layer in values for code, _ in self.called[layer]}
-        choosing = {code for code in concerned if chooses(code, _of(code, held), _of(code, named))}
+        choosing = concerned & explored.getting
+        choosing |= {code for code in concerned if chooses(code, _of(code, held), _of(code, named))}
         return f"{_first(choosing)} chooses one of several values" if choosing else ""
 
     def unknown_between(self, first: str, second: str, explored: Explored) -> str:

@@ -116,6 +116,7 @@ class _Recorder(TorchDispatchMode):
         self.changes = 0  # number of operations in place so far
         # By id: the producers, the tensor, kept so that ids are not reused, and its memory, which code may exchange
         self.maker: dict[int, tuple[tuple[str, ...], Tensor, Any]] = {}
+        self.outputs: dict[int, tuple[str, ...]] = {}  # by address of their memory, the layers whose outputs lie there
         self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
@@ -134,6 +135,8 @@ class _Recorder(TorchDispatchMode):
         if func is not torch.ops.aten.cat.default or len(args) != 2 or args[1] % args[0][0].dim() != 1:
             self.take((args, kwargs), operation(func.overloadpacket.__name__))
             return func(*args, **(kwargs or {}))
+        for tensor in args[0]:
+            self._take_alias(tensor)
         out = func(*args)
         self.made(out, tuple(part for tensor in args[0] for part in self.made_by(tensor)))
         return out
@@ -141,6 +144,8 @@ class _Recorder(TorchDispatchMode):
     def made(self, tensor: Tensor, producers: tuple[str, ...]) -> None:
         """Record the layers whose (concatenated) outputs a tensor is."""
         self.maker[id(tensor)] = producers, tensor, _memory(tensor)
+        if address := _address(tensor):
+            self.outputs[address] = producers
 
     def made_by(self, tensor: Tensor) -> tuple[str, ...]:
         """Return the layers whose (concatenated) outputs a tensor is, or the name of another producer."""
@@ -152,9 +157,16 @@ class _Recorder(TorchDispatchMode):
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 self.trace.edge(self.made_by(value), consumer, norm=norm)
+                self._take_alias(value)
                 if id(value) in self.normed and (self.exposed or self.normed[id(value)] != self.changes):
                     self.trace.changed.update(self.made_by(value))
                 self.owners.use(value)
+
+    def _take_alias(self, tensor: Tensor) -> None:
+        """Record the use of an output as another tensor in the same memory, as nn.Parameter(y) makes one."""
+        own = self.maker.get(id(tensor))
+        if (own is None or own[2] != _memory(tensor)) and (producers := self.outputs.get(_address(tensor))):
+            self.trace.edge(producers, operation("alias"))
 
     def enter(self, name: str, layer: Layer, values: Any, norm: bool) -> None:
         if self.depth == 0:
@@ -224,6 +236,13 @@ def _memory(tensor: Tensor) -> Any:
     if tensor.layout is not torch.strided:
         return None
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+def _address(tensor: Tensor) -> int:
+    """Return where a tensor's memory begins, as it is for an alias that DLPack makes too; 0 if it has none."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+        return 0
+    return int(tensor.untyped_storage().data_ptr())
 
 
 def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:

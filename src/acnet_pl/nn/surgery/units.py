@@ -22,6 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import deep_copy, inherit_hooks
+from acnet_pl.nn.surgery.functions import is_users, names_in
 from acnet_pl.nn.surgery.hooks import is_hooked
 from acnet_pl.nn.surgery.report import LayerReport
 from acnet_pl.nn.surgery.trace import listed
@@ -53,7 +54,7 @@ def fuse_units(model: nn.Module, name: str = "") -> nn.Module:
         FusionError: A unit is in train mode.
     """
     dropping: list[str] = []
-    fused = _fuse_inside(model, name, {}, dropping)
+    fused = _fuse_inside(model, name, {}, dropping, _names_outside(model))
     if dropping:
         warnings.warn(
             f"{listed(dropping)}: dropout or stochastic depth between layers that are now one, so the fused network "
@@ -63,7 +64,16 @@ def fuse_units(model: nn.Module, name: str = "") -> nn.Module:
     return fused
 
 
-def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], dropping: list[str]) -> nn.Module:
+def _names_outside(model: nn.Module) -> set[str]:
+    """Return the names in the code of modules that are in no unit, other than of what such a module has itself."""
+    inside = {inner for unit in model.modules() if verb_of(unit) for inner in unit.modules()}
+    kinds = {type(module): module for module in model.modules() if module not in inside and is_users(type(module))}
+    return {name for module in kinds.values() for name in names_in(module) - {*dir(module)}}
+
+
+def _fuse_inside(
+    module: nn.Module, name: str, done: dict[nn.Module, nn.Module], dropping: list[str], outside: set[str]
+) -> nn.Module:
     if module in done:
         return done[module]
     made, verb = module, verb_of(module)
@@ -77,19 +87,21 @@ def _fuse_inside(module: nn.Module, name: str, done: dict[nn.Module, nn.Module],
         try:
             if hooked := [part for part, inner in module.named_modules() if part and is_hooked(inner)]:
                 raise FusionError(f"a hook of `{hooked[0]}` in it would be lost")
-            made = _fuse_unit(module, verb)
-            kept = dict(made.named_modules())
+            unit = _fuse_unit(module, verb)
+            kept = dict(unit.named_modules())
+            if used := {part.split(".")[0] for part, _ in module.named_modules() if part not in kept} & outside:
+                raise FusionError(f"code outside of it names its `{min(used)}`, which it would not have any more")
+            made = unit
             dropping += [f"{name}.{part}".lstrip(".") for part in _dropping(module) if part not in kept]
         except Exception as error:
             if norms:  # without any, timm has fused it already
                 warnings.warn(
-                    f"`{name}` is not fused as a whole: {verb}() of timm's {type(module).__name__} does not compute "
-                    f"the same ({error})",
+                    f"`{name}` is not fused as a whole by {verb}() of timm's {type(module).__name__}: {error}",
                     stacklevel=4,
                 )
     done[module] = made
     for child_name, child in made.named_children():
-        made._modules[child_name] = _fuse_inside(child, f"{name}.{child_name}".lstrip("."), done, dropping)
+        made._modules[child_name] = _fuse_inside(child, f"{name}.{child_name}".lstrip("."), done, dropping, outside)
     return made
 
 
@@ -214,6 +226,6 @@ def _compare(trained: nn.Module, fused: nn.Module) -> None:
         largest = float(expected.abs().max()) or 1.0  # all outputs are zero if γ is
         difference = float((fused(x) - expected).abs().max()) / largest
         if not difference <= 1e-6:
-            raise FusionError(f"relative difference {difference:.1e} on random numbers")
+            raise FusionError(f"it does not compute the same (relative difference {difference:.1e} on random numbers)")
         return
     raise FusionError("it could not be evaluated on random numbers to compare")
