@@ -249,7 +249,7 @@ class AsSubclass(Keeps):
 class ByDLPack(Keeps):
     def forward(self, x: Tensor) -> Any:
         y = self.conv(x)
-        kept = torch.from_dlpack(torch._C._to_dlpack(y))
+        kept = torch.utils.dlpack.from_dlpack(torch._C._to_dlpack(y))  # type: ignore[attr-defined]
         return self.norm(y) + kept
 
 
