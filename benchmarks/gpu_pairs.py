@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 1.5  # throughput of networks side by side over one after the oth
 STEPS = 390  # of an epoch of CIFAR-10 in batches of 128
 LEAST_EPOCHS, MOST_EPOCHS = 2, 30
 # Variants by their names in experiments/conv, as training_speed.py calls them.
-VARIANTS = {"plain": "plain", "acb": "acnet", "acb_share": "share 1/8"}
+VARIANTS = {"plain": "plain", "acb": "acnet", "acb_share_eighth": "share 1/8"}
 H200_MS = {"cifar_quick": 0.64, "resnet20": 2.3, "resnet56": 6.5}  # a step of the plain network
 ACNET_RATIO = 2.6
 

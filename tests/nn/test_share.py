@@ -39,24 +39,35 @@ def images(count: int = 8) -> Tensor:
 
 
 def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
-    """Each branch normalised by mean and variance of its first outputs, with running statistics as batch norms have."""
+    """Branches scaled by the share's γ/σ; mean and scale of their sum, also in running statistics, are the batch's."""
     x = block._shape.pad(x)
-    total = torch.zeros(())
-    for name, conv, norm, _ in block._layers():
+    layers, norms = block._layers(), [norm for norm in block.norms() if isinstance(norm, nn.BatchNorm2d)]
+    total, affine, eps = torch.zeros(()), torch.zeros(()), norms[0].eps
+    shares = []
+    for name, conv, norm, _ in layers:
         assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
         out = conv(block.geometry[name].pad_or_crop(x))
         values = out[:count].transpose(0, 1).flatten(1)
-        mean, var = values.mean(1), values.var(1, unbiased=False)
-        norm.num_batches_tracked += 1
-        momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean += momentum * (mean.detach() - norm.running_mean)
-        norm.running_var += momentum * (values.detach().var(1, unbiased=True) - norm.running_var)
-        mean, std, weight, bias = (v.view(-1, 1, 1) for v in (mean, (var + norm.eps).sqrt(), norm.weight, norm.bias))
-        total = total + (out - mean) / std * weight + bias
-    return total
+        shares.append((values.mean(1), values.var(1, unbiased=False)))
+        total = total + out * (norm.weight / (shares[-1][1] + eps).sqrt()).view(-1, 1, 1)
+        affine = affine + norm.bias
+    whole, share = (part.transpose(0, 1).flatten(1) for part in (total, total[:count]))
+    scales = [norm.weight / (var + eps).sqrt() for norm, (_, var) in zip(norms, shares, strict=True)]
+    with torch.no_grad():
+        off = whole.mean(1) - share.mean(1)
+        wider = (whole.var(1, unbiased=False) + eps) / (share.var(1, unbiased=False) + eps)
+        unbiased = whole.shape[1] / (whole.shape[1] - 1)
+        for norm, (mean, var), scale in zip(norms, shares, scales, strict=True):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            moved = mean + off * scale / sum(other.square() for other in scales)
+            norm.running_mean += momentum * (moved - norm.running_mean)
+            norm.running_var += momentum * (var * wider * unbiased - norm.running_var)
+    std = ((share.var(1, unbiased=False) + eps) / (whole.var(1, unbiased=False) + eps)).sqrt()
+    return (total - whole.mean(1).view(-1, 1, 1)) * std.view(-1, 1, 1) + affine.view(-1, 1, 1)
 
 
 def results(block: ACBlock, forward: Any, x: Tensor) -> list[Tensor]:
@@ -196,7 +207,7 @@ def training_cost(conv: ConvBuilder) -> tuple[int, int]:
 def test_costs_little_more_than_the_plain_layer() -> None:
     (plain, plain_bytes), (share, share_bytes) = map(training_cost, (PlainConv(), ACBConv(statistics_share=0.125)))
     assert share / plain == pytest.approx(1 + 15 / 9 / 8, abs=1e-3)
-    assert share_bytes < plain_bytes  # no batch norm keeps the output of the whole batch
+    assert share_bytes <= 1.2 * plain_bytes
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), True, "0.5", None])

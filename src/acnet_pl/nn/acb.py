@@ -23,7 +23,7 @@ from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
 from acnet_pl.nn.one_conv import Layer, fuse_layers, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.share import images_in_share, normalise_by_share, share_fraction, work_alike
+from acnet_pl.nn.share import images_in_share, normalise_branches, share_fraction, work_alike
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["ACBlock", "BranchNorm", "Position"]
@@ -69,9 +69,10 @@ class ACBlock(FusibleConv):
             (Kaiming-normal).
         paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet built with the
             same seed have the same square kernels.
-        statistics_share: Share of each training batch, its first images, whose statistics the branches' batch norms
-            use. 1 is the exact block. Below 1 the block trains with one convolution on the batch and three on the
-            share: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
+        statistics_share: Share of each training batch, its first images, on which the branches are evaluated one by
+            one. 1 is the exact block. Below 1 the share gives the branches' standard deviations relative to each
+            other, and one convolution of all images gives mean and standard deviation of their sum: a share of 1/8
+            takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
         at_once: Train all branches with one convolution of zero-padded kernels and one batch norm: the same with 7
             instead of 16 operations on feature maps a step, but 3k/(k + 2) times the multiplications. It may pay where
             maps are small on a GPU, hardly on a CPU; neither is measured, so no device chooses it: time both. Blocks
@@ -276,12 +277,15 @@ class ACBlock(FusibleConv):
         return nn.Conv2d(*channels, geometry.size, *steps, self.groups, bias=False)
 
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
+        layers = self._layers()
+        norms = [layer.norm for layer in layers]
+        if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
+            outputs = [self._call(conv, geometry.pad_or_crop(x)) for _, conv, _, geometry in layers]
+            return normalise_branches(norms, outputs, count)
         total: Tensor | None = None
-        for _, conv, norm, geometry in self._layers():
+        for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))
-            if work_alike([norm]) and (count := images_in_share(x, self._share, norm)) is not None:
-                out = normalise_by_share(norm, out, count)
-            elif norm is not None:
+            if norm is not None:
                 out = self._call(norm, out)
             total = out if total is None else total.add_(out) if in_place else total + out
         assert total is not None

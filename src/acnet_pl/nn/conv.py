@@ -238,7 +238,7 @@ class ACBConv(BlockConv):
         draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
             (Kaiming-normal).
         paired: Give the ACNet the same square kernels as the plain network built with the same seed.
-        statistics_share: Share of each training batch whose statistics the branches' batch norms use; 1 is all of it.
+        statistics_share: Share of each training batch on which the branches are evaluated one by one; 1 is all of it.
             With 1/8 a block costs little more to train than a plain layer.
         at_once: Train the branches with one convolution and one batch norm; see `ACBlock` for when it may pay.
     """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,7 +13,7 @@ from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Fused
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.kernel_sum import fuse_frozen, sum_kernels
-from acnet_pl.nn.share import scale_and_shift, take_images
+from acnet_pl.nn.share import normalise_sum, share_statistics, take_images
 
 __all__ = ["Layer", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
 
@@ -50,16 +48,16 @@ def fuse_layers(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
 
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
-    """Convolve a padded input with the sum of the kernels, normalised by the statistics of the first images."""
+    """Convolve a padded input with the kernels, scaled and added by the first images' statistics, and normalise."""
     x, part = take_images(x, count)
     if at_once:
         outputs = [_side_by_side(shape, layers, part)]
     else:
         outputs = [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers]
-    scales, shifts = scale_and_shift(_batch_norms(layers), outputs)
-    kernel = sum_scaled(layers, scales.view(*scales.shape, 1, 1, 1).unbind())
-    bias = reduce(torch.add, shifts.unbind())  # not sum(0), whose gradients of the β would share their memory
-    return shape.convolve(x, kernel, bias.to(kernel.dtype))
+    norms = _batch_norms(layers)
+    of = share_statistics(norms, outputs)
+    kernel = sum_scaled(layers, of.scale.view(*of.scale.shape, 1, 1, 1).unbind())
+    return normalise_sum(norms, of, shape.convolve(x, kernel), count)
 
 
 def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:

@@ -1,10 +1,16 @@
-"""Batch norms with the statistics of a batch's first images, so that branches need not process the whole batch."""
+"""Branch batch norms for which the branches need not process the whole batch, only its first images, its share.
+
+The share tells how large the branches are beside each other; mean and standard deviation of their sum are the whole
+batch's, whose sum one convolution gives. With S = Σ γ_i / σ_i · y_i, where σ_i is the share's, the block's output is
+(S - mean S) · std_share S / std S + Σ β_i. With all images in the share it is the sum of the branches' batch norms.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +20,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.shortcuts import is_traced
 
-__all__ = ["images_in_share", "normalise_by_share", "scale_and_shift", "share_fraction", "take_images", "work_alike"]
+__all__ = [
+    "ShareStatistics",
+    "images_in_share",
+    "normalise_branches",
+    "normalise_sum",
+    "share_fraction",
+    "share_statistics",
+    "take_images",
+    "work_alike",
+]
 
 
 def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
@@ -90,51 +105,87 @@ def take_images(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return whole, part
 
 
-def scale_and_shift(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the factors and shifts of batch norms that `work_alike`, and update their running statistics.
+class ShareStatistics(NamedTuple):
+    """Statistics of a share of the batch, over all processes of a SyncBatchNorm.
+
+    Attributes:
+        mean: Of each branch, ``(B, C)``.
+        var: Biased variance of each branch, ``(B, C)``.
+        scale: γ/σ of each branch, ``(B, C)``.
+    """
+
+    mean: Tensor
+    var: Tensor
+    scale: Tensor
+
+
+def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> ShareStatistics:
+    """Return the statistics of a share, differentiable in outputs and γ.
 
     Args:
-        norms: B batch norms, each of C channels.
+        norms: B batch norms that `work_alike`, each of C channels.
         outputs: Inputs of the norms: one ``(n, C, H, W)`` for each norm, or a single ``(n, B·C, H, W)``.
-
-    Returns:
-        Factors γ/σ and shifts β - μγ/σ, each ``(B, C)``, differentiable in outputs, γ and β.
 
     Raises:
         ValueError: There is at most one value per channel.
     """
     count = outputs[0].numel() // outputs[0].shape[1]
-    group = _process_group(norms[0])
-    if count < 2 and group is None:
+    if count < 2 and _process_group(norms[0]) is None:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got `statistics_share` of the batch (="
             f"{tuple(outputs[0].shape)}); train with larger batches or a larger share, or put the norm in eval mode"
         )
-    moments = [_Moments.apply(output) for output in outputs]
+    moments = [_moments(output, norms[0])[:2] for output in outputs]
     mean, var = (torch.cat(values).view(len(norms), -1) for values in zip(*moments, strict=True))
-    total: float | Tensor = count
-    if group is not None:
-        mean, var, total = _over_processes(mean, var, count, group)
-    _track(norms, mean.detach(), var.detach(), total)
     scale = torch.rsqrt(var + norms[0].eps)
     if norms[0].affine:
         scale = torch.stack([norm.weight for norm in norms]).to(scale.dtype) * scale
-    shift = -mean * scale
-    if norms[0].affine:
-        shift = shift + torch.stack([norm.bias for norm in norms]).to(scale.dtype)
-    return scale, shift
+    return ShareStatistics(mean, var, scale)
 
 
-def normalise_by_share(norm: nn.Module | None, y: Tensor, count: int) -> Tensor:
-    """Apply a batch norm to ``(N, C, H, W)`` with the statistics of the first ``count`` images."""
-    assert isinstance(norm, _BatchNorm)
-    if norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks:
+def normalise_sum(norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tensor, count: int) -> Tensor:
+    """Normalise the sum of the branches as their batch norms would, and update their running statistics.
+
+    How large the branches are beside each other is the share's; mean and standard deviation of their sum are the whole
+    batch's. Where the share as a whole is brighter or of more contrast than the batch, this leaves it out.
+
+    Args:
+        norms: The branches' batch norms.
+        of: Result of `share_statistics`.
+        total: Sum of the branches' outputs ``(N, C, H, W)``, each times its scale. Use the result instead of it.
+        count: Number of images in the share, the first ones.
+    """
+    eps = norms[0].eps
+    total, share = take_images(total, count)
+    _, spread, _ = _moments(share, norms[0])
+    weight = torch.sqrt(spread + eps)
+    bias = torch.zeros_like(weight)
+    if norms[0].affine:  # stacked first, for the gradients of the β would share their memory
+        bias = reduce(torch.add, torch.stack([norm.bias for norm in norms]).to(weight).unbind())
+    if _process_group(norms[0]) is None:
+        out, mean, inverse = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
+        var = inverse.detach().pow(-2) - eps
+        values: float | Tensor = total.numel() // total.shape[1]
+    else:
+        mean, var, values = _moments(total, norms[0])
+        scale = weight * torch.rsqrt(var + eps)
+        shift = bias - mean * scale
+        out = torch.addcmul(shift.view(-1, 1, 1), total, scale.view(-1, 1, 1)).to(total.dtype)
+    _track(norms, of, spread.detach(), mean.detach(), var.detach(), values)
+    return out
+
+
+def normalise_branches(norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], count: int) -> Tensor:
+    """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images."""
+    found = [norm for norm in norms if isinstance(norm, _BatchNorm)]
+    if any(n._forward_hooks or n._forward_pre_hooks or n._backward_hooks or n._backward_pre_hooks for n in found):
         raise RuntimeError(
             "a branch's batch norm has a hook, which is not called where statistics come from a share of the batch; "
             "remove the hook, or set the block's `statistics_share` to 1"
         )
-    scale, shift = scale_and_shift([norm], [y[:count]])
-    return torch.addcmul(shift.view(-1, 1, 1), y, scale.view(-1, 1, 1)).to(y.dtype)
+    of = share_statistics(found, [output[:count] for output in outputs])
+    scaled = [output * scale.view(-1, 1, 1).to(output) for output, scale in zip(outputs, of.scale, strict=True)]
+    return normalise_sum(found, of, reduce(torch.add, scaled), count)
 
 
 class _TakeImages(torch.autograd.Function):
@@ -206,6 +257,13 @@ def _process_group(norm: _BatchNorm) -> Any:
     return group if dist.get_world_size(group) > 1 else None
 
 
+def _moments(y: Tensor, norm: _BatchNorm) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Return mean, biased variance and number of values per channel, over the processes that a norm has."""
+    mean, var = _Moments.apply(y)
+    count, group = y.numel() // y.shape[1], _process_group(norm)
+    return (mean, var, count) if group is None else _over_processes(mean, var, count, group)
+
+
 def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and number of values over all processes, whose batches may differ in size."""
     summands = torch.cat([mean.flatten() * count, mean.new_tensor([count])])
@@ -216,15 +274,25 @@ def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[
     return common, sums / total, total
 
 
-def _track(norms: Sequence[_BatchNorm], means: Tensor, variances: Tensor, count: float | Tensor) -> None:
-    """Update running statistics with the batch's detached ones, as the batch norm itself would."""
-    unbiased = variances * (count / (count - 1))
-    for norm, mean, var in zip(norms, means, unbiased, strict=True):
+def _track(
+    norms: Sequence[_BatchNorm], of: ShareStatistics, spread: Tensor, mean: Tensor, var: Tensor, count: float | Tensor
+) -> None:
+    """Update running statistics, as the batch norms would with the share's, corrected by those of the sum.
+
+    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's; one
+    factor for all branches moves its variance there.
+    """
+    scale = of.scale.detach()
+    off = mean - (scale * of.mean.detach()).sum(0)
+    means = of.mean.detach() + off * scale / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
+    eps = norms[0].eps
+    unbiased = of.var.detach() * ((var + eps) / (spread + eps)) * (count / (count - 1))
+    for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
         if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
             momentum = norm.momentum or 0.0
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
                 if norm.momentum is None:  # a cumulative average
                     momentum = 1.0 / float(norm.num_batches_tracked)
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-            norm.running_var.lerp_(var.to(norm.running_var.dtype), momentum)
+            norm.running_mean.lerp_(new_mean.to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_(new_var.to(norm.running_var.dtype), momentum)

@@ -13,7 +13,7 @@ GRID = Grid(
     variants=(
         PLAIN,
         ACNET,
-        Variant("acb_share", "ACB, statistics of a share of the batch"),
+        Variant("acb_share_eighth", "ACB, branch scales of an eighth of the batch"),
         Variant("acb_scaled", "ACB with scales, online"),
         Variant("acb_plus", "ACB + 1×1 + identity"),
         Variant("dbb", "DBB"),
