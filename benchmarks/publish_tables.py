@@ -244,8 +244,13 @@ def _costs(grid: Mapping[str, Any], key: tuple[str, str], base: str) -> list[str
     own, plain = of(key[1]), of(base)
     seeds = [seed for seed in own if seed in plain]
     macs = own[seeds[0]]["training_macs"] / plain[seeds[0]]["training_macs"]
-    seconds = [own[s]["summary"]["training_seconds"] / plain[s]["summary"]["training_seconds"] for s in seeds]
-    return [f"{macs:.2f}", f"{median(seconds):.2f}"]
+    both = [(own[seed]["summary"], plain[seed]["summary"]) for seed in seeds]
+    times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) == _device(b)]
+    return [f"{macs:.2f}", f"{median(times):.2f}" if times else "on another machine"]
+
+
+def _device(summary: Mapping[str, Any]) -> str:
+    return str(summary.get("versions", {}).get("device"))
 
 
 def _pruned(curve: Mapping[str, Any], index: int) -> str:

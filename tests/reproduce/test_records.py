@@ -11,7 +11,10 @@ import pytest
 
 from acnet_pl.cli import main
 from acnet_pl.reproduce.fixed_plan import fix_plan
+from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
+from acnet_pl.reproduce.records import read_records, with_records
+from acnet_pl.reproduce.results import GridResult, RunResult
 from acnet_pl.reproduce.settings import SettingsParser
 
 GRID = ("table1", "--models", "cifar_quick", "--variants", "plain", "acb", "--epochs", "2", "--seeds", "0", "1")
@@ -127,3 +130,16 @@ def test_a_file_that_is_no_record_is_an_error(
 def test_a_missing_record_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("--records", str(tmp_path / "results.json"), "--dry-run") == 2
     assert "results.json: No such file" in capsys.readouterr().err
+
+
+def test_times_of_different_machines_are_not_compared(record: Path, tmp_path: Path) -> None:
+    content = json.loads(record.read_text())
+    for run in content["grids"]["table1"]["runs"][1:2]:  # the ACNet of seed 0
+        run["summary"]["versions"]["device"] = "another device"
+    record.write_text(json.dumps(content))
+    options = Options(("table1",), ("cifar_quick",), ("plain", "acb"), (0, 1), epochs=2, runs_dir=tmp_path / "here")
+    runs, left_out = with_records(make_plan(options)["table1"][1], read_records([record]))
+    assert not left_out
+    result = GridResult(load_grid("table1"), [RunResult.of(run) for run in runs], "article", "last", 1)
+    assert result.finished == 3
+    assert result.time_ratios("cifar_quick", "acb") == []

@@ -87,6 +87,12 @@ class RunResult:
         seconds = (self.summary or {}).get("training_seconds")
         return None if seconds is None else float(seconds)
 
+    @property
+    def device(self) -> str | None:
+        """Return what a finished run was trained on, in words."""
+        versions = (self.summary or {}).get("versions", {})
+        return None if "device" not in versions else str(versions["device"])
+
     def as_dict(self) -> dict[str, Any]:
         """Return the run for results.json."""
         command = ["python", "-m", "acnet_pl", *self.planned.arguments]
@@ -227,9 +233,9 @@ class GridResult:
         return own.parameters / base.parameters, own.kept_bytes / base.kept_bytes
 
     def time_ratios(self, model: str, variant: str) -> list[float]:
-        """Return training times relative to the baseline of the same seed, of finished pairs."""
+        """Return training times relative to the baseline of the same seed, of pairs finished on one kind of device."""
         pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)
-        seconds = [(base.training_seconds, own.training_seconds) for base, own in pairs]
+        seconds = [(b.training_seconds, own.training_seconds) for b, own in pairs if b.device == own.device]
         return [own / base for base, own in seconds if own and base]
 
     @cached_property

@@ -129,8 +129,8 @@ def _variants(result: GridResult) -> Table:
         caption = f"{grid.models[0].title}. {caption}"
     if has_costs:
         caption += (
-            " Time is the median over pairs, and worth as much as the machine was quiet; the others are counted. Kept "
-            "activations are the bytes that the forward pass keeps for the backward pass."
+            " Time is the median over pairs on one kind of device, and worth as much as the machine was quiet; the "
+            "others are counted. Kept activations are the bytes that the forward pass keeps for the backward pass."
         )
     return Table(caption, columns, rows, groups, cards=True)
 
