@@ -55,6 +55,7 @@ CONVS: dict[str, Callable[[], ConvBuilder]] = {
     "plain": PlainConv,
     "acnet": lambda: ACBConv(gamma_init=1 / 3),
     "share 1/8": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8),
+    "share 1/16": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 16),
     "at once": lambda: ACBConv(gamma_init=1 / 3, at_once=True),
     "share 1/8 at once": lambda: ACBConv(gamma_init=1 / 3, statistics_share=1 / 8, at_once=True),
     "norm after sum": lambda: ACBConv(branch_norm=False),

@@ -17,7 +17,7 @@ from acnet_pl.analysis.pruning import DEFAULT_RATIOS
 from acnet_pl.reproduce.curves import read_curve
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.pruning import stored_pruning, summarize
-from acnet_pl.reproduce.results import RunResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.settings import SettingsParser
 
 

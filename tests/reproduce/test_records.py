@@ -14,7 +14,8 @@ from acnet_pl.reproduce.fixed_plan import fix_plan
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.records import read_records, with_records
-from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.settings import SettingsParser
 
 GRID = ("table1", "--models", "cifar_quick", "--variants", "plain", "acb", "--epochs", "2", "--seeds", "0", "1")

@@ -22,7 +22,8 @@ from acnet_pl.reproduce.costs import gain_over_cost
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import correlations, write_report
-from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.settings import SettingsParser
 from acnet_pl.reproduce.tables import main_tables
 

@@ -16,7 +16,8 @@ from PIL import Image
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.plots import Series, heat_map, line_chart
 from acnet_pl.reproduce.report import write_report
-from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.settings import SettingsParser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

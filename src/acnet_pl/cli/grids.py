@@ -20,7 +20,8 @@ from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
 from acnet_pl.reproduce.power import needs, power_table, warnings
 from acnet_pl.reproduce.records import Records, read_records, with_records
 from acnet_pl.reproduce.report import write_report
-from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.runner import command_line, run_all
 
 __all__ = ["reproduce"]

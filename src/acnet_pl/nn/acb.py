@@ -65,14 +65,12 @@ class ACBlock(FusibleConv):
         gamma_init: Initial γ of the branches' batch norms, or initial scale of the branches. A new block with n
             branches and a norm in each has outputs √n · γ times as large as a plain layer's: 0.58 with all three at
             γ = 1/3 (the authors' choice on CIFAR), 1 at 1/√3, 1.73 at 1.
-        draw: Distribution of new kernels: "pytorch" as in nn.Conv2d and the authors' code, or "fan_out"
-            (Kaiming-normal).
+        draw: New kernels are drawn "pytorch", as by nn.Conv2d and the authors' code, or "fan_out" (Kaiming-normal).
         paired: Draw the 1-D kernels from generators of their own, so that a plain network and an ACNet built with the
             same seed have the same square kernels.
-        statistics_share: Share of each training batch, its first images, on which the branches are evaluated one by
-            one. 1 is the exact block. Below 1 the share gives the branches' standard deviations relative to each
-            other, and one convolution of all images gives mean and standard deviation of their sum: a share of 1/8
-            takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
+        statistics_share: Share of each training batch, its first images, on which branches are evaluated one by one. 1
+            is the exact block. Below 1 it gives their scales relative to each other, one convolution of all images the
+            rest: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
         at_once: Train all branches with one convolution of zero-padded kernels and one batch norm: the same with 7
             instead of 16 operations on feature maps a step, but 3k/(k + 2) times the multiplications. It may pay where
             maps are small on a GPU, hardly on a CPU; neither is measured, so no device chooses it: time both. Blocks
@@ -280,13 +278,11 @@ class ACBlock(FusibleConv):
         layers = self._layers()
         norms = [layer.norm for layer in layers]
         if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
-            outputs = [self._call(conv, geometry.pad_or_crop(x)) for _, conv, _, geometry in layers]
-            return normalise_branches(norms, outputs, count)
+            return normalise_branches(norms, [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers], count)
         total: Tensor | None = None
         for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))
-            if norm is not None:
-                out = self._call(norm, out)
+            out = out if norm is None else self._call(norm, out)
             total = out if total is None else total.add_(out) if in_place else total + out
         assert total is not None
         return total

@@ -9,7 +9,8 @@ from statistics import median
 
 from acnet_pl.reproduce.elements import Cell, Table
 from acnet_pl.reproduce.grid import Measure, Published
-from acnet_pl.reproduce.results import GridResult, RunResult
+from acnet_pl.reproduce.results import GridResult
+from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.statistics import CONFIDENCE, Sample
 
 __all__ = ["main_tables", "run_table"]

@@ -38,7 +38,8 @@ def demo(epochs: int = 15, seed: int = 0, runs_dir: str = "runs") -> None:
     from acnet_pl.cli.summary import comparison
     from acnet_pl.reproduce.plan import Options, make_plan
     from acnet_pl.reproduce.report import write_report
-    from acnet_pl.reproduce.results import GridResult, RunResult
+    from acnet_pl.reproduce.results import GridResult
+    from acnet_pl.reproduce.run_result import RunResult
 
     console = Console(markup=False, emoji=False)
     options = Options(("digits",), ("cifar_quick",), ("plain", "acb"), (seed,), epochs=epochs, runs_dir=Path(runs_dir))
