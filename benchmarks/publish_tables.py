@@ -18,12 +18,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
+from record import without_paths
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -176,23 +177,6 @@ VIEWS: Mapping[str, Callable[..., str]] = {
 }
 INLINE = {"h200_gain", "gain", "top1", "correlation", "attempts", "networks"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
-
-
-def without_paths(value: Any) -> Any:
-    """A record without the paths of the machine that wrote it."""
-    if isinstance(value, dict):
-        return {key: without_paths(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [without_paths(one) for one in value]
-    return re.sub(r"(?<![\w.:/])/(?!/)[\w.+/-]+", _relative, value) if isinstance(value, str) else value
-
-
-def _relative(match: re.Match[str]) -> str:
-    parts = PurePosixPath(match[0]).parts
-    for folder in ("experiments", "runs"):
-        if folder in parts:
-            return str(PurePosixPath(*parts[parts.index(folder) :]))
-    return parts[-1] if parts[-1] == "__main__.py" else "DIR"
 
 
 def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
