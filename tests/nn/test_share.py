@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, FusionError, PlainConv, explicit_branches
@@ -160,6 +160,24 @@ def test_gradcheck() -> None:
     inputs = [tensor.requires_grad_() for tensor in inputs]
     assert torch.autograd.gradcheck(forward, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(forward, inputs, fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # which jvp itself uses
+def test_functional_transforms() -> None:
+    block, x = make(0.5), images(4)
+    for norm in block.norms():  # PyTorch's own batch norm cannot update running statistics there either
+        norm.track_running_stats, norm.num_batches_tracked = False, None
+        norm.running_mean = norm.running_var = None
+
+    def loss(x: Tensor) -> Tensor:
+        return block(x).square().sum()  # type: ignore[no-any-return]
+
+    expected = torch.autograd.grad(loss(x.requires_grad_()), x)[0]
+    x = x.detach()
+    torch.testing.assert_close(grad(loss)(x), expected)
+    torch.testing.assert_close(jvp(loss, (x,), (x,))[1], (expected * x).sum())
+    batches = torch.stack([x, x.flip(0) + 1])
+    torch.testing.assert_close(vmap(block)(batches), torch.stack([block(x) for x in batches]))
 
 
 def test_gradients_accumulate_over_backward_passes_of_one_graph() -> None:

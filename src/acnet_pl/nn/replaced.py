@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import is_
+from weakref import WeakKeyDictionary
+
+import torch
 from torch import nn
 
 __all__ = ["why_class_replaced", "why_replaced"]
 
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "_wrapped_call_impl")
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode")
+# Blocks ask at every call: the methods that a class had when it was last looked at, and the answer.
+_LAST: WeakKeyDictionary[type[nn.Module], tuple[Sequence[object], str]] = WeakKeyDictionary()
 
 
 def why_replaced(layer: nn.Module) -> str:
@@ -24,6 +31,17 @@ def why_class_replaced(kind: type[nn.Module]) -> str:
     It counts as replaced if another package than the class's defines it, whatever its name says. PyTorch's decorators,
     such as ``torch.no_grad()``, do not count.
     """
+    if torch.compiler.is_compiling():
+        return _find_replaced(kind)
+    methods = [getattr(kind, name, None) for name in _COMPUTING]
+    last, why = _LAST.get(kind, ((), ""))
+    if len(last) != len(methods) or not all(map(is_, last, methods)):
+        why = _find_replaced(kind)
+        _LAST[kind] = methods, why
+    return why
+
+
+def _find_replaced(kind: type[nn.Module]) -> str:
     for name in _COMPUTING:
         home = next((base for base in kind.__mro__ if name in vars(base)), None)
         if home is not None and _package(vars(home)[name]) != home.__module__.partition(".")[0]:

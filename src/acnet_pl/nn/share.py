@@ -206,31 +206,21 @@ class _TakeImages(torch.autograd.Function):
 class _Moments(torch.autograd.Function):
     """Mean and biased variance per channel, in float32 or better; several times faster than var_mean on a CPU."""
 
-    generate_vmap_rule = True
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        running = None if dtype == y.dtype else y.new_zeros(y.shape[1], dtype=dtype)  # the results have its type
+        mean, var = torch.batch_norm_update_stats(y, running, running, 0.0)
+        ctx.save_for_backward(y, mean)
+        return mean, var
 
     @staticmethod
-    def forward(y: Tensor) -> tuple[Tensor, Tensor]:
-        channels, dtype = y.shape[1], torch.promote_types(y.dtype, torch.float32)
-        mean, var = y.new_zeros(channels, dtype=dtype), y.new_zeros(channels, dtype=dtype)
-        if not y.numel():  # this process has no images in this step, but others have some
-            return mean, var
-        torch.native_batch_norm(
-            y, None, None, mean, var, True, 1.0, 1e-5
-        )  # momentum 1: the running statistics become this batch's
-        count = y.numel() // channels
-        # The biased variance of a single value is 0; PyTorch's unbiased one is NaN.
-        return mean, var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, output[0])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor:
         (y, mean), (to_mean, to_var) = ctx.saved_tensors, gradients
-        count = max(1, y.numel() // y.shape[1])
-        slope = to_var * (2 / count)
-        offset = to_mean / count - slope * mean
+        count = y.numel() // y.shape[1]
+        slope = torch.zeros_like(mean) if to_var is None else to_var * (2 / count)
+        offset = -slope * mean if to_mean is None else to_mean / count - slope * mean
         return torch.addcmul(offset.view(-1, 1, 1), y, slope.view(-1, 1, 1)).to(y.dtype)
 
 
@@ -259,9 +249,21 @@ def _process_group(norm: _BatchNorm) -> Any:
 
 def _moments(y: Tensor, norm: _BatchNorm) -> tuple[Tensor, Tensor, float | Tensor]:
     """Return mean, biased variance and number of values per channel, over the processes that a norm has."""
-    mean, var = _Moments.apply(y)
+    mean, var = _mean_and_variance(y)
     count, group = y.numel() // y.shape[1], _process_group(norm)
     return (mean, var, count) if group is None else _over_processes(mean, var, count, group)
+
+
+def _mean_and_variance(y: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(y.dtype, torch.float32)
+    if not y.numel():  # this process has no images in this step, but others have some
+        none = y.to(wide).sum((0, 2, 3))
+        return none, none
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        var, mean = torch.var_mean(y.to(wide), (0, 2, 3), correction=0)
+        return mean, var
+    moments: tuple[Tensor, Tensor] = _Moments.apply(y)
+    return moments
 
 
 def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,11 +284,10 @@ def _track(
     The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's; one
     factor for all branches moves its variance there.
     """
-    scale = of.scale.detach()
-    off = mean - (scale * of.mean.detach()).sum(0)
-    means = of.mean.detach() + off * scale / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
-    eps = norms[0].eps
-    unbiased = of.var.detach() * ((var + eps) / (spread + eps)) * (count / (count - 1))
+    own, scale, eps = of.mean.detach(), of.scale.detach(), norms[0].eps
+    step = (mean - (scale * own).sum(0)) / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
+    means = torch.addcmul(own, scale, step)
+    unbiased = of.var.detach() * ((var + eps) / (spread + eps) * (count / (count - 1)))
     for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
         if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
             momentum = norm.momentum or 0.0
