@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import acnet_pl
 from acnet_pl.backbones import CifarQuick
 from acnet_pl.cli import main
-from acnet_pl.cli.predictor import load_predictor
+from acnet_pl.cli.predictor import Predictor, load_predictor
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.deploy import save_fused
 from acnet_pl.modules.architecture import describe
@@ -67,6 +67,18 @@ def test_a_folder_of_photos_becomes_a_csv(network, finished, photos, tmp_path, c
     text = capsys.readouterr().out
     assert f"{right} of 12 photos in folders named after a class got that class" in text
     assert f"Wrote {output}: 12 photos, " in text
+
+
+def test_large_photos_are_classified_a_few_at_a_time(finished, photos, tmp_path, monkeypatch):
+    sizes, of = [], Predictor.probabilities
+    monkeypatch.setattr(Predictor, "probabilities", lambda self, x: sizes.append(len(x)) or of(self, x))
+    command = ["predict", str(finished), str(photos), "--output", str(tmp_path / "p.csv"), "--batch_size", str(2**64)]
+    for pixels, expected in ((2**24, [12]), (5 * 8 * 8, [5, 5, 2]), (1, [1] * 12)):
+        monkeypatch.setattr("acnet_pl.cli.commands.predict._MOST_PIXELS", pixels)
+        assert main(command) == 0
+        assert sizes == expected
+        assert len(rows_of(tmp_path / "p.csv")) == 12
+        sizes.clear()
 
 
 def test_an_onnx_file_predicts_the_same(finished, photos, tmp_path):

@@ -31,6 +31,7 @@ _EXAMPLES = (
 )
 _BEST = 5  # classes told of each photo
 _THREADS = 8
+_MOST_PIXELS = 2**24  # of photos together, as memory is in proportion: one of 4096², 334 of 224²
 
 
 def predict(
@@ -47,7 +48,7 @@ def predict(
         network: A checkpoint of a run, its fused.safetensors, an ONNX file of `export`, or the folder of a run.
         photos: Files, folders (photos at any depth) and patterns such as 'a/*.jpg'.
         output: File to write.
-        batch_size: Photos that are classified together.
+        batch_size: Photos that are classified together; fewer if together they have more than 16.8 million pixels.
         device: auto, cpu, cuda or cuda:1; ONNX runs on the CPU.
         skip_unreadable: Name photos that cannot be decoded and go on, instead of stopping at the first.
     """
@@ -76,7 +77,7 @@ def predict(
     with atomic_path(output) as unfinished, _writing(unfinished) as file_of_rows:
         writer = csv.writer(file_of_rows)
         writer.writerow(_header(names, any(truths)))
-        for number, answer in _classified(predictor, paths, min(batch_size, len(paths))):
+        for number, answer in _classified(predictor, paths, _fitting(batch_size, predictor)):
             if isinstance(answer, str):
                 if not skip_unreadable:
                     raise DataError(
@@ -107,6 +108,10 @@ def predict(
         )
     count = len(paths) - len(unreadable)
     console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
+
+
+def _fitting(batch_size: int, predictor: Predictor) -> int:
+    return max(1, min(batch_size, _MOST_PIXELS // predictor.cut.size**2))
 
 
 def _names_photos(args: Sequence[str]) -> bool:
