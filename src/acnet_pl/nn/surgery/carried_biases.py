@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
@@ -30,6 +31,7 @@ from acnet_pl.nn.surgery.wrappers import own_call, wrapped
 __all__ = ["carry_biases"]
 
 
+@older_objects_set_aside()
 def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collection[str]) -> dict[str, Tensor]:
     """Find later layers that can take up biases for which the stock model has no place.
 

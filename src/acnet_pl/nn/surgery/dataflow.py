@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.functions import is_users
@@ -65,6 +66,7 @@ class Dataflow:
         return [*self.norm_of.items(), *joined, *((norm, one) for norm, all_ in self.read_by.items() for one in all_)]
 
 
+@older_objects_set_aside()
 def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
     """Follow the data through a network, in train and in eval mode.
 
