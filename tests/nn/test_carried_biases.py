@@ -365,8 +365,9 @@ def densenet() -> nn.Module:
 def test_dropout_on_the_way_is_exact_in_eval_mode_and_named(
     build: Callable[[], nn.Module], randomise: Randomise, difference: Difference
 ) -> None:
-    with pytest.warns(UserWarning, match=r"passes the dropout `.*but not with a dropout alone switched on"):
+    with pytest.warns(UserWarning, match=r"passes the dropout `.*but not with a dropout alone switched on") as warned:
         acnet, stock = acnet_and_stock(build, randomise)
+    assert {warning.filename for warning in warned} == {__file__}, "a warning names the line that called"
     assert difference(acnet, stock, torch.randn(1, 3, 32, 32).double()) <= 1e-12
 
 

@@ -82,7 +82,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
             f"the bias of {listed(names)} passes the dropout {listed(sorted(shifts.dropouts))} before a later layer "
             "takes it up: the stock model computes the same in eval mode, but not with a dropout alone switched on "
             "(Monte Carlo dropout); use fuse_model(acnet) for that",
-            stacklevel=5,
+            stacklevel=6,
         )
     return {name: shift for name, (shift, _) in shifts.taken_up.items() if shift is not None}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.networks import graphs_of
 from acnet_pl.nn.surgery.running import call, cloned
@@ -27,6 +28,7 @@ __all__ = ["changed_path"]
 _Step = tuple[Any, ...]
 
 
+@older_objects_set_aside()
 def changed_path(
     before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any = None, *, same: bool = True
 ) -> str:
