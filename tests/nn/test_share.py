@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -178,6 +180,15 @@ def test_functional_transforms() -> None:
     torch.testing.assert_close(jvp(loss, (x,), (x,))[1], (expected * x).sum())
     batches = torch.stack([x, x.flip(0) + 1])
     torch.testing.assert_close(vmap(block)(batches), torch.stack([block(x) for x in batches]))
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_trains_without_memory(fake: bool) -> None:
+    block, x = make(), images()
+    with FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext():
+        out = block(x) if fake else block.to("meta")(x.to("meta"))
+        out.sum().backward()
+    assert out.shape == (8, 6, 7, 7)
 
 
 def test_gradients_accumulate_over_backward_passes_of_one_graph() -> None:

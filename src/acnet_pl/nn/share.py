@@ -13,11 +13,11 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import is_batch_norm
+from acnet_pl.nn.moments import channel_moments, process_group
 from acnet_pl.nn.shortcuts import is_traced
 
 __all__ = [
@@ -75,7 +75,7 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
             "call model.eval() before tracing, or set the block's `statistics_share` to 1"
         )
     wanted = max(2, -(-len(x) * share.numerator // share.denominator))
-    if torch.compiler.is_compiling() or (isinstance(norm, _BatchNorm) and _process_group(norm) is not None):
+    if torch.compiler.is_compiling() or (isinstance(norm, _BatchNorm) and process_group(norm) is not None):
         return wanted
     return wanted if wanted < len(x) else None
 
@@ -87,7 +87,7 @@ def work_alike(norms: Sequence[nn.Module | None]) -> bool:
         if norm is None or not is_batch_norm(norm) or not norm.training:
             return False
         first = norm if first is None else first
-        same_group = _process_group(norm) is _process_group(first)
+        same_group = process_group(norm) is process_group(first)
         if not same_group or norm.eps != first.eps or norm.affine != first.affine:
             return False
     return first is not None
@@ -130,12 +130,12 @@ def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> 
         ValueError: There is at most one value per channel.
     """
     count = outputs[0].numel() // outputs[0].shape[1]
-    if count < 2 and _process_group(norms[0]) is None:
+    if count < 2 and process_group(norms[0]) is None:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got `statistics_share` of the batch (="
             f"{tuple(outputs[0].shape)}); train with larger batches or a larger share, or put the norm in eval mode"
         )
-    moments = [_moments(output, norms[0])[:2] for output in outputs]
+    moments = [channel_moments(output, norms[0])[:2] for output in outputs]
     mean, var = (torch.cat(values).view(len(norms), -1) for values in zip(*moments, strict=True))
     scale = torch.rsqrt(var + norms[0].eps)
     if norms[0].affine:
@@ -157,17 +157,17 @@ def normalise_sum(norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tenso
     """
     eps = norms[0].eps
     total, share = take_images(total, count)
-    _, spread, _ = _moments(share, norms[0])
+    _, spread, _ = channel_moments(share, norms[0])
     weight = torch.sqrt(spread + eps)
     bias = torch.zeros_like(weight)
     if norms[0].affine:  # stacked first, for the gradients of the β would share their memory
         bias = reduce(torch.add, torch.stack([norm.bias for norm in norms]).to(weight).unbind())
-    if _process_group(norms[0]) is None:
+    if process_group(norms[0]) is None:
         out, mean, inverse = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
         var = inverse.detach().pow(-2) - eps
         values: float | Tensor = total.numel() // total.shape[1]
     else:
-        mean, var, values = _moments(total, norms[0])
+        mean, var, values = channel_moments(total, norms[0])
         scale = weight * torch.rsqrt(var + eps)
         shift = bias - mean * scale
         out = torch.addcmul(shift.view(-1, 1, 1), total, scale.view(-1, 1, 1)).to(total.dtype)
@@ -201,79 +201,6 @@ class _TakeImages(torch.autograd.Function):
             return torch.cat([whole[: ctx.count] + part, whole[ctx.count :]]), None
         whole[: ctx.count] += part
         return whole, None
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and biased variance per channel, in float32 or better; several times faster than var_mean on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        dtype = torch.promote_types(y.dtype, torch.float32)
-        running = None if dtype == y.dtype else y.new_zeros(y.shape[1], dtype=dtype)  # the results have its type
-        mean, var = torch.batch_norm_update_stats(y, running, running, 0.0)
-        ctx.save_for_backward(y, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor:
-        (y, mean), (to_mean, to_var) = ctx.saved_tensors, gradients
-        count = y.numel() // y.shape[1]
-        slope = torch.zeros_like(mean) if to_var is None else to_var * (2 / count)
-        offset = -slope * mean if to_mean is None else to_mean / count - slope * mean
-        return torch.addcmul(offset.view(-1, 1, 1), y, slope.view(-1, 1, 1)).to(y.dtype)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """All-reduce. Every process uses the sum, so the gradient of a summand is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, summand: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        result = summand.clone()
-        dist.all_reduce(result, group=group)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _SumOverProcesses.apply(gradients[0], ctx.group), None
-
-
-def _process_group(norm: _BatchNorm) -> Any:
-    """Return the processes over which a SyncBatchNorm normalises, or None if this is the only one."""
-    if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_available() or not dist.is_initialized():
-        return None
-    group = norm.process_group or dist.group.WORLD
-    return group if dist.get_world_size(group) > 1 else None
-
-
-def _moments(y: Tensor, norm: _BatchNorm) -> tuple[Tensor, Tensor, float | Tensor]:
-    """Return mean, biased variance and number of values per channel, over the processes that a norm has."""
-    mean, var = _mean_and_variance(y)
-    count, group = y.numel() // y.shape[1], _process_group(norm)
-    return (mean, var, count) if group is None else _over_processes(mean, var, count, group)
-
-
-def _mean_and_variance(y: Tensor) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(y.dtype, torch.float32)
-    if not y.numel():  # this process has no images in this step, but others have some
-        none = y.to(wide).sum((0, 2, 3))
-        return none, none
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        var, mean = torch.var_mean(y.to(wide), (0, 2, 3), correction=0)
-        return mean, var
-    moments: tuple[Tensor, Tensor] = _Moments.apply(y)
-    return moments
-
-
-def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variance and number of values over all processes, whose batches may differ in size."""
-    summands = torch.cat([mean.flatten() * count, mean.new_tensor([count])])
-    sums = _SumOverProcesses.apply(summands, group)
-    total = sums[-1].detach()
-    common = (sums[:-1] / total).view_as(mean)
-    sums = _SumOverProcesses.apply((var + (mean - common).square()) * count, group)
-    return common, sums / total, total
 
 
 def _track(
