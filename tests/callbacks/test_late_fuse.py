@@ -21,7 +21,8 @@ from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFuse, RunChec
 from acnet_pl.checkpoint import AtomicCheckpointIO, load_network
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.nn import ACBConv, ACBlock, ConvNorm, FusionError, PlainConv
+from acnet_pl.nn import ACBConv, ACBlock, ConvNorm, FusibleConv, FusionError, PlainConv
+from acnet_pl.nn.fusible import Branch
 from acnet_pl.nn.surgery.late import fuse_block, fused_velocity, output_moments
 from acnet_pl.nn.surgery.replacing import replace_modules
 
@@ -358,6 +359,136 @@ def test_a_block_that_cannot_be_fused() -> None:
     network.forward = lambda x: network["used"](x)
     with pytest.raises(FusionError, match="takes no part"):
         output_moments(network, torch.randn(2, 4, 5, 5))
+
+
+class Named(FusibleConv):
+    """The sum of two convolutions, whose layers have the names that are given, and one batch norm after it."""
+
+    def __init__(self, first: str = "square", second: str = "other", norm_first: bool = False) -> None:
+        super().__init__(4, 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+        if norm_first:
+            self.norm = nn.BatchNorm2d(4)
+        self.names = [first, second] if second else [first]
+        for name in self.names:
+            self.add_module(name, nn.Conv2d(4, 4, 3, padding=1, bias=False))
+        if not norm_first:
+            self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_branches(x)
+
+    def forward_branches(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(sum(self.get_submodule(name)(x) for name in self.names))  # type: ignore[misc]
+        return out
+
+    def branches(self) -> list[Branch]:
+        return [Branch(name, "3×3", (self.get_submodule(name).weight,), None) for name in self.names]  # type: ignore[arg-type]
+
+    def fuse_branches(self) -> dict[str, tuple[Tensor, Tensor]]:
+        zero = torch.zeros(4, dtype=torch.float64)
+        return {branch.name: (branch.kernels[0].double(), zero) for branch in self.branches()}
+
+
+class Pair(pl.LightningModule):
+    """Two blocks; ``change`` alters the second, and may tie it to the first."""
+
+    def __init__(self, change: Any, block: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        make = block or partial(ACBlock, 4, 4, 3, padding=1)
+        self.net = nn.Sequential(make(), nn.ReLU(), make())
+        change(self, self.net[2])
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self.net(batch[0]).square().mean()  # type: ignore[no-any-return]
+
+    def train_dataloader(self) -> Any:
+        images = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), batch_size=4)
+
+    def configure_optimizers(self) -> SGD:
+        return SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+def without_affine(module: Pair, block: Any) -> None:
+    block.square_norm = nn.BatchNorm2d(4, affine=False)
+
+
+def weight_norm(module: Pair, block: Any) -> None:
+    nn.utils.parametrizations.weight_norm(block.square)
+
+
+def tie_kernels(module: Pair, block: Any) -> None:
+    first: Any = module.net[0]
+    block.square.weight = first.square.weight
+
+
+def tie_to_another_layer(module: Pair, block: Any) -> None:
+    module.head = nn.Conv2d(4, 4, 3)
+    module.head.weight = block.square.weight
+
+
+def share_a_norm(module: Pair, block: Any) -> None:
+    first: Any = module.net[0]
+    block.square_norm = first.square_norm
+
+
+def use_elsewhere(module: Pair, block: Any) -> None:
+    module.head = nn.Sequential(block.square)
+
+
+def freeze_a_kernel(module: Pair, block: Any) -> None:
+    block.square.weight.requires_grad_(False)
+
+
+def give_a_bias(module: Pair, block: Any) -> None:
+    block.vertical.bias = nn.Parameter(torch.zeros(4))
+
+
+def names_of_a_plain_layer(module: Pair, block: Any) -> None:
+    module.net[2] = Named("conv", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_affine, "affine=False"),
+        (weight_norm, "no main kernel"),
+        (tie_kernels, r"its weight is tied to `net\.2\.square\.weight`"),
+        (tie_to_another_layer, r"its weight is tied to `head\.weight`"),
+        (share_a_norm, "its `square_norm` is a layer of a ACBlock, too"),
+        (use_elsewhere, "its `square` is a layer of a Sequential, too"),
+        (freeze_a_kernel, "some of its kernels are frozen"),
+        (give_a_bias, "has been given a bias"),
+        (names_of_a_plain_layer, "have the names of a plain layer's"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused_before_the_first_step(change: Any, reason: str, tmp_path: Path) -> None:
+    module = Pair(change)
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(FusionError, match=rf"`net\.[02]` cannot be fused during training: .*{reason}"):
+        trainer(tmp_path, LateFuse(1, network="net")).fit(module)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_an_optimizer_has_the_order_of_a_resumed_one(tmp_path: Path) -> None:
+    def make() -> Pair:
+        return Pair(lambda *_: None, partial(Named, norm_first=True))
+
+    checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer(tmp_path, LateFuse(1), checkpoint).fit(through := make())
+    resumed = make()
+    resuming = trainer(tmp_path / "again", LateFuse(1))
+    resuming.fit(resumed, ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    assert [type(layer) for layer in resumed.net] == [ConvNorm, nn.ReLU, ConvNorm]
+    assert all(torch.equal(a, b) for a, b in zip(through.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_state_with_some_of_a_blocks_tensors_is_not_a_plain_layers() -> None:
+    block = Named("conv", "other")
+    state = {name: value for name, value in block.state_dict().items() if "num_batches" not in name}
+    block.load_state_dict(state, strict=False)
+    assert type(block) is Named
 
 
 def test_a_block_becomes_what_is_loaded_into_it() -> None:

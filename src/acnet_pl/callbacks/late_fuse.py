@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs
 from acnet_pl.callbacks.subject import Subject, few
-from acnet_pl.nn.surgery.late import blocks_of, fuse_block, fused_velocity, output_moments
+from acnet_pl.nn import FusibleConv
+from acnet_pl.nn.surgery.late import Moments, blocks_of, fuse_block, fused_velocity, output_moments
+from acnet_pl.nn.surgery.late_checks import refuse_unfusable
 from acnet_pl.nn.surgery.replacing import replace_modules
 
 __all__ = ["LateFold", "LateFuse"]
@@ -46,7 +48,8 @@ class LateFuse(Callback):
     Raises:
         ValueError: Before the first step: the epoch is out of its range, the strategy is neither one device nor DDP, or
             the network cannot be found, called or told what to take of a batch.
-        FusionError: Before the first step: a block is not used by the network.
+        FusionError: Before the first step: a block is not used by the network, cannot be fused, shares what is
+            overwritten with something else (tied kernels), or is frozen in part.
     """
 
     def __init__(self, epoch: int | float = 0.5, network: str | None = None, inputs: Inputs = None) -> None:
@@ -81,15 +84,17 @@ class LateFuse(Callback):
         network = self.subject.of(pl_module)
         if self._done or (self._tried and not due) or not any(True for _ in blocks_of(network)):
             return
+        refuse_unfusable(network, pl_module)
         inputs = self.subject.first_inputs_of(pl_module, batch)
         if not due:
             self._tried = True
             output_moments(network, few(inputs))
             return
         self._done = True
+        averages = [(average, _moments_of_average(average, self.subject, batch)) for average in _averages(trainer)]
         self._fuse(trainer, pl_module, network, inputs)
-        for average in _averages(trainer):
-            _fuse_average(average, self.subject, batch)
+        for average, moments in averages:  # the same function in eval mode, with statistics of its own
+            replace_modules(average, {block: fuse_block(block, found) for block, found in moments.items()})
         self._register(trainer, pl_module)
 
     def first_epoch(self, max_epochs: int | None) -> int:
@@ -117,9 +122,8 @@ class LateFuse(Callback):
             carried |= fused_velocity(block, velocity)
         layers: dict[nn.Module, nn.Module] = {block: fuse_block(block, moments[block]) for block in moments}
         replace_modules(pl_module, layers)
-        new = {parameter for layer in layers.values() for parameter in layer.parameters()}
         for optimizer in trainer.optimizers:
-            _carry_over(optimizer, before - set(pl_module.parameters()), new, carried)
+            _carry_over(optimizer, before - set(pl_module.parameters()), [*layers.values()], carried)
         rank_zero_info(f"Fused {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
 
     @staticmethod
@@ -155,11 +159,10 @@ def _averages(trainer: Trainer) -> Iterator[LightningModule]:
             yield average
 
 
-def _fuse_average(average: LightningModule, subject: Subject, batch: Any) -> None:
-    """Fuse an averaged copy like the network: the same function in eval mode, with its own statistics."""
+def _moments_of_average(average: LightningModule, subject: Subject, batch: Any) -> dict[FusibleConv, Moments]:
     network = subject.of(average)
-    moments = output_moments(network, subject.inputs_of(average, batch))
-    replace_modules(average, {block: fuse_block(block, found) for block, found in moments.items()})
+    refuse_unfusable(network, average)
+    return output_moments(network, subject.inputs_of(average, batch))
 
 
 def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:
@@ -171,12 +174,14 @@ def _momentum(optimizer: Optimizer) -> dict[Tensor, Tensor]:
 def _carry_over(
     optimizer: Optimizer,
     gone: set[nn.Parameter],
-    new: set[nn.Parameter],
+    layers: Sequence[nn.Module],
     velocity: Mapping[Tensor, Tensor],
 ) -> None:
-    """Remove old parameters from an optimizer; carry momentum over to new ones, or start with no state."""
+    """Remove old parameters from an optimizer; carry momentum over to those of new layers, or start with no state."""
+    new = {parameter for layer in layers for parameter in layer.parameters()}
     for group in optimizer.param_groups:
-        group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
+        kept = [parameter for parameter in group["params"] if parameter not in gone]
+        group["params"] = _in_order(kept, layers)
     for parameter in gone:
         optimizer.state.pop(parameter, None)
     for parameter in new & optimizer.state.keys():
@@ -184,3 +189,14 @@ def _carry_over(
             optimizer.state[parameter]["momentum_buffer"] = velocity.get(parameter)
         else:
             del optimizer.state[parameter]
+
+
+def _in_order(parameters: list[nn.Parameter], layers: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Give each layer's parameters, at their places in a list, the layer's order, which a resumed run's list has."""
+    places = {parameter: place for place, parameter in enumerate(parameters)}
+    result = list(parameters)
+    for layer in layers:
+        own = [parameter for parameter in layer.parameters() if parameter in places]
+        for place, parameter in zip(sorted(places[parameter] for parameter in own), own, strict=True):
+            result[place] = parameter
+    return result

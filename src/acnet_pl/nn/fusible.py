@@ -267,11 +267,10 @@ class FusibleConv(LaidOut, ABC):
 
         In the second case the block first becomes that layer, so such checkpoints load into a newly built network.
         """
-        plain = not self.is_plain and f"{prefix}conv.weight" in state_dict
-        if plain and any(f"{prefix}{name}" not in state_dict for name in self.state_dict()):
-            from acnet_pl.nn.surgery.late import become_plain  # which imports this module
+        if not self.is_plain:
+            from acnet_pl.nn.surgery.late_checks import become_what_is_loaded  # which imports this module
 
-            become_plain(self)
+            become_what_is_loaded(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_finite(self) -> None:

@@ -16,7 +16,7 @@ from acnet_pl.nn.fusion import FusionError
 from acnet_pl.nn.surgery.copying import inherit_hooks
 from acnet_pl.nn.surgery.running import call
 
-__all__ = ["Moments", "become_plain", "blocks_of", "fuse_block", "fused_velocity", "output_moments"]
+__all__ = ["Moments", "blocks_of", "fuse_block", "fused_velocity", "output_moments", "survivors"]
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance ``(O,)`` in float64."""
@@ -37,17 +37,15 @@ def fuse_block(block: FusibleConv, moments: Moments | None = None) -> ConvNorm:
             Required if the branches have batch norms.
 
     Raises:
-        FusionError: The block cannot be fused, or its batch norm has no γ and β to undo the statistics.
+        FusionError: The block cannot be fused, see `refuse_unfusable`.
         ValueError: ``moments`` are missing.
     """
     block.refuse_replaced()
-    weight, norm = _survivors(block)
+    weight, norm = survivors(block)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     kernel, bias = block.fuse_sum()
     if block.norm is None:
-        if norm.weight is None:
-            raise FusionError("its batch norms have no γ and β (affine=False), which are needed to undo statistics")
         if moments is None:
             raise ValueError("a block with batch norms in its branches needs the `moments` of its output")
         mean, var = moments
@@ -93,7 +91,7 @@ def fused_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dic
     Returns:
         Velocity by parameter of the block that the new layer reuses.
     """
-    weight, norm = _survivors(block)
+    weight, norm = survivors(block)
     moved: dict[Tensor, Tensor] = {}
     if weight in velocity:
         moved[weight] = _moved_kernel(block, velocity)
@@ -106,7 +104,7 @@ def fused_velocity(block: FusibleConv, velocity: Mapping[Tensor, Tensor]) -> dic
     return {parameter: value.detach().to(parameter) for parameter, value in moved.items()}
 
 
-def _survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
+def survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
     """Return the main kernel and the batch norm of a block, which the plain layer reuses."""
     main = block.branches()[0]
     weight, norm = main.kernels[0], main.norm if block.norm is None else block.norm
@@ -117,6 +115,8 @@ def _survivors(block: FusibleConv) -> tuple[nn.Parameter, _BatchNorm]:
         and norm.running_var is not None
     ):
         raise FusionError("it has no main kernel followed by a batch norm with running statistics")
+    if block.norm is None and norm.weight is None:
+        raise FusionError("its batch norms have no γ and β (affine=False), which are needed to undo statistics")
     return weight, norm
 
 
@@ -176,14 +176,6 @@ def output_moments(
         var = (second / count - mean.square()).clamp_min(0) * (count / (count - 1).clamp_min(1))
         moments[block] = mean - block.fuse_kernel()[1].to(mean), var
     return moments
-
-
-def become_plain(block: FusibleConv) -> None:
-    """Turn a block in place into a plain convolution with its batch norm; load its weights afterwards."""
-    unit = torch.ones(block.out_channels, dtype=torch.float64)
-    layer = fuse_block(block, (0 * unit, unit))
-    block.__class__ = type(layer)  # as torch's own lazy modules do when they are loaded
-    block.__dict__ = layer.__dict__
 
 
 def blocks_of(network: nn.Module) -> Iterator[FusibleConv]:
