@@ -282,6 +282,33 @@ def test_is_shown_counted_and_explained(builder: ConvBuilder, randomise: Any) ->
     assert (complexity(block, (4, 8, 8)).macs > fused) == bool(block.share_apart)
 
 
+def with_method(builder: ConvBuilder, name: str, method: Any) -> FusibleConv:
+    """A block whose class has a method of its own, with those of the base class for the rest."""
+    block = builder(4, 4, 3, padding=1)
+    assert isinstance(block, FusibleConv)
+    base = type(block)
+    own = {"__module__": __name__, name: lambda self, *args: method(getattr(base, name)(self, *args))}
+    block.__class__ = type("Own", (base,), own)
+    return block.double().eval()
+
+
+@pytest.mark.parametrize("name", ["forward", "forward_branches"])
+def test_a_subclass_that_computes_something_else_is_not_fused(builder: ConvBuilder, name: str) -> None:
+    block = with_method(builder, name, torch.relu)
+    for fuse in (block.fuse, block.fuse_kernel, lambda: fuse_model(nn.Sequential(block)), lambda: fuse_block(block)):
+        with pytest.raises(FusionError, match=f"Own has a {name} of its own with the "):
+            fuse()
+
+
+def test_a_subclass_with_another_definition_has_to_compute_it(builder: ConvBuilder) -> None:
+    def doubled(found: Any) -> Any:
+        return found * 2 if isinstance(found, Tensor) else {n: (2 * k, 2 * b) for n, (k, b) in found.items()}
+
+    block = with_method(builder, "fuse_branches", doubled)
+    with pytest.raises(FusionError, match="Own has the forward of a base class"):
+        block.fuse()
+
+
 def concrete_blocks() -> dict[str, Path]:
     """Blocks of the package by name, with the file of each."""
     found, frontier = {}, {"FusibleConv"}

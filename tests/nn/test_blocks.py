@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import (
     ACBPlusBlock,
+    ACBPlusConv,
     ConvNorm,
     DBBlock,
     FusibleConv,
@@ -21,9 +22,14 @@ from acnet_pl.nn import (
     MobileOneConv,
     OREPABlock,
     RepVGGBlock,
+    RepVGGConv,
     convert,
 )
+from acnet_pl.nn.branch_layers import BranchLayer, ConvBranch, IdentityBranch
+from acnet_pl.nn.branched import BranchedConv
+from acnet_pl.nn.chain_branches import PointwiseFirstBranch
 from acnet_pl.nn.composition import identity_kernel
+from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.orepa import SCALES
 from acnet_pl.nn.scale import ChannelScale
 
@@ -209,7 +215,47 @@ def test_arguments_are_checked() -> None:
         OREPABlock(3, 4, 3, groups=2)
     with pytest.raises(ValueError, match=r"`copies` \(=0\) must be at least 1"):
         MobileOneConv(copies=0)(4, 4, 3)
+    with pytest.raises(ValueError, match=r"`copies` \(=1.5\) must be an int, at least 1"):
+        MobileOneConv(copies=1.5)(4, 4, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`internal_channels` \(=0\) must be at least 1"):
+        DBBlock(4, 4, 3, internal_channels=0)
+    with pytest.raises(ValueError, match=r"none for horizontal, identity, pointwise, vertical"):
+        ACBPlusConv(gamma_init={"square": 1.0})(4, 4, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`kernel_size` \(=0\) must be at least 1"):
+        RepVGGConv()(4, 4, 0)
+    with pytest.raises(ValueError, match=r"`kernel_size` \(=1×3\) must be square"):
+        RepVGGConv()(4, 4, (1, 3))  # type: ignore[arg-type]
+    assert RepVGGConv()(4, 4, (3, 3)).kernel_size == (3, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"`internal_channels` \(=3\) must be positive and divisible by `groups`"):
         DBBlock(4, 4, 3, groups=2, internal_channels=3)
     with pytest.raises(ValueError, match="`draw`"):
         DBBlock(4, 4, 3, draw="normal")  # type: ignore[arg-type]
+
+
+class Listed(BranchedConv):
+    def branch_layers(self, shape: ConvShape, make: Any = dict) -> dict[str, BranchLayer]:
+        layers: dict[str, BranchLayer] = make(shape)
+        return layers
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda shape: {}, "no branch"),
+        (lambda shape: {"a": ConvBranch(shape, (1, 3)), "b": ConvBranch(shape)}, "`1×3` first"),
+        (lambda shape: {**IdentityBranch.where_fitting(shape), "b": ConvBranch(shape)}, "`identity` first"),
+        (lambda shape: {"a": PointwiseFirstBranch(shape, 4), "b": ConvBranch(shape)}, "`1×1-3×3` first"),
+    ],
+)
+def test_the_first_branch_has_the_whole_kernel(make: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=f"Listed.branch_layers gives {what}, and must give a ConvBranch"):
+        Listed(4, 4, 3, padding=1, make=make)
+
+
+def test_a_window_is_not_rounded_for_good() -> None:
+    block = OREPABlock(4, 4, 3)
+    window = block.layers["prior"].window
+    assert isinstance(window, Tensor)
+    before = window.clone()
+    block.bfloat16().float()
+    assert torch.equal(block.layers["prior"].window, before)  # type: ignore[arg-type]

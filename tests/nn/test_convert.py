@@ -21,6 +21,7 @@ from acnet_pl.nn import (
     ACBConv,
     ACBlock,
     ConvBuilder,
+    DBBConv,
     PlainConv,
     conversion_report,
     convert,
@@ -567,3 +568,11 @@ def test_norms_of_one_network_do_not_depend_on_the_order_of_registration(randomi
     blocks = [module for module in acnet.modules() if isinstance(module, ACBlock)]
     assert [next(block.norms()).eps for block in blocks] == [1e-4, 1e-3, 1e-2]
     assert not any(isinstance(m, _BatchNorm) for m in acnet.get_submodule("norms").modules())
+
+
+@pytest.mark.parametrize(
+    ("conv", "way_out"), [(DBBConv, r"such as DBBConv\(\)"), ("DBBConv", "must be a builder"), (None, "(=None)")]
+)
+def test_a_builder_has_to_be_one(conv: Any, way_out: str) -> None:
+    with pytest.raises(TypeError, match=way_out):
+        convert(nn.Sequential(nn.Conv2d(3, 3, 3)), conv)

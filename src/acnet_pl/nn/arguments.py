@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 __all__ = ["ConvArguments", "IntPair", "Padding", "PaddingMode"]
-__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair", "square_size", "why_no_centre"]
+__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair"]
+__all__ += ["side", "square_size", "why_no_centre"]
 
 IntPair = int | tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -38,6 +39,15 @@ def square_size(kernel_size: IntPair) -> int:
     return height
 
 
+def side(kernel_size: IntPair) -> int:
+    """Return the k of a k×k kernel of any size; raise ValueError if it is rectangular or no positive int."""
+    height, width = pair(kernel_size, "kernel_size")
+    if height != width:
+        raise ValueError(f"`kernel_size` (={height}×{width}) must be square: keep a plain nn.Conv2d for this layer")
+    check_range("kernel_size", height, 1)
+    return height
+
+
 def why_no_centre(kernel_size: int) -> str:
     """Return the reason why a k×k kernel has no central row and column, or "" if it has them."""
     if kernel_size == 1:
@@ -52,16 +62,15 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 
 
 def check_range(name: str, value: int, least: int) -> None:
-    """Raise a ValueError that names the argument if its value is below ``least``."""
+    """Raise a ValueError that names the argument if its value is no int, or below ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"`{name}` (={value!r}) must be an int, at least {least}")
     if value < least:
         raise ValueError(f"`{name}` (={value}) must be at least {least}")
 
 
 def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
     """Raise ValueError if a number of channels is no positive int or not divisible by the groups."""
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise ValueError(f"`{name}` (={value!r}) must be an int")
     check_range("in_channels", in_channels, 1)
     check_range("out_channels", out_channels, 1)
     check_range("groups", groups, 1)

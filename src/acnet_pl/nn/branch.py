@@ -38,6 +38,9 @@ class Branch:
         Args:
             like: A kernel whose dtype and device are used if the batch norm has no γ and β and is given them here.
             trainable: Whether γ and β are trainable.
+
+        Raises:
+            TypeError: The branch has neither γ nor a kernel.
         """
         if isinstance(self.norm, _BatchNorm) and not self.norm.affine:
             self.norm.affine = True
@@ -45,8 +48,13 @@ class Branch:
         if isinstance(self.norm, (_BatchNorm, ChannelScale)):
             nn.init.zeros_(self.norm.weight)
             self.norm.requires_grad_(trainable)
-        else:
+        elif self.kernels:
             nn.init.zeros_(self.kernels[-1])
+        else:
+            raise TypeError(
+                f"init='preserve' cannot turn off the branch `{self.name}`, which has neither a norm nor a kernel; use "
+                "init='scratch'"
+            )
 
 
 def branch_table(heading: str, branches: Sequence[Branch], after: nn.Module | None) -> str:

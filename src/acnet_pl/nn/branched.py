@@ -57,7 +57,7 @@ class BranchedConv(FusibleConv):
         options: Options of the block's own, the further parameters of its `branch_layers`.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or the first branch is not the k×k convolution.
         TypeError: The block has no such option.
     """
 
@@ -97,8 +97,27 @@ class BranchedConv(FusibleConv):
         self.paired = paired
         with placed(self, device, dtype):
             self.layers = nn.ModuleDict(self.branch_layers(shape, **options))
+            self._check_branches()
             online = any(isinstance(layer.norm, ChannelScale) for layer in self.layers.values())
             self.register_module("norm", nn.BatchNorm2d(out_channels) if online else None)
+
+    def _check_branches(self) -> None:
+        main = next((layer for _, layer in self._layers()), None)
+        window = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        kernels = () if main is None else main.kernels()
+        if [kernel.shape for kernel in kernels] != [window]:
+            what = "no branch" if main is None else f"`{main.title}` first"
+            raise ValueError(
+                f"{type(self).__name__}.branch_layers gives {what}, and must give a ConvBranch(shape) of the whole "
+                "window first, whose kernel the block starts from"
+            )
+        if not isinstance(self.gamma_init, (int, float)):
+            scales = self.gamma_init if isinstance(self.gamma_init, Mapping) else {}
+            if missing := self.layers.keys() - scales.keys():
+                raise ValueError(
+                    f"`gamma_init` (={self.gamma_init!r}) must be a number, or a dict with one for each branch; it has "
+                    f"none for {', '.join(sorted(missing))}"
+                )
 
     @abstractmethod
     def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 from acnet_pl.nn.branch_layers import BranchLayer, BranchNorm
 from acnet_pl.nn.composition import compose_depthwise_first, compose_pointwise_first, filter_pointwise, identity_kernel
@@ -178,6 +179,12 @@ class FilterBranch(BranchLayer):
         if self.window is not None and self.window.is_meta and like is not None:  # load_state_dict(..., assign=True)
             self.window = torch.empty_like(self.window, device=like.device, dtype=like.dtype)
         self._fill_window()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the tensors; compute the window anew, which would keep the rounding of a cast."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._fill_window()
+        return self
 
     @torch.no_grad()
     def _fill_window(self) -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
 from acnet_pl.nn.acb import ACBlock, BranchNorm, Position
-from acnet_pl.nn.arguments import ConvArguments, IntPair, Padding, PaddingMode, check_choice, pair, why_no_centre
+from acnet_pl.nn.arguments import ConvArguments, IntPair, Padding, PaddingMode, check_choice, pair, side, why_no_centre
 from acnet_pl.nn.draw import Device, KernelDraw, draw_kernel, placed
 from acnet_pl.nn.fusible import Branch, Fused, FusibleConv, exact
 from acnet_pl.nn.inner_layers import kernel_of
@@ -213,8 +213,9 @@ class BlockConv(ConvBuilder):
         padding_mode: PaddingMode = "zeros",
         norm: bool = True,
     ) -> FusibleConv:
-        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        return ConvNorm(*shape, norm=norm, draw=self.draw) if self.why_plain(kernel_size) else self.block(*shape)
+        size = side(kernel_size)
+        shape = (in_channels, out_channels, size, stride, padding, dilation, groups, padding_mode)
+        return ConvNorm(*shape, norm=norm, draw=self.draw) if self.why_plain(size) else self.block(*shape)
 
     def block(self, *arguments: Unpack[ConvArguments]) -> FusibleConv:
         """Build a block of class `kind` with the builder's options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from acnet_pl.nn.arguments import check_range
 from acnet_pl.nn.branch_layers import BranchLayer, ConvBranch
 from acnet_pl.nn.branched import BranchedBuilder, BranchedConv
 from acnet_pl.nn.chain_branches import FilterBranch, PointwiseFirstBranch
@@ -38,7 +39,10 @@ class DBBlock(BranchedConv):
             internal_channels: Channels inside the 1×1-k×k branch; None is C_in, or 2·C_in for a depthwise block.
         """
         depthwise = shape.groups == shape.in_channels == shape.out_channels and shape.groups > 1
-        inner = internal_channels or (2 * shape.in_channels if depthwise else shape.in_channels)
+        inner = 2 * shape.in_channels if depthwise else shape.in_channels
+        if internal_channels is not None:
+            check_range("internal_channels", internal_channels, 1)
+            inner = internal_channels
         layers: dict[str, BranchLayer] = {"square": ConvBranch(shape)}
         if not depthwise:
             layers["pointwise"] = ConvBranch(shape, (1, 1))

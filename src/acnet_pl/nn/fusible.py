@@ -15,9 +15,9 @@ from typing_extensions import TypeIs, deprecated
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
 from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
-from acnet_pl.nn.inner_layers import check_hooks, why_other
+from acnet_pl.nn.inner_layers import check_forward, check_hooks, why_other
 from acnet_pl.nn.laid_out import LaidOut
-from acnet_pl.nn.replaced import why_replaced
+from acnet_pl.nn.replaced import why_overridden, why_replaced
 from acnet_pl.nn.scale import ChannelScale
 
 __all__ = ["Branch", "Fused", "FusibleConv", "exact", "fuse_norm", "is_batch_norm", "is_frozen"]
@@ -153,6 +153,8 @@ class FusibleConv(LaidOut, ABC):
         """Raise FusionError if a method of this block was replaced, so that its branches do not tell what it does."""
         if why := why_replaced(self):
             raise FusionError(f"{why}, and computes something else than its branches; undo that")
+        if why := why_overridden(type(self)):
+            raise FusionError(why)
 
     @deprecated("fold() is now fuse_kernel(); the old name will be removed in the next version")
     def fold(self) -> Fused:
@@ -249,14 +251,11 @@ class FusibleConv(LaidOut, ABC):
         conv.weight = nn.Parameter(kernel.clone(), requires_grad=trainable)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
         check_hooks(self, self.forward_branches, conv)
+        check_forward(self, conv)
         return conv.train(self.training)
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Refuse to be compiled by ``torch.jit.script``, which calls this method; only a fused network can be.
-
-        Raises:
-            FusionError: Always.
-        """
+        """Raise FusionError: ``torch.jit.script``, which calls this method, can compile only a fused network."""
         raise FusionError(
             f"torch.jit.script cannot compile a {type(self).__name__}; script the fused network, "
             "fuse_model(acnet.eval())"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from acnet_pl.nn.fusion import FusionError
-from acnet_pl.nn.replaced import why_replaced
+from acnet_pl.nn.replaced import is_older, why_replaced
 
-__all__ = ["check_hooks", "kernel_of", "why_other"]
+__all__ = ["check_forward", "check_hooks", "kernel_of", "why_other"]
 
 
 def why_other(layer: nn.Module, convolution: bool = False) -> str:
@@ -66,17 +66,34 @@ def check_hooks(block: nn.Module, branches: Callable[[Tensor], Tensor], conv: nn
     names = [name for name, layer in block.named_modules() if layer is not block and _is_hooked(layer)]
     if not names or conv.weight.is_meta:
         return
-    (height, width), padding = conv.kernel_size, conv._reversed_padding_repeated_twice
-    size = [d * (k - 1) + 3 + max(padding) for d, k in zip(conv.dilation, (height, width), strict=True)]
-    x = torch.arange(2 * conv.in_channels * size[0] * size[1], device=conv.weight.device)
-    x = x.float().cos().view(2, conv.in_channels, *size).to(conv.weight.dtype)
-    expected, found = branches(x), conv(x)
-    limit = torch.finfo(conv.weight.dtype).eps ** 0.5 * expected.abs().max()
-    if expected.shape != found.shape or not (expected - found).abs().max() <= limit:
+    if _differ(branches, conv):
         raise FusionError(
             f"a hook of `{names[0]}`{' or another inner layer' * (len(names) > 1)} changes its output, which no fused "
             "convolution does; remove the hook, or register it on the block"
         )
+
+
+def check_forward(block: nn.Module, conv: nn.Conv2d) -> None:
+    """Raise an error if a block has the forward of a base class, and that differs from the fused convolution.
+
+    Raises:
+        FusionError: The outputs differ.
+    """
+    if is_older(type(block), "forward", than="fuse_branches") and not conv.weight.is_meta and _differ(block, conv):
+        raise FusionError(
+            f"{type(block).__name__} has the forward of a base class, which computes something else than its "
+            "fuse_branches; define forward in the class, too"
+        )
+
+
+def _differ(evaluate: Callable[[Tensor], Tensor], conv: nn.Conv2d) -> bool:
+    (height, width), padding = conv.kernel_size, conv._reversed_padding_repeated_twice
+    size = [d * (k - 1) + 3 + max(padding) for d, k in zip(conv.dilation, (height, width), strict=True)]
+    x = torch.arange(2 * conv.in_channels * size[0] * size[1], device=conv.weight.device)
+    x = x.float().cos().view(2, conv.in_channels, *size).to(conv.weight.dtype)
+    expected, found = evaluate(x), conv(x)
+    limit = torch.finfo(conv.weight.dtype).eps ** 0.5 * expected.abs().max()
+    return expected.shape != found.shape or not bool((expected - found).abs().max() <= limit)
 
 
 def _is_hooked(layer: nn.Module) -> bool:

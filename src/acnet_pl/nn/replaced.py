@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-__all__ = ["why_class_replaced", "why_replaced"]
+__all__ = ["is_older", "why_class_replaced", "why_overridden", "why_replaced"]
 
 _COMPUTING = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl", "_wrapped_call_impl")
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode")
@@ -39,6 +39,25 @@ def why_class_replaced(kind: type[nn.Module]) -> str:
         why = _find_replaced(kind)
         _LAST[kind] = methods, why
     return why
+
+
+def why_overridden(kind: type[nn.Module]) -> str:
+    """Return which method of a block computes something that its ``fuse_branches``, of a base class, cannot tell."""
+    pairs = [("forward", "forward_branches"), ("forward", "fuse_branches"), ("forward_branches", "fuse_branches")]
+    for name, definition in pairs:
+        if is_older(kind, definition, name):
+            return (
+                f"{kind.__name__} has a {name} of its own with the {definition} of a base class, which does not know "
+                "what it computes; define forward_branches and fuse_branches in the class, too, or put what you add "
+                "into a module around the block"
+            )
+    return ""
+
+
+def is_older(kind: type[nn.Module], name: str, than: str) -> bool:
+    """Return True if a method comes from a base class of the class that another method comes from."""
+    first, second = (next(i for i, base in enumerate(kind.__mro__) if each in vars(base)) for each in (name, than))
+    return first > second
 
 
 def _find_replaced(kind: type[nn.Module]) -> str:

@@ -77,7 +77,7 @@ def convert(
     Raises:
         ValueError: There is nothing to convert, a name matches no convolution, an option does not fit, or following the
             data flow needs an ``example_input``.
-        TypeError: ``conv`` builds something other than blocks and plain layers.
+        TypeError: ``conv`` is no builder, or builds something other than blocks and plain layers.
 
     Examples:
         >>> from acnet_pl.nn import ACBConv
@@ -85,6 +85,7 @@ def convert(
         >>> [type(layer).__name__ for layer in convert(model, ACBConv(gamma_init=1 / 3))]
         ['ACBlock', 'Identity', 'ReLU', 'Conv2d']
     """
+    _check_builder(conv)
     if init not in get_args(Init):
         raise ValueError(f"`init` (={init!r}) must be one of {', '.join(map(repr, get_args(Init)))}")
     if calibrate is not None and init != "preserve":
@@ -229,6 +230,12 @@ def convert_to_acnet(
 def convert_with(model: nn.Module, conv: ConvBuilder, example_input: Any = None, **options: Any) -> nn.Module:
     """Call `convert`; this is its old name."""
     return convert(model, conv, example_input, **options)
+
+
+def _check_builder(conv: object) -> None:
+    if not isinstance(conv, ConvBuilder):
+        example = f"{conv.__name__}()" if isinstance(conv, type) and issubclass(conv, ConvBuilder) else "DBBConv()"
+        raise TypeError(f"`conv` (={conv!r}) must be a builder of convolutions, such as {example}")
 
 
 def _begin(
