@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from acnet_pl.reproduce.grid import Run
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
-from acnet_pl.reproduce.settings import SettingsParser, differences, settings_of
+from acnet_pl.reproduce.settings import EXPERIMENTS, SettingsParser, differences, fit_arguments, settings_of
 from acnet_pl.reproduce.summary_file import read_summary, summary_fault
 
 
@@ -242,3 +243,18 @@ def test_no_class_where_there_was_one_is_a_difference(tmp_path: Path, parser: Se
     recipe = plan_one(tmp_path, parser)
     assert differences(run.settings, recipe.settings) == {"model.schedule": (None, name)}
     assert not differences(run.settings, run.settings)
+
+
+def test_a_configuration_that_the_package_has_not_is_the_current_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "acb"):
+        path = tmp_path / "experiments/conv" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    run = Run("a", "resnet8", "mine", 0, ("digits/resnet8.yaml", "conv/mine.yaml", "conv/acb.yaml"))
+    digits, mine, acb = fit_arguments(run)[2:7:2]
+    assert mine == "experiments/conv/mine.yaml"
+    assert Path(digits).samefile(EXPERIMENTS / "digits/resnet8.yaml")
+    assert Path(acb).samefile(EXPERIMENTS / "conv/acb.yaml")

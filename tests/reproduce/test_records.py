@@ -95,7 +95,9 @@ def test_a_run_with_other_options_is_left_out_and_named(
     assert reproduce(*options) == 0
     shown, warned = capsys.readouterr()
     assert "4 of 4 runs to do" in shown
-    assert f"Warning: left out of {record}: cifar_quick_staircase-plain-seed0 has --data.batch_size" in warned
+    assert f"Warning: left out of {record}: cifar_quick_staircase-plain-seed0, " in warned
+    assert warned.count("Warning") == 1, "runs with the same other options are named together"
+    assert " with --data.batch_size" in warned
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "digits-resnet8-plain-seed0" in shown
     assert "0.50" in shown
     assert "(assumed)" in shown
-    assert "Warning: ResNet-8, ACNet: 1 pairs are planned and a gain of +0.50 needs 10" in shown
+    warned = "Warning: ResNet-8: 1 pairs are planned, and a gain of +0.50 needs 10 (ACNet; ACNet, border). "
+    assert f"{warned}Give --seeds 0 1 2 3 4 5 6 7 8 9, or" in shown
+    assert "Once a run is finished, this tells how many hours" in shown
     assert main([*arguments, "--gain", "4", "--seeds", "0", "1", "2", "3"]) == 0
     assert "Warning" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

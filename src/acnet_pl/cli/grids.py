@@ -156,6 +156,8 @@ def _cost(runs: Sequence[PlannedRun], todo: Sequence[PlannedRun]) -> str:
         result = RunResult.of(planned)
         if result.summary and planned.training_macs and (seconds := result.summary.get("seconds_per_epoch")):
             speeds.append(seconds * planned.epochs / planned.training_macs)
+    if todo and not speeds:
+        lines.append("Once a run is finished, this tells how many hours the others take at its speed.")
     if speeds and total:
         lines.append(f"About {total * sum(speeds) / len(speeds) / 3600:.1f} hours at the speed of the finished runs.")
     return "\n".join(lines)

@@ -32,7 +32,10 @@ class NamedPhotos:
 def check_photos(named: Sequence[str]) -> None:
     """Raise a UsageError for a name that is neither a file nor a folder nor a pattern that matches."""
     if not named:
-        raise UsageError("no photos are named; give files, folders or patterns after the checkpoint")
+        raise UsageError(
+            "no photos are named; give files, folders or patterns after the checkpoint (for the test data of its run "
+            "it is `predict --ckpt_path CKPT`)"
+        )
     for name in named:
         if not Path(name).exists() and not glob.glob(name, recursive=True):  # noqa: PTH207  (as it was typed)
             raise UsageError(f"{name}: there is no such file or folder{nearby(Path(name))}")

@@ -92,10 +92,15 @@ def power_table(comparisons: Sequence[Need]) -> Table:
 
 
 def warnings(comparisons: Sequence[Need]) -> Iterator[str]:
-    """Yield a line for each comparison with fewer planned pairs than its gain needs."""
+    """Yield a line for each network and number of pairs that is planned and too small for the gains of its variants."""
+    short: dict[tuple[str, float, int, int], list[str]] = {}
     for need in comparisons:
         if need.planned < need.pairs:
-            yield (
-                f"Warning: {need.model}, {need.variant}: {need.planned} pairs are planned and a gain of "
-                f"{need.gain:+.2f} needs {need.pairs}; give more --seeds, or expect an interval with zero in it."
-            )
+            short.setdefault((need.model, need.gain, need.planned, need.pairs), []).append(need.variant)
+    for (model, gain, planned, pairs), variants in short.items():
+        seeds = " ".join(map(str, range(pairs))) if pairs <= 16 else f"$(seq 0 {pairs - 1})"
+        yield (
+            f"Warning: {model}: {planned} pairs are planned, and a gain of {gain:+.2f} needs {pairs} "
+            f"({'; '.join(variants)}). Give --seeds {seeds}, or expect an interval with zero in it. Each comparison is "
+            "counted by itself; p adjusted for several (Holm) needs more."
+        )

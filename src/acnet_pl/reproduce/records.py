@@ -98,16 +98,22 @@ def with_records(runs: Sequence[PlannedRun], records: Records) -> tuple[list[Pla
         records: Result of `read_records`.
 
     Returns:
-        The runs, and a sentence for each run of the records that was trained with other options and is left out.
+        The runs, and a sentence for the runs of each record that were trained with the same other options, which are
+        left out.
     """
-    found, left_out = [], []
+    found: list[PlannedRun] = []
+    others: dict[tuple[Path, str], list[str]] = {}
     for planned in runs:
         recorded = records.runs.get(planned.run.name)
         changes = _changes(recorded.command[3:], planned.arguments) if recorded else []
         if recorded and changes:
-            left_out.append(f"{recorded.file}: {recorded.name} has {'; '.join(changes)}")
+            others.setdefault((recorded.file, "; ".join(changes)), []).append(recorded.name)
         found.append(replace(planned, record=recorded) if recorded and not changes else planned)
-    return found, left_out
+    return found, [f"{file}: {_some(names)} with {changes}" for (file, changes), names in others.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _run(file: Path, run: Mapping[str, Any]) -> RecordedRun:

@@ -67,7 +67,8 @@ def fit_arguments(run: Run, extra: Sequence[str] = ()) -> list[str]:
     """
     arguments = ["fit"]
     for config in run.configs:
-        arguments += ["--config", _shown(EXPERIMENTS / config)]
+        own, yours = EXPERIMENTS / config, Path("experiments") / config  # the package's, or your grid's
+        arguments += ["--config", _shown(yours if yours.is_file() and not own.is_file() else own)]
     return [*arguments, *run.options, *extra, "--seed_everything", str(run.seed), "--data.seed", str(run.seed)]
 
 
