@@ -54,14 +54,14 @@ def filled(text: str) -> str:
 def gains(grid: Mapping[str, Any]) -> str:
     """Top-1 of each variant, and its gain over plain with interval, p and what each seed has."""
     figures, base = _figures(grid), _base(grid)
-    costs = grid["name"] == "cheaper"
+    costs = _COSTS.get(grid["name"], ())
     rows = []
     found = {key: _gain(figures, key, base) for key in figures if key[1] != base}
     adjusted = _adjusted(found)
     for key, sample in figures.items():
         row = [_title(grid, key), str(sample.n), _spread(sample), *_gain_cells(found.get(key), adjusted.get(key))]
-        rows.append([*row, *(_costs(grid, key, base) if costs else ())])
-    columns = ["", "n", "top-1", *_GAIN, *(("multiplications", "time") if costs else ())]
+        rows.append([*row, *(_cost(grid, key, base, name) for name in costs)])
+    columns = ["", "n", "top-1", *_GAIN, *costs]
     return _table(columns, rows)
 
 
@@ -177,6 +177,7 @@ VIEWS: Mapping[str, Callable[..., str]] = {
 }
 INLINE = {"h200_gain", "gain", "top1", "correlation", "attempts", "networks"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
+_COSTS = {"cheaper": ("multiplications", "time"), "blocks": ("parameters", "multiplications")}  # of training, by grid
 
 
 def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
@@ -220,17 +221,23 @@ def _interval(found: Sample) -> str:
     return "needs 2 pairs" if interval is None else " to ".join(map(_signed, interval))
 
 
-def _costs(grid: Mapping[str, Any], key: tuple[str, str], base: str) -> list[str]:
+def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -> str:
+    """A cost of training a variant, relative to the baseline."""
+
     def of(variant: str) -> dict[int, dict[str, Any]]:
         runs = [run for run in grid["runs"] if (run["model"], run["variant"]) == (key[0], variant) and run["summary"]]
         return {run["seed"]: run for run in runs}
 
     own, plain = of(key[1]), of(base)
-    seeds = [seed for seed in own if seed in plain]
-    macs = own[seeds[0]]["training_macs"] / plain[seeds[0]]["training_macs"]
-    both = [(own[seed]["summary"], plain[seed]["summary"]) for seed in seeds]
+    pairs = [(own[seed], plain[seed]) for seed in own if seed in plain]
+    if name == "multiplications":
+        return f"{pairs[0][0]['training_macs'] / pairs[0][1]['training_macs']:.2f}"
+    both = [(a["summary"], b["summary"]) for a, b in pairs]
+    if name == "parameters":
+        trained = [summary["fused"]["parameters_trained"] for summary in both[0]]
+        return f"{trained[0] / trained[1]:.2f}"
     times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) == _device(b)]
-    return [f"{macs:.2f}", f"{median(times):.2f}" if times else "on another machine"]
+    return f"{median(times):.2f}" if times else "on another machine"
 
 
 def _device(summary: Mapping[str, Any]) -> str:
