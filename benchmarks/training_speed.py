@@ -95,12 +95,16 @@ def measure(
         A row for each contender; one that failed, or had no time, has ``failed`` and no figures.
     """
     remotes = start(model, mode, convs, options) if remotes is None else remotes
+    cuda = torch.device(options.device).type == "cuda"
     try:
-        for remote in remotes.values():
-            remote.go()
         # What is not ready when a fifth of the time is left could not be timed.
         patience = time.monotonic() + 0.8 * (deadline - time.monotonic())
+        together = cuda or options.threads == 1  # else the threads of several processes would spin for the same cores
         for remote in remotes.values():
+            remote.go()
+            if not together:
+                remote.ready(patience)
+        for remote in remotes.values() if together else ():
             remote.ready(patience)
         seconds: dict[str, list[float]] = {name: [] for name, remote in remotes.items() if not remote.failure}
         for number in range(options.steps):
