@@ -67,19 +67,17 @@ class Owners:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record attributes that are set and, during symbolic tracing, every operation on the layers' own tensors."""
-        with self.watching_attributes(), _Reads(self):
+        """Record attributes that are set and, during symbolic tracing, every operation on the layers' own tensors.
+
+        A method of nn.Module is replaced only where it has to be: Python then looks at every class of modules.
+        """
+        with self._watching_settings(), _Reads(self):
             yield
 
     @contextmanager
     def watching_attributes(self) -> Iterator[None]:
         """Record layers whose attributes get a new value (``self.conv.dilation = (2, 2)``) or whose tensors are got."""
-        plain, get = nn.Module.__setattr__, nn.Module.__getattr__
-
-        def noting(module: nn.Module, name: str, value: Any) -> None:
-            if module in self._inside and (name != "training" or value != module.training):
-                self.touched.add(self._inside[module])
-            plain(module, name, value)
+        get = nn.Module.__getattr__
 
         def asking(module: nn.Module, name: str) -> Any:
             value = get(module, name)
@@ -87,9 +85,21 @@ class Owners:
                 self.ask(value)
             return value
 
+        with self._watching_settings(), patch.object(nn.Module, "__getattr__", asking):
+            yield
+
+    @contextmanager
+    def _watching_settings(self) -> Iterator[None]:
+        plain = nn.Module.__setattr__
+
+        def noting(module: nn.Module, name: str, value: Any) -> None:
+            if module in self._inside and (name != "training" or value != module.training):
+                self.touched.add(self._inside[module])
+            plain(module, name, value)
+
         before = {layer: self._settings(layer) for layer in self._names}
         try:
-            with patch.object(nn.Module, "__setattr__", noting), patch.object(nn.Module, "__getattr__", asking):
+            with patch.object(nn.Module, "__setattr__", noting):
                 yield
         finally:  # in the modules' __dict__
             self.touched |= {
