@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acnet_pl.nn.fusion import FusionError, embed_kernel, fuse_batch_norm, sum_branches
+from acnet_pl.nn.fusion import FusionError, all_finite, embed_kernel, fuse_batch_norm, sum_branches
 
 
 def _normal(*shape: int) -> Tensor:
@@ -91,3 +91,16 @@ def test_arguments_are_left_alone() -> None:
 
 def test_fusion_error_is_a_value_error() -> None:
     assert issubclass(FusionError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.int64]
+)
+def test_one_value_that_is_not_finite_is_seen_in_any_place(dtype: torch.dtype) -> None:
+    whole = torch.arange(-6, 6).reshape(2, 2, 3).to(dtype)
+    assert all_finite(whole, whole.mT, whole[:0], torch.empty(3, dtype=dtype, device="meta"))
+    for value in (float("nan"), float("inf"), -float("inf")) if dtype != torch.int64 else ():
+        for place in range(12):
+            spoilt = whole.clone()
+            spoilt.view(-1)[place] = value
+            assert not all_finite(whole, spoilt.mT.requires_grad_()), (value, place)

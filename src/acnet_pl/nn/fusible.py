@@ -14,7 +14,7 @@ from typing_extensions import TypeIs, deprecated
 
 from acnet_pl.nn.arguments import PaddingMode
 from acnet_pl.nn.branch import Branch, branch_table, take_over
-from acnet_pl.nn.fusion import FusionError, fuse_batch_norm, sum_branches
+from acnet_pl.nn.fusion import FusionError, all_finite, fuse_batch_norm, sum_branches
 from acnet_pl.nn.inner_layers import check_forward, check_hooks, why_other
 from acnet_pl.nn.laid_out import LaidOut
 from acnet_pl.nn.replaced import why_overridden, why_replaced
@@ -227,7 +227,7 @@ class FusibleConv(LaidOut, ABC):
             )
         self._check_finite()
         kernel, bias = self.get_equivalent_kernel_bias()
-        if not kernel.is_meta and not (kernel.isfinite().all() and bias.isfinite().all()):
+        if not all_finite(kernel, bias):
             raise FusionError(
                 f"its fused weights are not finite in {kernel.dtype}: they overflow, or a variance + eps is not "
                 "positive; fuse model.float(), and if that fails too, a checkpoint with sound statistics"
@@ -274,8 +274,8 @@ class FusibleConv(LaidOut, ABC):
 
     def _check_finite(self) -> None:
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            bad = 0 if tensor.is_meta else int((~tensor.isfinite()).sum())
-            if bad:
+            if not all_finite(tensor):
+                bad = int((~tensor.isfinite()).sum())
                 raise FusionError(
                     f"`{name}` holds {bad} NaN or infinite value{'s' * (bad > 1)} of {tensor.numel()}; the training "
                     "diverged: fuse a checkpoint from before that"

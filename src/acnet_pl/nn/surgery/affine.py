@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from acnet_pl.nn.fusible import exact
-from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.fusion import FusionError, all_finite
 from acnet_pl.nn.replaced import why_replaced
 from acnet_pl.nn.surgery.hooks import reads_parameters
 from acnet_pl.nn.surgery.trace import channels_of
@@ -118,7 +118,7 @@ def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 def _put(layer: _ConvNd | nn.Linear, weight: Tensor, bias: Tensor, norm: _BatchNorm) -> None:
     before: Any = layer.weight
     weight, bias = weight.to(before), bias.to(before)
-    if not weight.is_meta and not (weight.isfinite().all() and bias.isfinite().all()):
+    if not all_finite(weight, bias):
         raise FusionError(f"hold NaN or infinite values: the training diverged, or they overflow {weight.dtype}")
     if before.dim() == 4 and before.is_contiguous(memory_format=torch.channels_last):
         weight = weight.contiguous(memory_format=torch.channels_last)

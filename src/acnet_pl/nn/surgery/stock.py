@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import FusibleConv, exact
-from acnet_pl.nn.fusion import FusionError
+from acnet_pl.nn.fusion import FusionError, all_finite
 from acnet_pl.nn.surgery.calibration import moments_over_batches
 from acnet_pl.nn.surgery.carried_biases import carry_biases
 from acnet_pl.nn.surgery.copying import uncompiled
@@ -200,7 +200,7 @@ def _fused(network: nn.Module, name: str) -> tuple[FusibleConv, Tensor, Tensor] 
         kernel, bias = block.fuse_kernel()
     except FusionError as error:
         raise FusionError(f"`{name}`: {error}") from error
-    if not (kernel.isfinite().all() and bias.isfinite().all()):
+    if not all_finite(kernel, bias):
         raise FusionError(
             f"`{name}`: its fused weights hold NaN or infinite values: the training diverged; give a checkpoint from "
             "before that"
