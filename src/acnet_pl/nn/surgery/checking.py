@@ -35,13 +35,13 @@ def changed_path(
     """Return the first difference in what a network's code does after some modules were replaced, "" if none.
 
     Args:
-        before: The network before the replacement.
+        before: A copy of the network before the replacement; it is put into eval mode.
         after: The network after it.
         replaced: Names of the modules that may differ.
         example_input: Input for evaluating networks that torch.fx cannot trace.
         same: Whether both networks compute the same. Otherwise evaluations only show whether the new one has an error.
     """
-    networks = light_copy(before).eval(), light_copy(after).eval()
+    networks = before.eval(), light_copy(after).eval()
     whole = {*replaced, *dict(layers(before)), *dict(layers(after))}
     (old, trouble), (new, obstacle) = (_outlines(network, whole) for network in networks)
     if obstacle and not trouble:

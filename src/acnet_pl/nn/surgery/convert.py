@@ -17,7 +17,7 @@ from acnet_pl.nn.fusible import FusibleConv
 from acnet_pl.nn.replaced import why_class_replaced
 from acnet_pl.nn.surgery.calibration import moments_over_batches, passing_norm
 from acnet_pl.nn.surgery.checking import changed_path
-from acnet_pl.nn.surgery.copying import deep_copy, refuse_equal, refuse_lazy, uncompiled
+from acnet_pl.nn.surgery.copying import deep_copy, light_copy, refuse_equal, refuse_lazy, uncompiled
 from acnet_pl.nn.surgery.dataflow import follow
 from acnet_pl.nn.surgery.eligibility import Eligibility, Selection, describe
 from acnet_pl.nn.surgery.hooks import refuse_global_hooks
@@ -162,7 +162,8 @@ def convert(
     acnet = replace_modules(acnet, replacements)
     replaced = [name for entry in report.converted for name in (entry.name, entry.norm) if name is not None]
     preserved = init == "preserve"
-    if replaced and (difference := changed_path(model, acnet, replaced, example_input, same=preserved)):
+    difference = changed_path(light_copy(model), acnet, replaced, example_input, same=preserved) if replaced else ""
+    if difference:
         raise ValueError(
             f"with blocks in it the code of the network behaves differently ({difference}): it checks the class, an "
             "attribute or the number of its layers; check something that blocks have too, or exclude these layers"

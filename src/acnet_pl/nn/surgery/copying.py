@@ -73,7 +73,7 @@ def light_copy(model: nn.Module) -> nn.Module:
 
 def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
-        copied = copy.deepcopy(model, {**memo, **_new_hooks(model)})
+        copied = copy.deepcopy(model, {**memo, **_emptied(model)})
     except Exception as error:
         for name, module in model.named_modules():
             for attribute, value in vars(module).items():
@@ -105,10 +105,10 @@ def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return copied
 
 
-def _new_hooks(model: nn.Module) -> dict[int, Any]:
-    """Map the empty dicts of hooks, a dozen per module, to new ones, which ``copy.deepcopy`` takes long to make."""
+def _emptied(model: nn.Module) -> dict[int, Any]:
+    """Map the empty dicts and sets, a dozen per module, to new ones, which ``copy.deepcopy`` takes long to make."""
     held = (value for module in model.modules() for value in vars(module).values())
-    return {id(value): OrderedDict() for value in held if type(value) is OrderedDict and not value}
+    return {id(value): type(value)() for value in held if type(value) in (OrderedDict, dict, set) and not value}
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
