@@ -27,6 +27,8 @@ from acnet_pl.nn import (
     convert,
     convert_to_acnet,
     fuse_model,
+    fuse_report,
+    stock_state_dict,
     surgery,
 )
 
@@ -324,7 +326,7 @@ def test_convolution_used_functionally_or_never_stays(
     assert {layer.name: layer.reason for layer in conversion_report(acnet).layers} == {
         "conv": "no batch norm follows",
         "read": "its weight is read other than by calling it",
-        "idle": "is not called now",
+        "idle": "is not called now (give an `example_input` whose arguments take its path)",
     }
     assert difference(model, acnet, images()) <= 1e-5
 
@@ -464,6 +466,42 @@ def test_choice_of_convolutions(selection: dict[str, Any], converted: list[str])
 def test_errors(model: nn.Module, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert_to_acnet(model, **arguments)
+
+
+class KeepsItsMode(nn.BatchNorm2d):
+    def train(self, mode: bool = True) -> KeepsItsMode:
+        return self
+
+
+def test_batch_norm_that_decides_on_its_mode_stays() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), KeepsItsMode(4), nn.Conv2d(4, 4, 3, padding="same", padding_mode="reflect")
+    )
+    acnet: Any = convert_to_acnet(model)
+    assert type(acnet[1]) is KeepsItsMode
+    assert isinstance(acnet[2], ACBlock)  # its padding is what its attributes say
+    assert "KeepsItsMode has a train of its own" in str(conversion_report(acnet))
+
+
+NO_NETWORKS = [
+    (None, "got NoneType"),
+    (nn.Conv2d, "got the class Conv2d; give a network of this class"),
+    (nn.Conv2d(3, 4, 3).state_dict(), "got OrderedDict; load the weights into a network first"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), NO_NETWORKS, ids=[message for _, message in NO_NETWORKS])
+def test_what_is_no_network(given: Any, message: str) -> None:
+    for function in (convert_to_acnet, fuse_model, fuse_report, stock_state_dict):
+        with pytest.raises(TypeError, match=f"expected a network, an nn.Module, {message}"):
+            function(given)
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize("value", [5, [None], ["layer1", 2]], ids=repr)
+def test_what_is_no_choice_of_convolutions(argument: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"`{argument}` .* must be a name, a glob"):
+        convert_to_acnet(small(), **{argument: value})
 
 
 def test_report_needs_one_converted_network() -> None:

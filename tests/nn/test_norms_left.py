@@ -237,3 +237,25 @@ def test_record_of_whole_networks_says_the_same() -> None:
         assert row["difference"] <= 1e-12
         assert row["left"] <= row["torch_fx"].get("left", row["batch_norms"])
         assert bool(row["why"]) is bool(row["left"])
+
+
+class PooledFirst(nn.Module):
+    """A batch norm that nothing but a pooling comes before, and one that this call does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)
+        self.heavy = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor, heavy: bool = False) -> Any:
+        x = self.conv(self.norm(F.max_pool2d(x, 2)))
+        return self.heavy(x) if heavy else x
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(1, 3, 8, 8)], ids=["symbolic", "example"])
+def test_the_reason_is_the_same_with_an_example(example: Tensor | None) -> None:
+    left = {one.name: one.reason for one in fuse_with_report(PooledFirst().eval(), example)[1].norms}
+    assert left["norm"].startswith("its input comes from the operation `max_pool2d`; `conv` after it: it pads")
+    assert "is not called now (give an `example_input` whose arguments take its path)" in left["heavy.1"]
+    reached = {"x": torch.zeros(1, 3, 8, 8), "heavy": True}
+    assert not {one.name: one.reason for one in fuse_with_report(PooledFirst().eval(), reached)[1].norms}["heavy.1"]

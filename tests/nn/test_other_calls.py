@@ -297,6 +297,59 @@ class Settings(Pair):
         return self.norm({None: lambda y: y, "tanh": torch.tanh}[self.settings.activation](y))
 
 
+class Stores(Pair):
+    """Keeps a feature where somebody has asked for one."""
+
+    store: dict[str, list[Tensor]] = {}  # noqa: RUF012
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        if "conv" in self.store:
+            self.store["conv"].append(y)
+            return y
+        return self.norm(y)
+
+
+class OfClass(Pair):
+    """Options that are attributes of the class."""
+
+    activation = "none"
+    count = 1
+    order = ("conv", "norm")
+
+    def more(self) -> None:
+        self.relu = nn.ReLU()
+        self.step = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        for name in self.order:
+            x = getattr(self, name)(x)
+        for _ in range(self.count):
+            x = self.step(x)
+        return ACTIVATIONS[self.activation](x) if self.activation != "none" else x
+
+
+class Repeats(Pair):
+    """Not traceable, with arguments that the example leaves out."""
+
+    def more(self) -> None:
+        self.step = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, count: int = 1, *, normed: bool = True) -> Any:
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+        x = self.conv(x)
+        for _ in range(count):
+            x = self.step(x)
+        return nn.Sequential(*filter(None, [normed and self.norm, nn.ReLU()]))(x)
+
+
+class MadeOnTheSpot(Pair):
+    def forward(self, x: Tensor, normed: bool = True) -> Any:
+        norm = self.norm if normed else nn.Identity()
+        return norm(self.conv(x))
+
+
 CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
     *((kind, plain) for kind in (Taps, Inner, Hooked, OwnCall, Patched)),
     *((TrainsNorm, given(adapt=True)), (SetsMode, where(adapt=True)), (Clipped, given(clip=0.5))),
@@ -309,6 +362,9 @@ CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
     *((kind, where(table={"more": torch.tanh})) for kind in (Catches, CatchesAll, Suppresses)),
     *((kind, where(which="later")) for kind in (Picks, OneOf)),
     (Settings, where(settings=SimpleNamespace(activation="tanh"))),
+    *((Stores, where(store={"conv": []})), (OfClass, where(activation="tanh")), (OfClass, where(count=2))),
+    *((OfClass, where(order=("conv", "relu", "norm"))), (Repeats, given(count=2)), (Repeats, given(count=0))),
+    *((Repeats, given(normed=False)), (MadeOnTheSpot, given(normed=False))),
 ]
 
 
@@ -456,6 +512,13 @@ def reflect() -> nn.Module:
     return model
 
 
+def dilated() -> nn.Module:
+    model = Pair()
+    model.conv = nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect")
+    model.conv.dilation = (2, 2)
+    return model
+
+
 def strided() -> nn.Module:
     model = Pair()
     model.conv.stride = 2  # type: ignore[assignment]
@@ -471,6 +534,7 @@ def cut() -> Any:
 
 CHANGED = [
     (reflect, "pads as it was built"),
+    (dilated, "say padding 'same' and dilation .2, 2., but it pads as it was built"),
     (strided, "stride was set to 2"),
     (cut, r"its weight has the shape \(2, 3, 3, 3\)"),
 ]

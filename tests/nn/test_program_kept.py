@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import cProfile
 import gc
+import importlib
+import os
 import random
+import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +23,7 @@ from tests.nn.pairs import Pair, Randomise, X
 from torch import Tensor, nn
 
 from acnet_pl.nn import convert_to_acnet, fuse_model
+from acnet_pl.nn.surgery.functions import reachable
 
 OWN = torch.Generator().manual_seed(0)
 NESTED: dict[str, list[Any]] = {"seen": []}
@@ -158,3 +166,95 @@ def test_shape_of_a_block_cannot_change(name: str, value: Any) -> None:
     setattr(block, name, getattr(block, name))
     with pytest.raises(AttributeError, match=f"the {name} of a ACBlock cannot change .* on the convolution before"):
         setattr(block, name, value)
+
+
+class Switched(Pair):
+    """Does something outside the network, or to all of PyTorch, on a path that is not taken."""
+
+    on = False
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = [act]  # no attribute that is copied
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        if self.on:
+            self.act[0]()
+            y = y * 2
+        return self.norm(y)
+
+
+def state_of_the_program() -> list[Any]:
+    return [
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        dict(os.environ),
+    ]
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+def test_a_path_that_is_not_taken_acts_on_nothing(
+    example: Tensor | None, randomise: Randomise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, hit, before = tmp_path / "written", list[bool](), state_of_the_program()
+    monkeypatch.setattr(sys, "breakpointhook", lambda: hit.append(True))
+    acts: dict[str, Callable[[], object]] = {
+        "writes": lambda: file.write_text("x"),
+        "makes a folder": lambda: (tmp_path / "folder").mkdir(),
+        "starts a process": lambda: os.system(f"touch {file}"),
+        "stops in a debugger": breakpoint,
+        "ends the program": lambda: sys.exit(3),
+        "sets a variable": lambda: os.environ.update(ACNET_PL_TEST="1"),
+        "sets the type": lambda: torch.set_default_dtype(torch.float64),
+        "switches gradients off": lambda: torch.set_grad_enabled(False),
+        "is deterministic": lambda: torch.use_deterministic_algorithms(True),
+    }
+    for what, act in acts.items():
+        model = randomise(Switched(act).double()).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = [fuse_model(model, example), convert_to_acnet(model, example, init="preserve").eval()]
+        for network in found:
+            torch.testing.assert_close(network(X), model(X), msg=what)
+        assert not [*tmp_path.iterdir()], what
+        assert not hit, what
+        assert state_of_the_program() == before, what
+
+
+def test_what_runs_beside_it_may_write(randomise: Randomise, tmp_path: Path) -> None:
+    """A logger, say, in another thread; and a path may import what is not imported yet, which may make folders."""
+    (tmp_path / "imported_on_a_path.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'made')!r})\nvalue = 1\n")
+    writer = ThreadPoolExecutor(1)
+
+    def write_beside() -> None:
+        writer.submit((tmp_path / "beside").write_text, "x").result()
+
+    def import_now() -> None:
+        importlib.import_module("imported_on_a_path")
+
+    with patch.object(sys, "path", [str(tmp_path), *sys.path]), writer, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for act in (write_beside, import_now):
+            fuse_model(randomise(Switched(act).double()).eval())
+    assert (tmp_path / "beside").read_text() == "x"
+    assert (tmp_path / "made").is_dir()
+    assert sys.modules.pop("imported_on_a_path").value == 1
+    (tmp_path / "afterwards").write_text("x")
+
+
+def conv() -> None:
+    """Has the name of a layer of `Switched`, whose code does not call it."""
+
+
+def helper(y: Tensor) -> Tensor:
+    return y
+
+
+def test_of_globals_only_those_that_code_loads_are_followed() -> None:
+    class Helped(Switched):
+        def forward(self, x: Tensor) -> Any:
+            return helper(super().forward(x))
+
+    assert {name for depth, name in reachable(Helped(lambda: None)) if depth == -1} == {"helper"}

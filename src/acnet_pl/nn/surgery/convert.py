@@ -77,7 +77,7 @@ def convert(
     Raises:
         ValueError: There is nothing to convert, a name matches no convolution, an option does not fit, or following the
             data flow needs an ``example_input``.
-        TypeError: ``conv`` is no builder, or builds something other than blocks and plain layers.
+        TypeError: ``model`` is no network, ``conv`` no builder, or one of other things than blocks and plain layers.
 
     Examples:
         >>> from acnet_pl.nn import ACBConv
@@ -90,12 +90,12 @@ def convert(
         raise ValueError(f"`init` (={init!r}) must be one of {', '.join(map(repr, get_args(Init)))}")
     if calibrate is not None and init != "preserve":
         raise ValueError(f"`calibrate` is for init='preserve', got init={init!r}, which draws new kernels")
+    model = uncompiled(model)
     if any(True for _ in reports_in(model)):
         raise ValueError(
             "the model has been converted already; convert the original, with all options in one call, or, to go on "
             "from these weights, load stock_state_dict(acnet) into the original first"
         )
-    model = uncompiled(model)
     refuse_lazy(model)
     refuse_equal(model)
     refuse_global_hooks()

@@ -115,8 +115,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
     """Return the network inside the result of ``torch.compile``, or the network itself if it is not compiled.
 
     Raises:
+        TypeError: It is no network.
         ValueError: Only a module inside the network is compiled.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a network, an nn.Module, got {_described(model)}")
     dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is None:  # nothing was compiled yet
         return model
@@ -129,6 +132,16 @@ def uncompiled(model: nn.Module) -> nn.Module:
                 "module.compile(), which keeps the names of its weights"
             )
     return model
+
+
+def _described(given: Any) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}; give a network of this class"
+    if isinstance(given, Mapping):
+        return f"{type(given).__name__}; load the weights into a network first"
+    if isinstance(given, torch.export.ExportedProgram):
+        return "an ExportedProgram; fuse or convert the network before it is exported"
+    return f"{type(given).__name__}"
 
 
 def refuse_lazy(model: nn.Module) -> None:

@@ -21,7 +21,8 @@ from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.networks import SymbolicTraces
 from acnet_pl.nn.surgery.rivals import Rivals
-from acnet_pl.nn.surgery.running import run_otherwise, trace_by_running
+from acnet_pl.nn.surgery.running import trace_by_running
+from acnet_pl.nn.surgery.running_otherwise import run_otherwise
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, layers
 
 __all__ = ["Dataflow", "follow"]

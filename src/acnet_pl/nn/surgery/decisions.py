@@ -57,7 +57,7 @@ class Variation:
         kind, members = type(module), vars(module)
         changed = {}
         if self.attribute:
-            values = other_values(members.get(self.attribute), strings_in(module, self.functions.values()))
+            values = other_values(_settable(module).get(self.attribute), strings_in(module, self.functions.values()))
             changed = {self.attribute: values[self.turn]} if self.turn < len(values) else {}
         spaces: dict[int, dict[str, Any]] = {}
         for (depth, name), function in _copies(self.functions, self.sites).items():
@@ -67,7 +67,7 @@ class Variation:
                 spaces.setdefault(depth, {})[name] = function
         # `super()` finds its methods in classes that are inserted between the class and its parents.
         between = [_subclass((kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d]
-        before = {name: members[name] for name in changed}
+        before = {name: members[name] for name in changed if name in members}
         if spaces:
             module.__class__ = _subclass((kind, *between), spaces.get(0, {}))
         members.update(changed)
@@ -77,6 +77,8 @@ class Variation:
         finally:
             module.__class__ = kind
             members.update(before)
+            for name in changed.keys() - before.keys():
+                del members[name]
 
 
 def _subclass(bases: tuple[type, ...], space: dict[str, Any]) -> type:
@@ -118,9 +120,16 @@ def variations(
         place = line_of(nested(functions[key].__code__, path), offset)
         yield Variation(kind, f"`{functions[key].__qualname__}` decides in {place}", chosen, functions=functions)
     strings = strings_in(module, functions.values())
-    for name in sorted(names_in(module) & vars(module).keys() - set(fixed)):
-        for turn in range(len(other_values(vars(module)[name], strings))):
+    for name in sorted(names_in(module) & _settable(module).keys() - set(fixed)):
+        for turn in range(len(other_values(_settable(module)[name], strings))):  # a trace restores it by a copy
             yield Variation(kind, f"it depends on the attribute `{name}`", (), name, turn, functions)
+
+
+def _settable(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module and those of its class, except what PyTorch's classes and descriptors give."""
+    kinds = [kind for kind in reversed(type(module).__mro__) if is_users(kind)]
+    own = {name: value for kind in kinds for name, value in vars(kind).items() if not hasattr(type(value), "__get__")}
+    return {**own, **vars(module)}
 
 
 def _together(sites: list[Site]) -> Iterator[tuple[Site, ...]]:

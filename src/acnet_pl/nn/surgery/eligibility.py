@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -39,8 +40,8 @@ class Eligibility:
         why_plain: Callable[[int], str],
     ) -> None:
         self.why_plain = why_plain
-        self.include = _as_selection(include)
-        self.exclude = _as_selection(exclude)
+        self.include = _as_selection("include", include)
+        self.exclude = _as_selection("exclude", exclude)
         self.kernel_sizes = {kernel_sizes} if isinstance(kernel_sizes, int) else kernel_sizes
 
     def check(self, convs: Mapping[str, nn.Conv2d]) -> None:
@@ -79,7 +80,7 @@ class Eligibility:
         if reads_parameters(layer):
             return "a hook reads or changes its parameters"
         if name not in flow.called and not flow.obstacle:
-            return "is not called now"
+            return "is not called now (give an `example_input` whose arguments take its path)"
         return ""
 
 
@@ -102,10 +103,19 @@ def describe(layer: Layer) -> str:
     return text + (f", groups {layer.groups}" if layer.groups != 1 else "")
 
 
-def _as_selection(selection: Selection | None) -> tuple[str, ...] | Callable[[str, nn.Conv2d], bool] | None:
+def _as_selection(
+    argument: str, selection: Selection | None
+) -> tuple[str, ...] | Callable[[str, nn.Conv2d], bool] | None:
     if selection is None or callable(selection):
         return selection
-    return (selection,) if isinstance(selection, str) else tuple(selection)
+    given: Any = [selection] if isinstance(selection, str) else selection
+    patterns = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(one, str) for one in patterns):
+        raise TypeError(
+            f"`{argument}` (={selection!r}) must be a name, a glob, several of them, or a function of a convolution's "
+            "name and the nn.Conv2d"
+        )
+    return patterns
 
 
 def _selects(selection: tuple[str, ...] | Callable[[str, nn.Conv2d], bool], name: str, conv: nn.Conv2d) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -55,10 +56,16 @@ def reachable(module: nn.Module) -> dict[Key, FunctionType]:
         for code in codes(function.__code__):
             for name in code.co_names:
                 waiting += _members(module, name, "super" in code.co_names)
-                waiting.append(((-1, name), function.__globals__.get(name)))
+            waiting += (((-1, name), function.__globals__.get(name)) for name in _globals_in(code))
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             waiting += [((-2, name), cell.cell_contents)] if is_filled(cell) else []
     return found
+
+
+@lru_cache(maxsize=4096)
+def _globals_in(code: CodeType) -> tuple[str, ...]:
+    """Return the names of globals, which a code object keeps together with those of attributes."""
+    return tuple(one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:

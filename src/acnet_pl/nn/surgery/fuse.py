@@ -89,6 +89,7 @@ def fuse_model(model: nn.Module, example_input: Any = None) -> nn.Module:
             norms of such networks may stay, with a warning.
 
     Raises:
+        TypeError: ``model`` is no network.
         FusionError: A layer cannot be fused (it is in train mode, keeps no running statistics, holds NaN, ...). The
             message begins with the layer's name.
 

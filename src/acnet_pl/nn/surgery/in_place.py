@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -96,7 +97,19 @@ def _changed(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
 def _asks_in_place(node: fx.Node) -> bool:
     if "inplace" in node.kwargs or isinstance(node.target, str):
         return bool(node.kwargs.get("inplace"))
-    try:
-        return bool(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace"))
-    except (TypeError, ValueError):  # a built-in function, which has no such argument
+    if (signature := _with_in_place(node.target)) is None:
         return False
+    try:
+        return bool(signature.bind(*node.args, **node.kwargs).arguments.get("inplace"))
+    except TypeError:  # such a call is an error
+        return False
+
+
+@lru_cache(maxsize=1024)
+def _with_in_place(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of a function that has the argument ``inplace``; built-in functions have none."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    return signature if "inplace" in signature.parameters else None

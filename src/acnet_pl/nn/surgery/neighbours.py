@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
-from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed
+from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, listed, operation
 
 __all__ = ["Neighbours"]
 
@@ -79,13 +79,21 @@ class Neighbours:
 
     def why_not_after(self, norm: str, norm_missing: Mapping[str, str]) -> str:
         """Return the reason why no layer before a batch norm is connected to it alone."""
-        parts = self.parts(norm)
+        parts = self.parts(norm) or self._only_operations(norm)
         if not parts:
             return "its inputs come from different places"
         if others := [part for part in parts if not self._is_layer(part)]:
             start = "its input comes" if len(parts) == 1 else "its input is a concatenation that comes partly"
             return f"{start} {_words(others, 'from')}"
         return next((f"`{part}` before it: {norm_missing[part]}" for part in parts if part in norm_missing), "")
+
+    def _only_operations(self, norm: str) -> tuple[str, ...]:
+        """Return where a batch norm's one input comes from, if from operations; an evaluation does not name them."""
+        inputs = {made for trace in self.traces if not trace.decision for made in trace.inputs[norm]}
+        single = sorted({made[0] for made in inputs if len(made) == 1 and made[0].startswith("<")})
+        if len(single) < len(inputs):
+            return ()
+        return tuple([name for name in single if name != operation("operation")][:1] or single[:1])
 
     def _against(self, name: str, ask: Callable[[Trace], str], start: str) -> str:
         for trace in self.traces:

@@ -58,7 +58,8 @@ class SymbolicTraces:
             for decision, graph, other in other_paths(network, self._opaque, tracer, kinds):
                 trace = Trace(decision)
                 read_graph(graph, network, self._names, other.opaque, trace, self._owners)
-                trace.visited |= {self._names[module] for module in other.visited}
+                # a module may be made on the spot
+                trace.visited |= {self._names[module] for module in other.visited if module in self._names}
                 trace.read |= self._owners.touched
                 trace.asked |= self._owners.asked
                 yield trace

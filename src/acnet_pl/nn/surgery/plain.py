@@ -59,11 +59,18 @@ def why_not_plain(conv: nn.Conv2d) -> str:
     shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
     if conv.weight.shape != shape:
         return f"its weight has the shape {tuple(conv.weight.shape)}, but its attributes say {shape}"
-    if conv.padding_mode != "zeros" and not isinstance(conv.padding, str):
-        padding = [size for size in reversed(conv.padding) for _ in range(2)]
-        if list(conv._reversed_padding_repeated_twice) != padding:
-            return f"its attribute padding was set to {conv.padding}, but it pads as it was built"
+    if conv.padding_mode != "zeros" and list(conv._reversed_padding_repeated_twice) != _padding_of(conv):
+        return f"its attributes say padding {conv.padding!r} and dilation {conv.dilation}, but it pads as it was built"
     return ""
+
+
+def _padding_of(conv: nn.Conv2d) -> list[int]:
+    """Return the sizes that `torch.nn.functional.pad` takes, as nn.Conv2d computes them when it is built."""
+    if conv.padding == "same":
+        totals = [steps * (size - 1) for steps, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+    else:
+        totals = [0, 0] if isinstance(conv.padding, str) else [2 * size for size in conv.padding]
+    return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
 
 
 def is_plain_norm(module: nn.Module) -> TypeIs[_BatchNorm]:
@@ -78,6 +85,8 @@ def why_norm_not_plain(norm: _BatchNorm) -> str:
     """
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
         return f"{type(norm).__name__} does not normalise the outputs of a 2-D convolution"
+    if type(norm).train is not nn.Module.train:
+        return f"{type(norm).__name__} has a train of its own, which the batch norms of a block would not have"
     if why := why_not_batch_norm(norm):
         return why
     for option, tensors in _TENSORS.items():

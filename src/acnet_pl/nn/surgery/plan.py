@@ -73,10 +73,13 @@ def why_layer_stays(layer: nn.Module) -> str:
     return why_not_after(layer)
 
 
+_NOT_CALLED = "it is not called now (give an `example_input` whose arguments take its path)"
+
+
 def _why_not_seen(name: str, flow: Dataflow) -> str:
     if name in flow.called:
         return ""
-    return f"its data flow cannot be traced ({flow.obstacle})" if flow.obstacle else "it is not called now"
+    return f"its data flow cannot be traced ({flow.obstacle})" if flow.obstacle else _NOT_CALLED
 
 
 def _why_not(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -16,19 +15,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map
 
 from acnet_pl.nn.surgery.alive import still_alive
 from acnet_pl.nn.surgery.copying import holds_values, leaves_inside
-from acnet_pl.nn.surgery.decisions import other_values, variations
-from acnet_pl.nn.surgery.errors import raised_by_user
-from acnet_pl.nn.surgery.functions import strings_in
-from acnet_pl.nn.surgery.handlers import Handled, Handlers
+from acnet_pl.nn.surgery.handlers import Handlers
 from acnet_pl.nn.surgery.surroundings import all_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, layers, operation
 
-__all__ = ["call", "cloned", "run_otherwise", "trace_by_running"]
+__all__ = ["Recorder", "call", "cloned", "run", "trace_by_running"]
 
 _UNRECORDED = ("numpy", "tolist", "__dlpack__", "__reduce_ex__")
 
@@ -42,7 +38,7 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
     traces = []
     for mode in (False, True):
         try:
-            traces.append(_run(model.train(mode), example_input, _Recorder(model)))
+            traces.append(run(model.train(mode), model, example_input, Recorder(model)))
         except Exception as error:
             if mode:  # such as a batch norm over a single value; the trace in eval mode has to do
                 continue
@@ -50,41 +46,6 @@ def trace_by_running(model: nn.Module, example_input: Any) -> list[Trace]:
                 f"the model cannot be evaluated on `example_input`: {type(error).__name__}: {error}"
             ) from error
     return traces
-
-
-def run_otherwise(
-    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]], handled: Handled
-) -> Iterator[Trace]:
-    """Trace the other paths that the code of these classes may take in eval mode, if they can be evaluated.
-
-    ``handled`` is what was recorded on the path as it is.
-    """
-    for decision, example, changes in _other_paths(model.eval(), example_input, kinds, handled):
-        recorder = _Recorder(model)
-        try:
-            with ExitStack() as stack:
-                for change in changes:
-                    stack.enter_context(change)
-                trace = _run(model, example, recorder)
-        except Exception as error:  # up to which it shows what it does: with other values it may go on
-            if raised_by_user(error) or isinstance(error, KeyError):
-                continue
-            trace = recorder.trace
-        yield replace(trace, decision=decision)
-
-
-def _other_paths(
-    model: nn.Module, example_input: Any, kinds: Collection[type[nn.Module]], handled: Handled
-) -> Iterator[tuple[str, Any, list[Any]]]:
-    """Iterate over other paths: the place of the decision, the example, and the contexts for its evaluation."""
-    leaves, spec = tree_flatten(example_input)
-    for index, leaf in enumerate(leaves):
-        for value in other_values(leaf, strings_in(model)):
-            yield "it depends on an argument", tree_unflatten([*leaves[:index], value, *leaves[index + 1 :]], spec), []
-    for kind in kinds:
-        modules = [module for module in model.modules() if type(module) is kind]
-        for variation in variations(modules[0], model, entered=handled.may_have_entered):
-            yield variation.what, example_input, [variation.taken_by(module) for module in modules]
 
 
 def call(model: Callable[..., Any], example_input: Any) -> Any:
@@ -106,8 +67,12 @@ def cloned(example_input: Any) -> Any:
     return tree_map(clone, example_input)
 
 
-class _Recorder(TorchDispatchMode):
-    """Records every operation on tensors, except those inside layers."""
+class Recorder(TorchDispatchMode):
+    """Records every operation on tensors, except those inside layers.
+
+    Attributes:
+        trace: What was recorded so far.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -169,6 +134,7 @@ class _Recorder(TorchDispatchMode):
             self.trace.edge(producers, operation("alias"))
 
     def enter(self, name: str, layer: Layer, values: Any, norm: bool) -> None:
+        """Record that a layer is called."""
         if self.depth == 0:
             self.owners.call(layer)
             self.trace.visited.add(name)
@@ -190,6 +156,7 @@ class _Recorder(TorchDispatchMode):
                         self.trace.passed[producer].add(name)
 
     def leave(self, name: str, output: Any, norm: bool) -> None:
+        """Record what a layer returned."""
         self.depth -= 1
         self.owners.calling = self.depth > 0
         if self.depth == 0:
@@ -245,7 +212,8 @@ def _address(tensor: Tensor) -> int:
     return int(tensor.untyped_storage().data_ptr())
 
 
-def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
+def run(evaluate: Callable[..., Any], model: nn.Module, example_input: Any, recorder: Recorder) -> Trace:
+    """Trace an evaluation of a model, called as it is or with more arguments. Buffers may change."""
     handles = [
         module.register_forward_hook(partial(recorder.visit, name), with_kwargs=True)
         for name, module in model.named_modules()
@@ -266,7 +234,7 @@ def _run(model: nn.Module, example_input: Any, recorder: _Recorder) -> Trace:
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
             with recorder.owners.watching_attributes(), recorder.handlers.watching(), recorder.watching_memory():
-                output = call(model, example)
+                output = call(evaluate, example)
             recorder.finish(output)
         recorder.trace.read |= recorder.owners.touched
         recorder.trace.asked |= recorder.owners.asked

@@ -48,6 +48,7 @@ def stock_state_dict(acnet: nn.Module, *, calibrate: Iterable[Any] | None = None
         ``net.``. So give ``module.net`` for the stock model, or load them into a module that holds the stock model.
 
     Raises:
+        TypeError: It is no network.
         ValueError: The module contains no converted network, or ``calibrate`` gives no batches.
         FusionError: A block cannot be fused, or the stock model has no place for its bias; the message names it.
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from acnet_pl.nn.surgery.alive import still_alive
 from acnet_pl.nn.surgery.copying import leaves_inside, own_forward
 from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_values, variations
+from acnet_pl.nn.surgery.effects import no_effects
 from acnet_pl.nn.surgery.errors import decides_on, may_go_on
 from acnet_pl.nn.surgery.functions import strings_in
 from acnet_pl.nn.surgery.handlers import Handled, Handlers
@@ -153,7 +154,7 @@ class LayerTracer(fx.Tracer):
 
     def note_broken(self, error: Exception) -> None:
         """Keep a copy of the graph, unless the code never goes on from there."""
-        if may_go_on(error, other_keys=self.variation is not None):
+        if may_go_on(error, tried=self.variation is not None and bool(self.variation.attribute)):
             graph = fx.Graph()
             graph.graph_copy(self.graph, {})
             self.broken.append(graph)
@@ -258,7 +259,9 @@ def other_paths(
 def _graphs(part: nn.Module, tracer: LayerTracer, **arguments: Any) -> Iterator[fx.Graph]:
     """Iterate over the graph of another path of a part, and graphs of what it does up to an error."""
     try:
-        yield trace_with(part, tracer, **arguments)
+        with no_effects():
+            graph = trace_with(part, tracer, **arguments)
+        yield graph
     except Exception as error:
         if not decides_on(error, {name for name, value in arguments.items() if value is _SYMBOL}):
             tracer.note_broken(error)
