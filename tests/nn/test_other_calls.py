@@ -341,7 +341,8 @@ class Repeats(Pair):
         x = self.conv(x)
         for _ in range(count):
             x = self.step(x)
-        return nn.Sequential(*filter(None, [normed and self.norm, nn.ReLU()]))(x)
+        chosen: list[Any] = [normed and self.norm, nn.ReLU()]
+        return nn.Sequential(*filter(None, chosen))(x)
 
 
 class MadeOnTheSpot(Pair):
