@@ -69,6 +69,32 @@ def test_a_folder_of_photos_becomes_a_csv(network, finished, photos, tmp_path, c
     assert f"Wrote {output}: 12 photos, " in text
 
 
+def test_folders_that_are_not_named_after_a_class_are_told(finished, photos, tmp_path, capsys):
+    folder, output = tmp_path / "photos", tmp_path / "p.csv"
+    shutil.copytree(photos, folder)
+    predict = ["predict", str(finished), "--output", str(output)]
+    blue, *others = sorted(folder.iterdir())
+    for number in range(3):
+        shutil.copy(next(blue.glob("*.png")), blue / f"more{number}.png")
+    blue = blue.rename(folder / "blue")
+    unknown = len(list(blue.iterdir()))
+    for words in ([folder], sorted(folder.glob("*/*.png"))):
+        assert main([*predict, *map(str, words)]) == 0
+        text, name = capsys.readouterr().out, "blue" if words == [folder] else blue
+        assert f" of {15 - unknown} photos in folders named after a class got that class" in text
+        assert f"\n{unknown} photos in other folders: {name}\n" in text
+        assert sum(row["true"] == "" for row in rows_of(output)) == unknown
+    for other in others:
+        other.rename(folder / f"no{other.name}")
+    assert main([*predict, str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "No folder is named after a class (0, 1, 2, 3, 4 and 5 more), so the file has no column `true`\n" in text
+    assert "in other folders" not in text
+    assert "true" not in rows_of(output)[0]
+    assert main([*predict, str(blue)]) == 0
+    assert "folder" not in capsys.readouterr().out.replace(str(tmp_path), ""), "photos of one folder are just photos"
+
+
 def test_large_photos_are_classified_a_few_at_a_time(finished, photos, tmp_path, monkeypatch):
     sizes, of = [], Predictor.probabilities
     monkeypatch.setattr(Predictor, "probabilities", lambda self, x: sizes.append(len(x)) or of(self, x))

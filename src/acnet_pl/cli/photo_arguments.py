@@ -5,14 +5,16 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import nearby
 
-__all__ = ["NamedPhotos", "check_photos", "find_photos", "true_class"]
+__all__ = ["NamedPhotos", "about_folders", "check_photos", "find_photos", "true_class"]
+
+_SHOWN = 5  # number of names in a message
 
 
 @dataclass
@@ -98,3 +100,39 @@ def true_class(path: Path, root: Path, class_names: Sequence[str]) -> str | None
         if folder == outermost:
             break
     return None
+
+
+def about_folders(
+    photos: Sequence[Path], roots: Mapping[Path, Path], class_names: Sequence[str], is_any_named: bool
+) -> str | None:
+    """Describe the folders of photos that `true_class` knows no class of.
+
+    Args:
+        photos: These photos.
+        roots: The folder that was named, of each photo.
+        class_names: The names of the classes.
+        is_any_named: Whether other photos lie in a folder that is named after a class.
+
+    Returns:
+        A line for the user; None if there are no such photos, or they lie together in one folder without others.
+
+    Examples:
+        >>> about_folders([Path("a/sky/1.png")], {Path("a/sky/1.png"): Path("a")}, ["green", "red"], True)
+        '1 photo in other folders: sky'
+    """
+    folders = Counter(_folder_name(photo.parent, roots[photo]) for photo in photos)
+    if is_any_named and folders:
+        count = folders.total()
+        return f"{count:,} photo{'' if count == 1 else 's'} in other folders: {_few([*folders])}"
+    if len(folders) > 1 or any(photo.parent != roots[photo] for photo in photos):
+        return f"No folder is named after a class ({_few(class_names)}), so the file has no column `true`"
+    return None
+
+
+def _folder_name(folder: Path, root: Path) -> str:
+    """Return a folder's path below the one that was named, or that one itself."""
+    return str(root if folder == root else folder.relative_to(root))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from acnet_pl.cli import run_on_data
 from acnet_pl.cli.functions import run_function
-from acnet_pl.cli.photo_arguments import check_photos, find_photos, true_class
+from acnet_pl.cli.photo_arguments import about_folders, check_photos, find_photos, true_class
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import check_output, check_there
 
@@ -72,6 +72,7 @@ def predict(
     truths = [true_class(path, root, names) for path, root in found.roots.items()]
     right = judged = 0
     unreadable: list[str] = []
+    unjudged: list[Path] = []
     started = time.perf_counter()
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(output) as unfinished, _writing(unfinished) as file_of_rows:
@@ -94,6 +95,8 @@ def predict(
             if any(truths):
                 row.append(spreadsheet_text(truths[number] or ""))
             writer.writerow(row)
+            if truths[number] is None:
+                unjudged.append(paths[number])
             judged += truths[number] is not None
             right += truths[number] == labels[0]
     seconds = time.perf_counter() - started
@@ -106,6 +109,8 @@ def predict(
         console.print(
             f"{right:,} of {judged:,} photos in folders named after a class got that class ({right / judged:.1%})"
         )
+    if about := about_folders(unjudged, found.roots, names, any(truths)):
+        console.print(about)
     count = len(paths) - len(unreadable)
     console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
 
