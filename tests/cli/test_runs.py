@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -48,6 +49,19 @@ def test_the_configuration_is_whole_and_runs_again(finished, tmp_path):
     (folder,) = (tmp_path / "again").iterdir()
     first, second = (json.loads((path / "summary.json").read_text()) for path in (finished, folder))
     assert first["metrics"] == second["metrics"]
+
+
+@pytest.mark.parametrize("name", ["small", None])
+def test_a_run_that_was_copied_keeps_its_name(finished, tmp_path, name, capsys):
+    folder = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(finished, folder)
+    (folder / "UNFINISHED").touch()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "name": name}))
+    assert main(["fit", "--resume", str(folder), "--wandb.mode", "disabled"]) == 0
+    text = capsys.readouterr().out
+    heading = text[text.index("Result") :].splitlines()[2]
+    assert [cell.strip() for cell in heading.split("┃")[2:-1]] == [name or "ResNetCifar-8-projection-ACBConv"]
 
 
 def test_metrics_of_every_epoch_are_in_the_csv(finished):

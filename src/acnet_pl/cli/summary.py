@@ -17,6 +17,8 @@ from rich.table import Table
 from acnet_pl.analysis.rotation import TRANSFORMS
 from acnet_pl.atomic import atomic_path
 from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, RotationRobustness
+from acnet_pl.cli.loggers import run_name
+from acnet_pl.config.files import run_config
 from acnet_pl.config.run_folder import MARKER
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.provenance import EVALUATED, versions
@@ -66,7 +68,9 @@ def write_summary(
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(summary, indent=2) + "\n")
     console = Console(markup=False, emoji=False)
-    console.print(comparison({folder.parent.name: summary}))
+    # Not the name of a folder: a run may be copied elsewhere and resumed there.
+    name = run_config(folder).get("name") or run_name(model.hparams)
+    console.print(comparison({str(name): summary}))
     for name, reason in (missing or {}).items():
         console.print(f"No figures of the {name}: {reason}", soft_wrap=True, highlight=False)
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if _is_result(file))
