@@ -109,7 +109,7 @@ def test_what_is_gone_on_with(mortal: Any, undisturbed: Any, stopped: Path) -> N
     output, _ = mortal.run(stopped, "--trainer.max_epochs", "1", "--test_after_fit", "false")
     runs = set((stopped / "runs" / "mortal").iterdir())
     assert len(runs) == 2
-    assert "No unfinished run" in output
+    assert "No unfinished run of this name and configuration in runs; starting a new one\n" in output
     # The first is gone on with by its folder, with no other option but for the package that its network is of.
     output, _ = mortal.run(stopped, command=["fit", "--resume", str(run)], code=1)
     assert "add --trust dropnet" in output

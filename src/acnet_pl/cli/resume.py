@@ -76,7 +76,8 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
             remove_unfinished(folder)
         rank_zero_info(f"Going on with the run in {folder}, from {checkpoint.name if checkpoint else 'the beginning'}")
         return Found(folder, checkpoint, claim)
-    rank_zero_info("No unfinished run with this name and configuration: starting a new one")
+    where = (options.get("trainer") or {}).get("default_root_dir") or options.get("runs_dir")
+    rank_zero_info(f"No unfinished run of this name and configuration in {where}; starting a new one")
     return None
 
 
