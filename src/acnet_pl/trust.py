@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["TRUSTED", "is_trusted", "trusting"]
+__all__ = ["TRUSTED", "is_standard", "is_trusted", "trusting"]
 
 TRUSTED = ("acnet_pl", "torch", "torchvision", "timm", "pytorch_lightning")
 """The packages that such files may always name."""
@@ -39,3 +39,13 @@ def is_trusted(module: str) -> bool:
     """
     package, named = module.partition(".")[0], _NAMED.get()
     return package in TRUSTED or (module in sys.modules if named is None else package in named)
+
+
+def is_standard(module: str) -> bool:
+    """Return True for modules of Python's standard library, which has no networks, data or callbacks.
+
+    Examples:
+        >>> is_standard("os.path"), is_standard("posix"), is_standard("torch")
+        (True, True, False)
+    """
+    return module.partition(".")[0] in sys.stdlib_module_names

@@ -140,6 +140,23 @@ def test_a_run_of_someone_else_has_nothing_executed(
     assert "trojan_horse" not in sys.modules
 
 
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "posix.system", "builtins.eval", "os.path.join"])
+def test_trust_in_the_standard_library_is_not_proposed(
+    path: str, stranger: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stranger({"model/backbone": {"class_path": path}})
+    assert main(["fit", "--resume", str(run), "--print_config"]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"the backbone {path} is of Python's standard library; such a name has no place in a run's files" in message
+    assert "--trust" not in message
+    assert "import" not in message
+
+
+def test_a_class_is_named_with_its_module(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--resume", str(stranger({"model/backbone": {"class_path": "eval"}})), "--print_config"]) == 1
+    assert "the backbone is 'eval', expected a dotted path, as acnet_pl" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_of_ones_own_is_gone_on_with(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--resume", str(stranger({})), "--print_config"]) == 0
     assert "gamma_init: 0.5" in capsys.readouterr().out

@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import ConvBuilder
 from acnet_pl.regular_files import read_text
-from acnet_pl.trust import TRUSTED, is_trusted
+from acnet_pl.trust import TRUSTED, is_standard, is_trusted
 from acnet_pl.yaml_text import TooLargeError, parse
 
 __all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
@@ -84,6 +84,13 @@ def check_parts(parts: Mapping[str, Any]) -> None:
             raise ValueError(f"the {what} is described by {description!r}, expected a class_path and init_args")
         path = description["class_path"]
         module, _, name = path.rpartition(".")
+        if not module:
+            raise ValueError(f"the {what} is {path!r}, expected a dotted path, as acnet_pl.backbones.CifarQuick")
+        if not is_trusted(module) and is_standard(module):
+            raise ValueError(
+                f"the {what} {path} is of Python's standard library; such a name has no place in a run's files, so do "
+                "not use what comes with it"
+            )
         if not is_trusted(module):
             raise ValueError(
                 f"the {what} {path} is not of a package that files may name ({', '.join(TRUSTED)}); if you trust it, "
