@@ -7,18 +7,17 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import Trainer
-from safetensors.torch import load_file
 from torch import nn
-from torchvision import models
 
 import acnet_pl
-from acnet_pl.backbones import CifarQuick, ResNetCifar, Torchvision
+from acnet_pl.backbones import CifarQuick, ResNetCifar, Timm, Torchvision
 from acnet_pl.checkpoint import load_network
 from acnet_pl.cli import main
+from acnet_pl.cli.trained import stock_constructor
 from acnet_pl.deploy import save_fused
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.modules.architecture import Factory
-from acnet_pl.nn import ACBConv, PlainConv, fuse_model
+from acnet_pl.modules.architecture import Factory, describe
+from acnet_pl.nn import ACBConv, ACBlock, ConvBuilder, PlainConv, fuse_model
 
 PREPROCESSING = {"image_shape": [3, 32, 32], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "class_names": ["a", "b"]}
 
@@ -57,12 +56,22 @@ def test_onnx_with_dashes_and_any_batch(checkpoint: Path, tmp_path: Path, capsys
     import onnxruntime
 
     assert main(["export", str(checkpoint), "--format", "onnx", "--image-size", "32", "--dynamic-batch"]) == 0
-    assert f"Wrote {tmp_path / 'model.onnx'}" in capsys.readouterr().out
+    assert f"Wrote {tmp_path / 'model.onnx'} for any batch; load it with onnxruntime" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     images = torch.randn(3, 3, 32, 32)
     (logits,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits), load_network(checkpoint)[0](images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_batch_size_and_the_file_that_was_there_are_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(checkpoint), "--format", "torch_export", "--image-size", "32"]
+    told = [(["--dynamic-batch"], " for any batch; "), ([], " for batches of 1 (replaced the file that was there); ")]
+    for options, text in told:
+        assert main([*command, *options]) == 0
+        assert f"Wrote {tmp_path / 'model.pt2'}{text}load it with torch.export.load" in capsys.readouterr().out
 
 
 def test_torch_export_to_another_file(checkpoint: Path, tmp_path: Path) -> None:
@@ -100,20 +109,47 @@ def test_a_fused_file_of_another_network_says_nothing(checkpoint: Path, capsys: 
     assert "give --image_size" in capsys.readouterr().err
 
 
-def test_stock_weights_load_into_the_plain_backbone(checkpoint: Path, tmp_path: Path) -> None:
+def loaded_as_told(shown: str) -> nn.Module:
+    """The stock model, by the code that the command has shown."""
+    code = shown.split("load it with ")[1]
+    names: dict[str, nn.Module] = {}
+    exec(f"import acnet_pl, safetensors.torch, timm, torchvision; {code}", names)
+    return names["model"].eval()
+
+
+def test_stock_weights_load_into_the_plain_backbone(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(checkpoint), "--format", "stock", "--image-size", "32"]) == 0
-    plain = CifarQuick(PlainConv(), 4).eval()
-    plain.load_state_dict(load_file(tmp_path / "stock.safetensors"), strict=True)
+    plain = loaded_as_told(capsys.readouterr().out)
+    assert isinstance(plain, CifarQuick)
+    assert not any(isinstance(module, ACBlock) for module in plain.modules())
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(plain(images), load_network(checkpoint)[0](images), rtol=1e-4, atol=1e-5)
 
 
-def test_stock_weights_load_into_torchvisions_network(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path, partial(Torchvision, name="squeezenet1_1"))
+def own(builder: ConvBuilder, classes: int, width: int = 4) -> nn.Module:
+    return nn.Sequential(builder(3, width, 3), nn.Flatten(), nn.LazyLinear(classes))
+
+
+def test_the_code_that_builds_a_network_of_ones_own() -> None:
+    info = {"backbone": describe(partial(own, width=8)), "num_classes": 4}
+    assert stock_constructor(info) == f"{own.__module__}.own(acnet_pl.PlainConv(), 4, width=8)"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind"),
+    [
+        (partial(Torchvision, name="squeezenet1_1"), "torchvision.models.squeezenet"),
+        (partial(Timm, name="lcnet_035", options={"drop_rate": 0.1}), "timm.models.mobilenetv3"),
+    ],
+)
+def test_stock_weights_load_into_the_packages_network(
+    backbone: Factory, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write_checkpoint(tmp_path, backbone)
     assert main(["export", str(checkpoint), "--format", "stock", "--image-size", "64"]) == 0
-    stock = models.squeezenet1_1(num_classes=4).eval()
-    stock.load_state_dict(load_file(tmp_path / "stock.safetensors"), strict=True)
+    stock = loaded_as_told(capsys.readouterr().out)
+    assert type(stock).__module__ == kind
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(stock(images), load_network(checkpoint)[0](images), rtol=1e-4, atol=1e-4)

@@ -85,3 +85,16 @@ class Timm(nn.Module):
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
         logits: Tensor = self.model(images)
         return logits
+
+    @staticmethod
+    def stock_constructor(
+        num_classes: int, name: str = "resnet18", options: dict[str, Any] | None = None, **_: Any
+    ) -> str:
+        """Return Python code that builds timm's own network of these arguments, without blocks.
+
+        Examples:
+            >>> Timm.stock_constructor(10, "lcnet_035")
+            "timm.create_model('lcnet_035', num_classes=10)"
+        """
+        given = {"num_classes": num_classes, **(options or {})}
+        return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in given.items())})"

@@ -88,3 +88,16 @@ class Torchvision(nn.Module):
         """Map images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
         logits: Tensor = self.model(images)
         return logits
+
+    @staticmethod
+    def stock_constructor(
+        num_classes: int, name: str = "resnet18", options: dict[str, Any] | None = None, **_: Any
+    ) -> str:
+        """Return Python code that builds torchvision's own network of these arguments, without blocks.
+
+        Examples:
+            >>> Torchvision.stock_constructor(10, "googlenet")
+            'torchvision.models.googlenet(num_classes=10, aux_logits=False, init_weights=True)'
+        """
+        given = {"num_classes": num_classes, **_OPTIONS.get(name, {}), **(options or {})}
+        return f"torchvision.models.{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"

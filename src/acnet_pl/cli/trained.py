@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from acnet_pl import backbones
 from acnet_pl.backbones import Timm, Torchvision
 from acnet_pl.checkpoint import load_network
 from acnet_pl.data.augment import normalize
 from acnet_pl.data.decoding import rgb_pixels
 from acnet_pl.data.errors import DataError
 from acnet_pl.deploy import fused_info, load_fused
-from acnet_pl.modules.architecture import build_network, describe
+from acnet_pl.modules.architecture import build_network, describe, resolve
 from acnet_pl.nn import PlainConv
 from acnet_pl.regular_files import check_regular
 
-__all__ = ["image_size_of", "load_for_export", "load_trained", "real_images", "stock_network"]
+__all__ = ["image_size_of", "load_for_export", "load_trained", "real_images", "stock_constructor", "stock_network"]
 
 _IMAGES = (".jpg", ".jpeg", ".png")
 _MOST_IMAGES = 256
@@ -72,6 +74,28 @@ def stock_network(network: nn.Module, info: dict[str, Any]) -> tuple[nn.Module, 
     if isinstance(network, (Torchvision, Timm)) and isinstance(stock, (Torchvision, Timm)):
         return network.model, stock.model
     return network, stock
+
+
+def stock_constructor(info: dict[str, Any]) -> str:
+    """Return Python code that builds the architecture of `stock_network`.
+
+    Examples:
+        >>> described = {"class_path": "acnet_pl.backbones.ResNetCifar", "init_args": {"depth": 8}}
+        >>> stock_constructor({"backbone": described, "num_classes": 4})
+        'acnet_pl.backbones.ResNetCifar(conv=acnet_pl.PlainConv(), num_classes=4, depth=8)'
+    """
+    backbone, classes = info["backbone"], info["num_classes"]
+    make, options = resolve(backbone, "backbone"), backbone.get("init_args") or {}
+    if make in (Torchvision, Timm):
+        code: str = make.stock_constructor(num_classes=classes, **options)
+        return code
+    path = backbone["class_path"]
+    if getattr(backbones, make.__name__, None) is make:
+        path = f"{backbones.__name__}.{make.__name__}"
+    has_names = {"conv", "num_classes"} <= inspect.signature(make).parameters.keys()
+    first = ("conv=", "num_classes=") if has_names else ("", "")  # a function may call them anything
+    given = [f"{name}={value!r}" for name, value in options.items()]
+    return f"{path}({', '.join([f'{first[0]}acnet_pl.PlainConv()', f'{first[1]}{classes}', *given])})"
 
 
 def real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[Tensor]:

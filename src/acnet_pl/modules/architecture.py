@@ -14,7 +14,7 @@ from torch import nn
 from acnet_pl.modules.untrusted import check_parts
 from acnet_pl.nn import ConvBuilder
 
-__all__ = ["Factory", "build_conv", "build_network", "describe"]
+__all__ = ["Factory", "build_conv", "build_network", "describe", "resolve"]
 
 Factory = Callable[[ConvBuilder, int], nn.Module]
 
@@ -67,7 +67,7 @@ def build_network(backbone: Mapping[str, Any], conv: Mapping[str, Any], num_clas
         ValueError: A class is unknown, of a package that is not trusted (see `acnet_pl.trust`), or cannot be
             built with these options.
     """
-    make = _resolve(backbone, "backbone")
+    make = resolve(backbone, "backbone")
     if not isinstance(num_classes, int):
         raise ValueError(f"`num_classes` must be an int, got {num_classes!r}")
     network = _build(make, backbone, build_conv(conv), num_classes)
@@ -78,7 +78,7 @@ def build_network(backbone: Mapping[str, Any], conv: Mapping[str, Any], num_clas
 
 def build_conv(conv: Mapping[str, Any]) -> ConvBuilder:
     """Build the conv builder that `describe` described; raises ValueError as `build_network`."""
-    make = _resolve(conv, "conv")
+    make = resolve(conv, "conv")
     if not (inspect.isclass(make) and issubclass(make, ConvBuilder)):
         raise ValueError(f"{conv['class_path']} is not a ConvBuilder")
     builder = _build(make, conv)
@@ -103,7 +103,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not plain data")
 
 
-def _resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
+def resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
+    """Return the class or function that a description names; raises ValueError as `build_network`.
+
+    Args:
+        description: What `describe` returned.
+        what: A key of `acnet_pl.modules.untrusted.KINDS`.
+    """
     check_parts({what: description})
     module, _, name = str(description["class_path"]).rpartition(".")
     made: Callable[..., Any] = getattr(importlib.import_module(module), name)

@@ -24,7 +24,7 @@ _USE: dict[FormatName, str] = {
     "onnx": "onnxruntime.InferenceSession({path!r})",
     "torch_export": "torch.export.load({path!r}).module()",
     "safetensors": "acnet_pl.load_fused({path!r})",
-    "stock": "model.load_state_dict(safetensors.torch.load_file({path!r}))",
+    "stock": "model = {stock}; model.load_state_dict(safetensors.torch.load_file({path!r}))",
 }
 _EXAMPLES = (
     "export runs/NAME/TIME/checkpoints/last.ckpt --dynamic_batch",
@@ -67,7 +67,7 @@ def export(
         output = check_output(output, checkpoint)
     from rich.console import Console
 
-    from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_network
+    from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_constructor, stock_network
     from acnet_pl.export import export_model
 
     network, info, folder = load_for_export(checkpoint, format)
@@ -80,9 +80,11 @@ def export(
         )
     example = random_images(batch_size, size, seed=1)
     network, stock = stock_network(network, info) if format == "stock" else (network, None)
+    path = output or folder / _FILES[format]
+    was_there = path.exists()
     written = export_model(
         network,
-        output or folder / _FILES[format],
+        path,
         format,
         example_input=example,
         dynamic_batch=dynamic_batch,
@@ -93,7 +95,11 @@ def export(
     )
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(f"{format} file vs the network of {checkpoint.name}: {written.verification}")
-    console.print(f"Wrote {written.path}; load it with {_USE[format].format(path=str(written.path))}")
+    takes = ""
+    if format in ("onnx", "torch_export"):
+        takes = " for any batch" if dynamic_batch else f" for batches of {batch_size}"
+    use = _USE[format].format(path=str(path), stock=stock_constructor(info) if format == "stock" else "")
+    console.print(f"Wrote {path}{takes}{' (replaced the file that was there)' * was_there}; load it with {use}")
 
 
 def run(args: Sequence[str]) -> None:
