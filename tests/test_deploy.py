@@ -68,6 +68,12 @@ def test_what_is_written_is_what_is_loaded(kind: Callable[..., nn.Module], conv:
     assert "format" not in fused_info(path)
 
 
+def test_the_folder_of_a_run_stands_for_its_fused_file(whole: Path) -> None:
+    loaded, expected = (load_fused(path).state_dict() for path in (whole.parent, whole))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    assert fused_info(str(whole.parent)) == fused_info(whole)
+
+
 def test_the_architecture_is_described_for_the_caller(tmp_path: Path) -> None:
     fused = fuse_model(trained(partial(ResNetCifar, depth=8), ACBConv()))
     parts: dict[str, Any] = {"backbone": partial(ResNetCifar, depth=8), "conv": ACBConv(), "num_classes": 10}
@@ -299,11 +305,30 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=r"is torch.int32, expected torch.float32"):
             load_fused(path)
 
-    def test_a_pickle_and_a_missing_file(self, tmp_path: Path) -> None:
-        torch.save({"a": torch.zeros(3)}, tmp_path / "fused.safetensors")
-        for name in ("fused.safetensors", "missing.safetensors"):
-            with pytest.raises(ValueError, match="is not a readable safetensors file"):
-                load_fused(tmp_path / name)
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        for read in (fused_info, load_fused):
+            with pytest.raises(ValueError, match=r"^there is no file .*missing\.safetensors; `fit` and `fuse` write"):
+                read(tmp_path / "missing.safetensors")
+
+    @pytest.mark.parametrize(
+        ("name", "what"), [("last.ckpt", "a checkpoint"), ("fused.safetensors", r"a file of torch\.save")]
+    )
+    def test_a_checkpoint(self, name: str, what: str, tmp_path: Path) -> None:
+        torch.save({"a": torch.zeros(3)}, tmp_path / name)
+        for read in (fused_info, load_fused):
+            with pytest.raises(ValueError, match=rf"is {what}, not a fused file; .*`acnet_pl fuse .*{name}` makes"):
+                read(tmp_path / name)
+
+    def test_half_a_file(self, whole: Path, tmp_path: Path) -> None:
+        path = tmp_path / "half.safetensors"
+        path.write_bytes(whole.read_bytes()[:100])
+        with pytest.raises(ValueError, match="is not a readable safetensors file"):
+            load_fused(path)
+
+    def test_a_folder_without_a_fused_file(self, tmp_path: Path) -> None:
+        for read in (fused_info, load_fused):
+            with pytest.raises(ValueError, match=r"is a folder without a fused\.safetensors; give the file"):
+                read(tmp_path)
 
     @fuzz
     @given(

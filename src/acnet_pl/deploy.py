@@ -26,6 +26,7 @@ from acnet_pl.weight_values import check_names, check_values
 __all__ = ["describe_inputs", "example_inputs", "fused_info", "is_described", "load_fused", "save_fused"]
 
 FORMAT = "acnet_pl.fused/1"
+_FILE = "fused.safetensors"  # in a run's folder
 _MOST_NUMBERS = 2**28  # a gigabyte of float32
 _MOST_DIMENSIONS = 64  # that torch has
 _ARCHITECTURE = {"backbone", "conv", "num_classes"}
@@ -106,14 +107,20 @@ def save_fused(
 def fused_info(path: str | Path) -> dict[str, Any]:
     """Read what was written beside the weights: architecture, classes, preprocessing, where it came from.
 
+    Args:
+        path: File that `save_fused` wrote, or the folder of a run that has a fused.safetensors.
+
     Raises:
         ValueError: The file is missing, truncated, not one that `save_fused` wrote, or tells nonsense of its images.
     """
-    path = Path(path)
+    path = _file_of(path)
     try:
         check_regular(path)
+        _refuse_checkpoint(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}; `fit` and `fuse` write such files") from error
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); write it again with `fuse`") from error
     try:
@@ -143,7 +150,8 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
     """Build the fused network of a ``fused.safetensors`` and load its weights; ready for inference.
 
     Args:
-        path: File that `save_fused`, a run or ``python -m acnet_pl fuse`` wrote.
+        path: File that `save_fused`, a run or ``python -m acnet_pl fuse`` wrote, or the folder of a run that has a
+            fused.safetensors.
         device: Where to put the network.
         into: For files of networks of your own: the network as it was trained or as it was before conversion, with any
             weights. It stays as it is.
@@ -156,6 +164,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
         ValueError: The file is damaged, was made with a backbone of a package that you have not imported, does not say
             how its network is built, or is of another network than ``into``.
     """
+    path = _file_of(path)
     info = fused_info(path)
     if into is None and not is_described(info):
         raise ValueError(
@@ -170,7 +179,7 @@ def load_fused(path: str | Path, device: str | torch.device = "cpu", into: nn.Mo
         network = deep_copy(into).cpu().eval()
         network = fuse_model(network, example_inputs(info.get("inputs"), _precision(network)))
     try:
-        with safe_open(Path(path), framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         check_names(network, tensors, has_inputs=info.get("inputs") is not None)
         check_values(network, tensors)
@@ -231,6 +240,24 @@ def example_inputs(described: Any, precision: torch.dtype | None = None) -> Any:
         case {"list": list(values)}:
             return [example_inputs(value, precision) for value in values]
     raise ValueError(f"the inputs are described by {described!r}, expected a tensor, tuple, list or dict")
+
+
+def _file_of(path: str | Path) -> Path:
+    """Return the fused file of a run's folder, or the path itself if it is no folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / _FILE).is_file():
+        raise ValueError(f"{path} is a folder without a {_FILE}; give the file, or make one with `acnet_pl fuse CKPT`")
+    return path / _FILE
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    with path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive:
+        what = "a checkpoint" if path.suffix == ".ckpt" else "a file of torch.save"
+        raise ValueError(f"{path} is {what}, not a fused file; of a run's checkpoint `acnet_pl fuse {path}` makes one")
 
 
 def _check_preprocessing(info: Mapping[str, Any], source: object) -> None:
