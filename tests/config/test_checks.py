@@ -26,6 +26,7 @@ FILES = {
     "list.yaml": "- 1\n",
     "number.yaml": "model: 3\n",
     "outside.yaml": "name: ../a\n",
+    "gone.yaml": "data: {class_path: ImageFolderDataModule, init_args: {root: no/where}}\n",
     "empty.yaml": "# nothing\n",
     "stopping.yaml": "trainer: {callbacks: [Timer, {class_path: EarlyStopping, init_args: {mode: max}}]}\n",
     "aliases.yaml": "a: &a [x, x]\n"
@@ -83,6 +84,7 @@ WRONG = [
     ("--config value.yaml", ["value.yaml: trainer.max_epochs: expected an int or null, got 'many'"]),
     ("--config .", ["--config . is a folder"]),
     ("--data CIFARDataModule --data.root no/where", ["--data.root no/where: there is no such folder", "download true"]),
+    ("--config gone.yaml", ["root no/where: there is no such folder; give the folder", "with --data.root"]),
     ("--ckpt_path no/such.ckpt", ["--ckpt_path no/such.ckpt: there is no such file"]),
     ("--config number.yaml", ["number.yaml: model: expected options and their values", "got 3"]),
     ("--name ..", ["--name ..: ", "leaves --runs_dir"]),

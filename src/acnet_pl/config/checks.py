@@ -184,7 +184,7 @@ def _check_root(final: dict[str, Setting], can_download: bool) -> None:
         return
     way_out = ", or say --data.download true" if can_download else ""
     missing = f"{root} {root.value}: there is no such folder{nearby(Path(root.value))}"
-    raise UsageError(f"{missing}; give the folder of the images{way_out}")
+    raise UsageError(f"{missing}; give the folder of the images with --data.root{way_out}")
 
 
 def _check_required(final: dict[str, Setting], catalogue: Catalogue) -> None:
