@@ -2,6 +2,9 @@
 
 import copy
 import json
+import logging
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +29,9 @@ from acnet_pl.backbones import (
     densenet,
 )
 from acnet_pl.backbones import ResNet as ImageNetResNet
-from acnet_pl.deploy import load_fused
+from acnet_pl.deploy import load_fused, save_fused
 from acnet_pl.export import ExportError, export_model, stock_weights
+from acnet_pl.export.capturing import capturing
 from acnet_pl.export.formats import _output_names
 from acnet_pl.export.verification import tensors_in, verify
 from acnet_pl.nn import ACBConv, ConvBuilder, FusionError, PlainConv, convert_to_acnet, explicit_branches, fuse_model
@@ -307,6 +311,59 @@ def test_a_file_that_computes_something_else_is_not_kept_and_an_older_one_stays(
         export_model(Noisy(), tmp_path / "net", "torch_export", example_input=torch.randn(1, 3, 2, 2))
     assert (tmp_path / "net").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class Branching(nn.Module):
+    """Takes one of two branches, by the values of its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        if features.mean() > 0:
+            return 2 * features
+        return features
+
+
+class Choosing(Branching):
+    """Computes both branches."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        return torch.where(features.mean() > 0, 2 * features, features)
+
+
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_a_branch_on_data_is_refused_with_its_line_and_other_ways(
+    format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = torch.randn(1, 3, 8, 8)
+    model = randomised(convert_to_acnet(Branching(), images))
+    line = rf"\(line \d+ of {re.escape(__file__)}: `if features\.mean\(\) > 0:`\)"
+    with pytest.raises(ExportError, match=rf"depends on the values of its data {line}.* torch\.where") as refused:
+        export_model(model, tmp_path / "net", format, example_input=images)  # type: ignore[arg-type]
+    assert type(refused.value.__cause__).__name__ == "GuardOnDataDependentSymNode"
+    assert len(str(refused.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+    path = save_fused(fuse_model(model, images), tmp_path / "net.safetensors", inputs=images)
+    assert relative_difference(load_fused(path, into=Branching())(images), in_float64(model, images)) < 1e-5
+    model = randomised(convert_to_acnet(Choosing(), images))
+    assert export_model(model, tmp_path / "net", format, example_input=images).verification.images == 10  # type: ignore[arg-type]
+
+
+def test_what_torch_prints_before_another_error_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    @capturing()
+    def fail() -> None:
+        print("the graph", file=sys.stderr)
+        logging.getLogger("torch.export._trace").error("a message")
+        raise RuntimeError("another")
+
+    with pytest.raises(RuntimeError, match="another"):
+        fail()
+    assert capsys.readouterr().err == "the graph\na message\n"
 
 
 def test_nan_is_no_agreement(tmp_path: Path) -> None:

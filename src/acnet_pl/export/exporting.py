@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from acnet_pl.analysis.evaluation import evaluating, placed
 from acnet_pl.atomic import atomic_path
+from acnet_pl.export.errors import ExportError
 from acnet_pl.export.formats import Format, Onnx, Safetensors, Stock, TorchExport
 from acnet_pl.export.verification import Verification, verify
 
@@ -22,10 +23,6 @@ FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 """The formats that `export_model` writes."""
 
 RANDOM_IMAGES = 8
-
-
-class ExportError(ValueError):
-    """An exported file does not compute what the network computes; it was not kept."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ def export_model(
             ``"safetensors"`` what `acnet_pl.deploy.save_fused` asks for.
 
     Raises:
-        ExportError: The file does not compute the same.
+        ExportError: The file does not compute the same, or the network takes a branch by the values of its data, which
+            onnx and torch_export cannot hold.
         ModuleNotFoundError: A package is missing; the message has the command that installs it.
         FusionError: The network cannot be fused, or the stock architecture cannot take up a bias.
         ValueError: An argument is out of its range.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from acnet_pl.deploy import fused_info, is_described, load_fused, save_fused
+from acnet_pl.export.capturing import capturing, quiet
 from acnet_pl.export.stock import stock_weights
 from acnet_pl.export.verification import Runner, tensors_in
 from acnet_pl.nn import fuse_model
@@ -85,7 +84,7 @@ class Onnx(Format):
         import onnx
 
         fused, images = _fused(network, images)
-        with _quiet():
+        with capturing():
             torch.onnx.export(
                 fused,
                 (images,),
@@ -122,13 +121,13 @@ class TorchExport(Format):
     ) -> None:
         fused, images = _fused(network, images)
         extra = {} if info is None else {f"{METADATA_KEY}.json": json.dumps(info)}
-        with _quiet():
+        with capturing():
             program = torch.export.export(fused, (images,), dynamic_shapes=_dynamic_shapes(dynamic_batch), strict=False)
             with path.open("wb") as file:  # by name it takes .pt2 alone
                 torch.export.save(program, file, extra_files=extra)
 
     def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
-        with _quiet(), path.open("rb") as file:
+        with quiet(), path.open("rb") as file:
             program = torch.export.load(file).module()
         return lambda images: tensors_in(program(images))
 
@@ -220,11 +219,3 @@ def _runner(model: nn.Module) -> Runner:
             return tensors_in(model(images))
 
     return run
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporters' messages about themselves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
