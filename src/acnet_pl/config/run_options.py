@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,7 @@ from acnet_pl.config.choices import CALLBACK, SLOTS, choices
 from acnet_pl.config.messages import ReadableErrors
 from acnet_pl.config.own_options import CALLBACKS, RunSettings, WandbOptions
 from acnet_pl.config.trusted import named_elsewhere
+from acnet_pl.config.written import NO_TEXT, without_unwritable
 
 __all__ = ["RunOptions", "RunParser", "import_named"]
 
@@ -32,6 +34,20 @@ class RunParser(ReadableErrors, LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return a configuration as text that is read back with the same values; arguments are the parser's.
+
+        Raises:
+            UsageError: A value cannot be written; the message names the option.
+        """
+        written = super().dump
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=rf"\s*{NO_TEXT}")
+            text: str = written(*args, **kwargs)
+            if NO_TEXT not in text:
+                return text
+            return without_unwritable(text, lambda content: written(self.parse_object(content), *args[1:], **kwargs))
 
 
 class RunOptions(LightningCLI):
