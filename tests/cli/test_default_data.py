@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from acnet_pl.cli import main
+from acnet_pl.cli.preparation import data_lines, prepare_alike, with_preparation_of_checkpoint
 from acnet_pl.config.defaults import with_data_of_checkpoint
-from acnet_pl.data import CIFARDataModule, DigitsDataModule
+from acnet_pl.data import CIFARDataModule, DigitsDataModule, ImageFolderDataModule
 
 RECIPE = "data:\n  class_path: acnet_pl.data.CIFARDataModule\n  init_args: {batch_size: 32}\n"
 
@@ -105,3 +106,62 @@ def test_a_checkpoint_without_its_run_is_evaluated_on_no_other_data(
     (tmp_path / "config.yaml").write_text("data: {class_path: my_package.MyData}\n")
     with pytest.raises(ValueError, match=r"its run's data are my_package\.MyData.*give --data"):
         with_data_of_checkpoint(["test", "--ckpt_path", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("named", "added"),
+    [
+        (["ImageFolderDataModule"], ["--data.image_size=8", "--data.resize=8"]),
+        (["ImageFolderDataModule", "--data.resize", "12"], ["--data.image_size=8"]),
+        (["ImageFolderDataModule", "--data.image_size", "8"], ["--data.resize=8"]),
+        (["ImageFolderDataModule", "--data.image_size", "64"], []),  # whose shorter side is not that of 8 pixels
+        (["DigitsDataModule"], ["--data.image_size=8"]),
+        (["CIFARDataModule"], []),
+        (["no_such_package.Data"], []),
+    ],
+    ids=" ".join,
+)
+def test_named_data_have_the_size_of_the_checkpoints_images(
+    named: list[str], added: list[str], finished: Path, tmp_path: Path
+) -> None:
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    for command in ("validate", "test", "predict"):
+        args = [command, f"--ckpt_path={checkpoint}", "--data", *named]
+        assert with_preparation_of_checkpoint(args) == [*args, *added]
+    args = ["fit", f"--ckpt_path={checkpoint}", "--data", *named]
+    assert with_preparation_of_checkpoint(args) == args
+    (tmp_path / "recipe.yaml").write_text("data: {class_path: DigitsDataModule, init_args: {image_size: 16}}\n")
+    args = ["test", f"--ckpt_path={checkpoint}", "--config", str(tmp_path / "recipe.yaml")]
+    assert with_preparation_of_checkpoint(args) == args
+
+
+def test_images_are_normalised_alike_and_other_differences_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    data = ImageFolderDataModule(tmp_path, image_size=16)
+    about = {"image_shape": [3, 16, 16], "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0], "resize": 18, "exif": True}
+    with caplog.at_level("INFO"):
+        prepare_alike(about, data)
+        assert (data.mean, data.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+        prepare_alike({}, data)
+        assert caplog.text == ""
+        prepare_alike({**about, "image_shape": [3, 8, 8], "exif": False}, data)
+    assert caplog.text.rstrip().endswith(
+        "prepared otherwise than those that the network was trained on: shape 3×16×16 instead of 3×8×8, "
+        "exif True instead of False"
+    )
+
+
+def test_the_line_on_the_data_shows_the_options_that_count(tmp_path: Path) -> None:
+    init_args = {"root": "photos/", "val_size": 0.2, "exif": True}
+    run = {"class_path": "acnet_pl.data.ImageFolderDataModule", "init_args": init_args}
+    given = ["test", f"--ckpt_path={run_of(tmp_path, run)}", "--data.root", "new", "--data.init_args.val_size=1"]
+    (line,) = data_lines(given, with_data_of_checkpoint(given))
+    assert line == f"Data of {tmp_path / 'config.yaml'}: ImageFolderDataModule(exif=True, root=new, val_size=1)"
+    named = [*given, "--data", "ImageFolderDataModule"]
+    assert data_lines(named, [*named, "--data.image_size=8"]) == [
+        "Data: ImageFolderDataModule(root=new, val_size=1, image_size=8)"
+    ]
+    assert data_lines(["fit", "--data", "DigitsDataModule"], ["fit", "--data", "DigitsDataModule"]) == []

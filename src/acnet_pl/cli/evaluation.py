@@ -1,4 +1,4 @@
-"""Folder of the results, and check of the classes, when `validate`, `test` or `predict` uses a checkpoint."""
+"""Check a checkpoint that a run is given, and its classes; make the folder for results of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,40 @@ from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule
 
 from acnet_pl.callbacks.preprocessing import check_same_classes, describe_images
-from acnet_pl.checkpoint import preprocessing_of, read_checkpoint
+from acnet_pl.checkpoint import CheckpointError, build_described, classifier_options, preprocessing_of, read_checkpoint
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.defaults import data_of_checkpoint
 from acnet_pl.config.own_options import RunSettings
 from acnet_pl.config.run_folder import make_run_folder
+from acnet_pl.modules.untrusted import check_hyper_parameters
 
-__all__ = ["check_classes_of_data", "evaluation_folder", "with_mapped_classes"]
+__all__ = ["check_classes_of_data", "evaluation_folder", "images_of_checkpoint", "with_mapped_classes"]
 
 _TRUE = ("true", "True", "yes", "on", "1", None)
+
+
+def images_of_checkpoint(path: str, goes_on: bool) -> dict[str, Any]:
+    """Return how a checkpoint's images are prepared, if it can be used.
+
+    Args:
+        path: The file.
+        goes_on: Whether its training is to go on.
+
+    Raises:
+        CheckpointError: It is of something else, describes a larger network than it holds, or has no state of a
+            training to go on with.
+        ValueError: It names what files that travel with runs may not.
+    """
+    content = read_checkpoint(path)
+    images = preprocessing_of(content, path)
+    check_hyper_parameters(described := classifier_options(content, path))
+    build_described(described, path)  # of a size that the file can hold
+    if goes_on and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
+        raise CheckpointError(
+            f"{path} holds weights and no state of a training to go on with; give one that was not saved with "
+            "save_weights_only"
+        )
+    return images
 
 
 def evaluation_folder(config: Namespace, command: str | None, name: str) -> Path:

@@ -27,7 +27,6 @@ from acnet_pl.callbacks import (
     RunCheckpoint,
 )
 from acnet_pl.callbacks.sigterm import exit_on_sigterm
-from acnet_pl.checkpoint import CheckpointError, build_described, classifier_options, preprocessing_of, read_checkpoint
 from acnet_pl.cli.before_training import (
     check_accelerator,
     check_data,
@@ -35,7 +34,12 @@ from acnet_pl.cli.before_training import (
     images_per_step,
     warn_of_selection,
 )
-from acnet_pl.cli.evaluation import check_classes_of_data, evaluation_folder, with_mapped_classes
+from acnet_pl.cli.evaluation import (
+    check_classes_of_data,
+    evaluation_folder,
+    images_of_checkpoint,
+    with_mapped_classes,
+)
 from acnet_pl.cli.loggers import (
     in_run_folder,
     know_run_folder,
@@ -46,6 +50,7 @@ from acnet_pl.cli.loggers import (
     wandb_run_ends,
 )
 from acnet_pl.cli.plugins import plugins_of
+from acnet_pl.cli.preparation import data_lines, prepare_alike, with_preparation_of_checkpoint
 from acnet_pl.cli.resume import find_run
 from acnet_pl.cli.summary import metrics_table, write_summary
 from acnet_pl.cli.torchrun import fresh_store, tell_nodes_apart
@@ -56,7 +61,7 @@ from acnet_pl.config.run_folder import Claim, make_run_folder, write_config
 from acnet_pl.config.run_options import RunOptions, RunParser, import_named
 from acnet_pl.integrations import enable_installed
 from acnet_pl.modules import ImageClassifier
-from acnet_pl.modules.untrusted import check_classes, check_hyper_parameters
+from acnet_pl.modules.untrusted import check_classes
 from acnet_pl.quiet import keep_advice_quiet
 
 __all__ = ["CLI", "run"]
@@ -100,15 +105,7 @@ class CLI(RunOptions):
         if not (path := self.subcommand_config().get("ckpt_path")):
             return
         if Path(path).exists():
-            content = read_checkpoint(path)
-            self.images = preprocessing_of(content, path)
-            check_hyper_parameters(described := classifier_options(content, path))
-            build_described(described, path)  # of a size that the file can hold
-            if self.config.subcommand == "fit" and not {"optimizer_states", "lr_schedulers", "loops"} <= content.keys():
-                raise CheckpointError(
-                    f"{path} holds weights and no state of a training to go on with; give one that was not saved with "
-                    "save_weights_only"
-                )
+            self.images = images_of_checkpoint(path, goes_on=self.config.subcommand == "fit")
         default = self._parser(self.config.subcommand).get_defaults()
         asked = {key: self._description(key) for key in ("backbone", "conv")}
         super()._parse_ckpt_path()
@@ -145,6 +142,8 @@ class CLI(RunOptions):
         """Make the run's folder and a trainer that keeps everything in it."""
         config = self.config[self.subcommand]
         check_classes_of_data(self.images, self.datamodule)
+        if self.subcommand != "fit":
+            prepare_alike(self.images, self.datamodule)
         check_image_size(self.model, self.datamodule)
         name = config.name or run_name(self.model.hparams)
         self._choose_run_folder(config, name)
@@ -265,11 +264,12 @@ def run(args: Sequence[str]) -> Path:
     enable_installed()
     know_run_folder()
     store = fresh_store()  # lives until this returns
-    args = with_mapped_classes(with_data_of_checkpoint(with_config_of_resumed(args)))
+    given = with_config_of_resumed(args)
+    args = with_preparation_of_checkpoint(with_mapped_classes(with_data_of_checkpoint(given)))
     import_named(args)
     defaults = default_configs(args)
     args, notes = settled(args)
-    for note in notes:
+    for note in (*notes, *data_lines(given, args)):
         rank_zero_info(note)
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(

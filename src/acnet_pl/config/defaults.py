@@ -94,13 +94,9 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
     folder, data = data_of_checkpoint(path)
     # A class of another package is one that the user has to name: to look it up executes that package.
     if folder and isinstance(data, dict) and is_trusted(str(data.get("class_path"))):
-        from pytorch_lightning.utilities import rank_zero_info
-
         from acnet_pl.modules.untrusted import check_parts
 
         check_parts({"data": data})
-        options = ", ".join(f"{name}={value}" for name, value in (data.get("init_args") or {}).items())
-        rank_zero_info(f"Data of {folder / CONFIG}: {data['class_path'].rpartition('.')[2]}({options})")
         return [args[0], f"--data={json.dumps(data)}", *args[1:]]
     from acnet_pl.checkpoint import classifier_options, read_checkpoint
     from acnet_pl.modules.untrusted import check_hyper_parameters

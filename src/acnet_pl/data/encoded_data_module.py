@@ -65,8 +65,8 @@ class EncodedDataModule(pl.LightningDataModule, ABC):
     class_names: list[str]
     batch_indices: Tensor | None = None
     validates_on_test_images = True
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __init__(
         self,
