@@ -72,6 +72,21 @@ def test_the_configuration_of_an_averaging_run_is_read_again(
     assert yaml.safe_load(capsys.readouterr().out) == written
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_synchronised_batch_norms_without_gpus(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", *small, "--trainer.sync_batchnorm", "true", "--runs_dir", str(tmp_path), "--name", "sync"]
+    command += ["--trainer.max_steps", "1", "--test_after_fit", "false", "--wandb.mode", "disabled"]
+    assert main([*command, "--trainer.devices", "2", "--trainer.strategy", "ddp"]) == 1
+    said = capsys.readouterr().err
+    assert "synchronised batch norms need GPUs, and this run is on 2 CPU processes" in said
+    assert "leave --trainer.sync_batchnorm out" in said
+    assert not [*tmp_path.iterdir()], "no process has started"
+    with pytest.warns(UserWarning, match=r"need GPUs, and this run is on one CPU process, .*sync_batchnorm out"):
+        assert main(command) == 0
+
+
 class Odd:
     """Parameters of kinds that YAML does not have; two defaults have no text at all."""
 

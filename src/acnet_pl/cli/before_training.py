@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
@@ -15,7 +16,14 @@ from acnet_pl.backbones._checks import ImageSize
 from acnet_pl.callbacks.preprocessing import describe_images
 from acnet_pl.data import CIFARDataModule, ImageFolderDataModule, InMemoryDataModule
 
-__all__ = ["check_accelerator", "check_data", "check_image_size", "images_per_step", "warn_of_selection"]
+__all__ = [
+    "check_accelerator",
+    "check_data",
+    "check_image_size",
+    "check_synchronised_norms",
+    "images_per_step",
+    "warn_of_selection",
+]
 
 _FEW = 8  # processes that any CPU may be given, for trying
 
@@ -37,6 +45,27 @@ def check_accelerator(accelerator: Any, devices: Any = "auto") -> None:
         f"--trainer.accelerator {accelerator}: this machine has none that PyTorch {torch.__version__} can use; leave "
         "the option out for the best that there is, or give --trainer.accelerator cpu"
     )
+
+
+def check_synchronised_norms(asked: bool, trainer: Trainer) -> None:
+    """Raise an error if batch norms are to be synchronised over CPU processes; warn if there is only one.
+
+    Args:
+        asked: Value of ``--trainer.sync_batchnorm``.
+        trainer: The trainer; its processes need not have started.
+
+    Raises:
+        ValueError: PyTorch synchronises batch norms on GPUs only.
+    """
+    if not asked or not isinstance(trainer.accelerator, CPUAccelerator):
+        return
+    needs = "--trainer.sync_batchnorm true: synchronised batch norms need GPUs, and this run is on"
+    if trainer.world_size > 1:
+        raise ValueError(
+            f"{needs} {trainer.world_size} CPU processes; leave --trainer.sync_batchnorm out, and each process "
+            "normalises by its own share of the batch"
+        )
+    rank_zero_warn(f"{needs} one CPU process, whose batches are whole without it; leave --trainer.sync_batchnorm out")
 
 
 def check_data(data: LightningDataModule, trainer: Trainer) -> None:

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
@@ -31,6 +29,7 @@ from acnet_pl.cli.before_training import (
     check_accelerator,
     check_data,
     check_image_size,
+    check_synchronised_norms,
     images_per_step,
     warn_of_selection,
 )
@@ -41,6 +40,7 @@ from acnet_pl.cli.evaluation import (
     with_mapped_classes,
 )
 from acnet_pl.cli.loggers import (
+    SaveConfig,
     in_run_folder,
     know_run_folder,
     make_loggers,
@@ -65,16 +65,6 @@ from acnet_pl.modules.untrusted import check_classes
 from acnet_pl.quiet import keep_advice_quiet
 
 __all__ = ["CLI", "run"]
-
-
-class SaveConfig(SaveConfigCallback):
-    """Send the whole configuration to the loggers; `CLI` has written it to the run's folder."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Send the configuration to Weights & Biases."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"config": self.config.as_dict()}, allow_val_change=True)
 
 
 class CLI(RunOptions):
@@ -199,6 +189,7 @@ class CLI(RunOptions):
     def before_fit(self) -> None:
         """Check the data before loggers start, and print the images per step."""
         with self._no_run_unless_it_begins():
+            check_synchronised_norms(self.config[self.subcommand].trainer.sync_batchnorm, self.trainer)
             check_data(self.datamodule, self.trainer)
         warn_of_selection(self.datamodule, self.trainer)
         if self.trainer.is_global_zero and (images := images_per_step(self.datamodule, self.trainer)):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers import tensorboard
-from pytorch_lightning import LightningDataModule
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from acnet_pl.callbacks.sigterm import EXIT_TERMINATED
 from acnet_pl.cli.resume import wandb_id
@@ -20,6 +21,7 @@ from acnet_pl.config.own_options import WandbOptions
 from acnet_pl.loggers import MetricsCSV, RunWandbLogger
 
 __all__ = [
+    "SaveConfig",
     "backbone_name",
     "in_run_folder",
     "know_run_folder",
@@ -33,6 +35,16 @@ __all__ = [
 ]
 
 _RUN_FOLDER = ""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Send the whole configuration to the loggers; the command line has written it to the run's folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Send the configuration to Weights & Biases."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update({"config": self.config.as_dict()}, allow_val_change=True)
 
 
 def make_loggers(
