@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 
 import acnet_pl
@@ -107,6 +107,34 @@ def test_the_best_checkpoint_is_fused_where_one_is_monitored(tmp_path):
     with torch.no_grad():
         assert torch.allclose(fused(images), twin.eval()(images), atol=1e-4)
         assert not torch.allclose(fused(images), model.eval()(images), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_averaged_weights_are_called_so(tmp_path, caplog):
+    def swa():
+        return StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+
+    best = ModelCheckpoint(tmp_path / "best", monitor="val/loss")
+    for name, callbacks, said in (
+        ("none", [], "Fused the last weights into"),
+        ("ema", [EMAWeightAveraging(decay=0.5)], "Fused the last, averaged weights into"),
+        ("swa", [swa()], "Fused the last, averaged weights into"),
+        ("stopped", [swa()], "Fused the last weights into"),  # before they were averaged
+        ("best", [EMAWeightAveraging(decay=0.5), best], "Fused the best, averaged weights into"),
+        ("not", [swa(), ModelCheckpoint(tmp_path / "not", monitor="val/loss")], "Fused the best weights into"),
+    ):
+        caplog.clear()
+        fuse = FuseOnFitEnd()
+        run = pl.Trainer(
+            max_epochs=2, accelerator="cpu", callbacks=[*callbacks, fuse], logger=False, limit_train_batches=1,
+            default_root_dir=tmp_path / name, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=name in ("best", "not"), max_steps=1 if name == "stopped" else -1,
+        )  # fmt: skip
+        model = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv())
+        with caplog.at_level("INFO"):
+            run.fit(model, datamodule=DigitsDataModule(image_size=8, batch_size=256))
+        assert said in caplog.text, name
+        assert fuse.result.weights in said
 
 
 def test_the_trained_model_stays_trainable(tmp_path):

@@ -15,6 +15,7 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
+from acnet_pl.callbacks.averages import holds_average
 from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
@@ -160,7 +161,7 @@ class FuseOnFitEnd(Callback):
         """Fuse, write, read back, log."""
         if not self.enabled or not trainer.is_global_zero or trainer.interrupted:
             return
-        network, which, checkpoint = self._weights(trainer, pl_module)
+        network, which, checkpoint, averaged = self._weights(trainer, pl_module)
         about = image_info(trainer)
         example = example_inputs(self._inputs)
         if example is None and "image_shape" in about:
@@ -181,22 +182,24 @@ class FuseOnFitEnd(Callback):
             raise FusionError(f"{path} does not give back the fused network; is the disk sound?")
         before, after = _cost(network, example), _cost(fused, example)
         self.result = FusedNetwork(str(path), which, checkpoint, before[0], after[0], before[1], after[1])
-        rank_zero_info(f"Fused the {which} weights into {path}: {before[0]:,} -> {after[0]:,} parameters")
+        kind = f"{which}, averaged" if averaged else which
+        rank_zero_info(f"Fused the {kind} weights into {path}: {before[0]:,} -> {after[0]:,} parameters")
         numbers = {f"fused/{k}": v for k, v in asdict(self.result).items() if isinstance(v, int)}
         log_scalars(trainer, numbers)
         log_file(trainer, path, "fused", "model", {**info, **asdict(self.result)})
 
-    def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None]:
-        """Return a copy of the network in eval mode on the CPU, the kind of its weights, and their checkpoint."""
+    def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None, bool]:
+        """Return a copy of the network in eval mode on the CPU, and of its weights: kind, checkpoint, if averaged."""
         network = deep_copy(self.subject.of(pl_module)).cpu().eval()
         best = getattr(_monitoring(trainer), "best_model_path", "")
         if not best:
             saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]
-            return network, "last", saved[0] if saved else None
+            return network, "last", saved[0] if saved else None, holds_average(trainer, pl_module)
         prefix = self.subject.prefix(pl_module)
-        state = read_checkpoint(best)["state_dict"]
+        content = read_checkpoint(best)
+        state = content["state_dict"]
         network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        return network, "best", best
+        return network, "best", best, "averaging_state" in content  # which WeightAveraging adds
 
 
 def _monitoring(trainer: Trainer) -> ModelCheckpoint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs
+from acnet_pl.callbacks.averages import averages
 from acnet_pl.callbacks.subject import Subject, few
 from acnet_pl.nn import FusibleConv
 from acnet_pl.nn.surgery.late import Moments, blocks_of, fuse_block, fused_velocity, output_moments
@@ -91,10 +91,10 @@ class LateFuse(Callback):
             output_moments(network, few(inputs))
             return
         self._done = True
-        averages = [(average, _moments_of_average(average, self.subject, batch)) for average in _averages(trainer)]
+        moments = [(average, _moments_of_average(average, self.subject, batch)) for average in averages(trainer)]
         self._fuse(trainer, pl_module, network, inputs)
-        for average, moments in averages:  # the same function in eval mode, with statistics of its own
-            replace_modules(average, {block: fuse_block(block, found) for block, found in moments.items()})
+        for average, found in moments:  # the same function in eval mode, with statistics of its own
+            replace_modules(average, {block: fuse_block(block, values) for block, values in found.items()})
         self._register(trainer, pl_module)
 
     def first_epoch(self, max_epochs: int | None) -> int:
@@ -148,15 +148,6 @@ class LateFuse(Callback):
 @deprecated("LateFold is now LateFuse; the old name will be removed in the next version")
 class LateFold(LateFuse):
     """The former name of `LateFuse`."""
-
-
-def _averages(trainer: Trainer) -> Iterator[LightningModule]:
-    """Return the averaged copies of the LightningModule that Lightning's callbacks keep."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        average = getattr(callback, "_average_model", None)
-        average = average.module if isinstance(average, AveragedModel) else average
-        if isinstance(average, LightningModule):
-            yield average
 
 
 def _moments_of_average(average: LightningModule, subject: Subject, batch: Any) -> dict[FusibleConv, Moments]:
