@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import acnet_pl
 from acnet_pl.backbones import CifarQuick, ResNetCifar
-from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFuse, RunCheckpoint
+from acnet_pl.callbacks import EquivalenceCheck, FuseOnFitEnd, LateFuse, ProgressBar, RunCheckpoint
 from acnet_pl.checkpoint import AtomicCheckpointIO, load_network
 from acnet_pl.data import DigitsDataModule
 from acnet_pl.modules import ImageClassifier
@@ -515,6 +515,17 @@ def test_an_epoch_that_never_comes(tmp_path: Path) -> None:
         trainer(tmp_path, LateFuse(5), epochs=1, limit_train_batches=1).fit(classifier(ACBConv()), datamodule=data())
     with pytest.raises(ValueError, match=r"trainer\.max_epochs, which is not set"):
         trainer(tmp_path, LateFuse(0.5), epochs=-1, max_steps=1).fit(classifier(ACBConv()), datamodule=data())
+
+
+def test_the_epoch_is_told_as_in_the_progress_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 0, "enable_progress_bar": True}
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, LateFuse(1), ProgressBar(), epochs=2, **few).fit(classifier(ACBConv()), datamodule=data())
+    assert "Fused 7 blocks before epoch 2/2, counted from 1; going on as a plain network" in caplog.text
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
 
 
 def test_batch_norms_end_in_the_mode_they_had() -> None:

@@ -90,7 +90,7 @@ class TestTraining:
         with pytest.raises(NonFiniteLossError) as stop:
             train(tmp_path, Keeps(), value=1e38)
         message = str(stop.value)
-        assert "at step 3 (epoch 0, batch 3, images [" in message
+        assert "at step 3 (counted from 0: epoch 0, batch 3, images [" in message
         (indices,) = re.findall(r"images \[([0-9, ]+)\]", message)
         assert len(set(indices.split(", "))) == 120
         assert re.search(r"layer \S+ \(\w+\) is the first whose output is not finite", message)
@@ -151,7 +151,9 @@ class TestTraining:
         for accumulate in (1, 2, 5):
             with pytest.raises(NonFiniteLossError) as stop:
                 train(tmp_path, NonFiniteCheck(), value=1e38, accumulate=accumulate)
-            found = re.search(r"\(epoch 0, (batch 3, images \[[0-9, ]+\])(.*?)\. The weights", str(stop.value))
+            found = re.search(
+                r"\(counted from 0: epoch 0, (batch 3, images \[[0-9, ]+\])(.*?)\. The weights", str(stop.value)
+            )
             assert found, stop.value
             said[accumulate] = found.groups()
         assert said[1][0] == said[2][0] == said[5][0]

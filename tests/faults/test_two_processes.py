@@ -44,7 +44,10 @@ def test_a_restarted_job_ends_with_the_same_bits(
 
 def test_both_pass_over_a_batch_that_is_not_finite_in_one(mortal: Any, tmp_path: Path) -> None:
     output, _ = mortal.run(tmp_path, *TWO, "--nonfinite.skip", "1", processes=2, death=["spoilt", STEP, 14], code=0)
-    assert "Passing over batch 1 of 1: loss not finite at step 13 in process 1 (epoch 1, batch 2, images [" in output
+    assert (
+        "Passing over batch 1 of 1: loss not finite at step 13 in process 1 (counted from 0: epoch 1, batch 2, images ["
+        in output
+    )
     assert "the images themselves are not finite" in output
     (run,) = (tmp_path / "runs" / "mortal").iterdir()
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

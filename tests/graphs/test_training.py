@@ -125,7 +125,7 @@ def test_what_was_fused_before_a_replay_is_not_used_after_it(make: Make, digits:
 def test_a_loss_that_is_not_finite_is_named_with_its_step(make: Make) -> None:
     training = make(lr=1e30)
     train_epoch([training])
-    with pytest.raises(FloatingPointError, match=r"at step \d+ \(epoch 0, batch \d+\); lower"):
+    with pytest.raises(FloatingPointError, match=r"at step \d+ \(counted from 0: epoch 0, batch \d+\); lower"):
         training.end_epoch()
     assert training.epoch == 0
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from acnet_pl.nn import FusibleConv
 
-__all__ = ["ConvSummary", "ProgressBar", "conv_table"]
+__all__ = ["ConvSummary", "ProgressBar", "conv_table", "epoch_of_all"]
 
 _LINE_SECONDS = 60.0
 
@@ -60,15 +60,13 @@ class ProgressBar(RichProgressBar):
         if trainer.is_global_zero:
             figures = self.get_metrics(trainer, pl_module)
             numbers = (f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, (int, float)))
-            print(f"epoch {self._of_all(trainer.current_epoch)}{batch}", *numbers, sep="  ", flush=True)
+            epoch = epoch_of_all(trainer.current_epoch, trainer.max_epochs)
+            print(f"epoch {epoch}{batch}", *numbers, sep="  ", flush=True)
 
     def _get_train_description(self, current_epoch: int) -> str:
         # Lightning counts from 0, and the lines and the summary from 1.
-        return f"Epoch {self._of_all(current_epoch)}".ljust(len(self.validation_description))
-
-    def _of_all(self, epoch: int) -> str:
-        last = self.trainer.max_epochs
-        return f"{epoch + 1}/{last}" if last is not None and last > 0 else str(epoch + 1)  # -1 is without end
+        epoch = epoch_of_all(current_epoch, self.trainer.max_epochs)
+        return f"Epoch {epoch}".ljust(len(self.validation_description))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar a last time, above whatever is printed next."""
@@ -82,6 +80,20 @@ class ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+def epoch_of_all(epoch: int, epochs: int | None) -> str:
+    """Return an epoch as progress lines name it, counted from 1.
+
+    Args:
+        epoch: Counted from 0, as Lightning does.
+        epochs: Their number; None or -1 is without end.
+
+    Examples:
+        >>> epoch_of_all(0, 4), epoch_of_all(0, -1)
+        ('1/4', '1')
+    """
+    return f"{epoch + 1}/{epochs}" if epochs is not None and epochs > 0 else str(epoch + 1)
 
 
 class ConvSummary(Callback):

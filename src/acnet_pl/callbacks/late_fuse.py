@@ -18,6 +18,7 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs
 from acnet_pl.callbacks.averages import averages
+from acnet_pl.callbacks.display import epoch_of_all
 from acnet_pl.callbacks.subject import Subject, few
 from acnet_pl.nn import FusibleConv
 from acnet_pl.nn.surgery.late import Moments, blocks_of, fuse_block, fused_velocity, output_moments
@@ -124,7 +125,8 @@ class LateFuse(Callback):
         replace_modules(pl_module, layers)
         for optimizer in trainer.optimizers:
             _carry_over(optimizer, before - set(pl_module.parameters()), [*layers.values()], carried)
-        rank_zero_info(f"Fused {len(layers)} blocks before epoch {trainer.current_epoch}; going on as a plain network")
+        epoch = epoch_of_all(trainer.current_epoch, trainer.max_epochs)
+        rank_zero_info(f"Fused {len(layers)} blocks before epoch {epoch}, counted from 1; going on as a plain network")
 
     @staticmethod
     def _register(trainer: Trainer, pl_module: LightningModule) -> None:

@@ -145,7 +145,7 @@ class NonFiniteCheck(Callback):
 
         The layer only where the batch is still at hand: not of an earlier one whose gradients were accumulated.
         """
-        text = f"(epoch {trainer.current_epoch}, batch {batch_idx}"
+        text = f"(counted from 0: epoch {trainer.current_epoch}, batch {batch_idx}"
         if indices is not None:
             text += f", images {indices.tolist()}"
         if not at_hand:

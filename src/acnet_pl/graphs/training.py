@@ -152,8 +152,8 @@ class NetworkTraining:
         for number, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss} at step {self.epoch * self.steps + number} (epoch {self.epoch}, batch "
-                    f"{number}); lower model.optimizer.init_args.lr or add warm-up epochs"
+                    f"the loss is {loss} at step {self.epoch * self.steps + number} (counted from 0: epoch "
+                    f"{self.epoch}, batch {number}); lower model.optimizer.init_args.lr or add warm-up epochs"
                 )
         self.epoch += 1
         return losses, hits / self._order.numel()
