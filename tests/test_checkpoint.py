@@ -287,10 +287,10 @@ class TestNothingIsExecuted:
         path, proof = tmp_path / "fused.safetensors", tmp_path / "proof"
         torch.save(Malicious(proof), path)
         for load in (fused_info, load_fused):
-            with pytest.raises(ValueError, match="is not a readable safetensors file"):
+            with pytest.raises(ValueError, match=r"is a file of torch\.save, not a fused file"):
                 load(path)
         assert main(["export", str(path)]) == 1
-        assert "is not a readable safetensors file" in capsys.readouterr().err
+        assert "is a file of torch.save, not a fused file" in capsys.readouterr().err
         assert not proof.exists()
 
     # What a file may not name: a module to be imported, as a class or anywhere in its options; something to be called.

@@ -258,9 +258,9 @@ def run(args: Sequence[str]) -> Path:
     given = with_config_of_resumed(args)
     args = with_preparation_of_checkpoint(with_mapped_classes(with_data_of_checkpoint(given)))
     import_named(args)
-    defaults = default_configs(args)
+    defaults, lines = default_configs(args), data_lines(given, args)
     args, notes = settled(args)
-    for note in (*notes, *data_lines(given, args)):
+    for note in (*notes, *lines):
         rank_zero_info(note)
     with exit_on_sigterm(), wandb_run_ends():
         cli = CLI(

@@ -78,9 +78,11 @@ def data_lines(given: Sequence[str], args: Sequence[str]) -> list[str]:
         args: The same with what the checkpoint adds.
     """
     checkpoint = checkpoint_that_brings_data(given)
+    if checkpoint is None and given[0] == "fit":
+        return []
     options = {setting.name.removeprefix("data."): setting.value for setting in _data_settings(args)}
     name = str(options.pop("data", "")).rpartition(".")[2]
-    if checkpoint is None and (given[0] == "fit" or not name):
+    if checkpoint is None and not name:
         return []
     folder = data_of_checkpoint(checkpoint)[0] if checkpoint else None
     source = f" of {folder / CONFIG}" if folder else ""

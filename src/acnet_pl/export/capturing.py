@@ -43,7 +43,7 @@ def capturing() -> Iterator[None]:
             sys.stderr.write(said.getvalue())
             raise
         raise ExportError(
-            f"the network's code depends on the values of its data{_place(cause)}, which an exported file cannot follow; "
+            f"the network's code depends on the values of its data{_place(cause)}, which no exported file can do; "
             "write the fused weights with save_fused, which load_fused(file, into=network) reads, or compute both "
             "branches and choose with torch.where"
         ) from cause
