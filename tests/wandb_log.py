@@ -12,13 +12,13 @@ from typing import Any
 
 def records(folder: Path, seconds: float = 60) -> list[Any]:
     """The records of a folder offline-run-*, in order, once the last is there: another process writes them."""
-    (path,) = folder.glob("run-*.wandb")
     deadline = time.monotonic() + seconds
     while True:
-        found = _read(path)
+        paths = list(folder.glob("run-*.wandb"))  # which may not be there at first
+        found = _read(paths[0]) if paths else []
         if any(record.HasField("exit") for record in found):
             return found
-        assert time.monotonic() < deadline, f"{path} has no end after {seconds} s"
+        assert time.monotonic() < deadline, f"{folder} has no log with an end after {seconds} s"
         time.sleep(0.05)
 
 
