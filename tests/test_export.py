@@ -327,6 +327,24 @@ class Branching(nn.Module):
         return features
 
 
+class Counting(Branching):
+    """Takes one of two branches, by the number of its images, one that no check would think of."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        return 2 * features if images.shape[0] == 4 else features
+
+
+@pytest.mark.parametrize("format", RUNTIMES)
+def test_a_branch_on_the_number_of_images_is_in_no_file_for_any_number(format: str, tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    model = randomised(Counting())
+    with pytest.raises(ExportError, match=r"depends on the number of images.*\(without --dynamic_batch"):
+        export_model(model, tmp_path / "net", format, example_input=images, dynamic_batch=True)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+    assert export_model(model, tmp_path / "net", format, example_input=images).verification.images  # type: ignore[arg-type]
+
+
 class Choosing(Branching):
     """Computes both branches."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from acnet_pl.deploy import fused_info, is_described, load_fused, save_fused
 from acnet_pl.export.capturing import capturing, quiet
+from acnet_pl.export.errors import ExportError
 from acnet_pl.export.stock import stock_weights
 from acnet_pl.export.verification import Runner, tensors_in
 from acnet_pl.nn import fuse_model
@@ -84,9 +85,10 @@ class Onnx(Format):
         import onnx
 
         fused, images = _fused(network, images)
-        with capturing():
+        program = _program(fused, images, dynamic_batch)
+        with quiet():
             torch.onnx.export(
-                fused,
+                program,
                 (images,),
                 path,
                 dynamo=True,
@@ -94,7 +96,6 @@ class Onnx(Format):
                 verbose=False,
                 input_names=[INPUT],
                 output_names=_output_names(fused(images)),
-                dynamic_shapes=_dynamic_shapes(dynamic_batch),
             )
         if info is not None:
             model = onnx.load(path)
@@ -121,10 +122,9 @@ class TorchExport(Format):
     ) -> None:
         fused, images = _fused(network, images)
         extra = {} if info is None else {f"{METADATA_KEY}.json": json.dumps(info)}
-        with capturing():
-            program = torch.export.export(fused, (images,), dynamic_shapes=_dynamic_shapes(dynamic_batch), strict=False)
-            with path.open("wb") as file:  # by name it takes .pt2 alone
-                torch.export.save(program, file, extra_files=extra)
+        program = _program(fused, images, dynamic_batch)
+        with quiet(), path.open("wb") as file:  # by name it takes .pt2 alone
+            torch.export.save(program, file, extra_files=extra)
 
     def read(self, network: nn.Module, path: Path) -> Runner:  # noqa: D102
         with quiet(), path.open("rb") as file:
@@ -198,8 +198,25 @@ def _named_tensors(outputs: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _named_tensors(value, f"{name or 'output'}.{index}")
 
 
-def _dynamic_shapes(dynamic_batch: bool) -> tuple[dict[int, Any]] | None:
-    return ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+def _program(fused: nn.Module, images: Tensor, dynamic_batch: bool) -> torch.export.ExportedProgram:
+    """Capture a network for the example's number of images, or for any.
+
+    Raises:
+        ExportError: The code depends on the values of its data or, where it is left open, on the number of images.
+    """
+    from torch._dynamo.exc import UserError, UserErrorType
+
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+    try:
+        with capturing():
+            return torch.export.export(fused, (images,), dynamic_shapes=shapes, strict=False)
+    except UserError as error:
+        if not dynamic_batch or error.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        raise ExportError(
+            "the network's code depends on the number of images, so no file holds it for any number; export it for one "
+            "number, that of the example (without --dynamic_batch, dynamic_batch=False)"
+        ) from error
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
