@@ -185,6 +185,23 @@ class Switched(Pair):
         return self.norm(y)
 
 
+class SwitchedOnData(Switched):
+    """The same, in code that torch.fx does not trace."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) if x.isfinite().all() else x
+
+
+def taken(network: Any) -> Tensor:
+    """What a network computes on the other path."""
+    before = network.act[0]
+    network.on, network.act[0] = True, lambda: None
+    try:
+        return network(X)  # type: ignore[no-any-return]
+    finally:
+        network.on, network.act[0] = False, before
+
+
 def state_of_the_program() -> list[Any]:
     return [
         torch.get_default_dtype(),
@@ -194,9 +211,9 @@ def state_of_the_program() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("example", [None, X], ids=["symbolic", "example"])
+@pytest.mark.parametrize(("kind", "example"), [(Switched, None), (Switched, X), (SwitchedOnData, X)])
 def test_a_path_that_is_not_taken_acts_on_nothing(
-    example: Tensor | None, randomise: Randomise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Switched], example: Tensor | None, randomise: Randomise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, hit, before = tmp_path / "written", list[bool](), state_of_the_program()
     monkeypatch.setattr(sys, "breakpointhook", lambda: hit.append(True))
@@ -212,12 +229,14 @@ def test_a_path_that_is_not_taken_acts_on_nothing(
         "is deterministic": lambda: torch.use_deterministic_algorithms(True),
     }
     for what, act in acts.items():
-        model = randomise(Switched(act).double()).eval()
+        model = randomise(kind(act).double()).eval()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = [fuse_model(model, example), convert_to_acnet(model, example, init="preserve").eval()]
         for network in found:
             torch.testing.assert_close(network(X), model(X), msg=what)
+            if what != "ends the program":  # after which nothing is computed
+                torch.testing.assert_close(taken(network), taken(model), msg=what)
         assert not [*tmp_path.iterdir()], what
         assert not hit, what
         assert state_of_the_program() == before, what

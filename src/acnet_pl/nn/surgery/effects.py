@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -19,7 +20,6 @@ _ONLY_READS = {"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr",
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 _guarded: set[int] = set()  # threads whose code may only compute now
-_installed: list[bool] = []
 
 
 class ActsOutsideError(Exception):
@@ -36,9 +36,7 @@ def no_effects() -> Iterator[None]:
         ActsOutsideError: The code would do so; it is stopped before it does.
         RuntimeError: The code would end the program.
     """
-    if not _installed:
-        _installed.append(True)
-        sys.addaudithook(_refuse)
+    _install()
     thread = threading.get_ident()
     outermost = thread not in _guarded
     settings = _settings()
@@ -51,6 +49,11 @@ def no_effects() -> Iterator[None]:
         if outermost:
             _guarded.discard(thread)
         _restore(settings)
+
+
+@cache
+def _install() -> None:
+    sys.addaudithook(_refuse)  # once: Python removes no such hook, and this one does nothing outside the context
 
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:

@@ -24,8 +24,6 @@ def may_go_on(error: Exception, *, tried: bool) -> bool:
         error: The error.
         tried: Whether an attribute or argument was given another value, see `lacks_tried_key`.
     """
-    if isinstance(error, ActsOutsideError):
-        return True
     text = str(error)
     made_wrong = isinstance(error, (TypeError, AttributeError)) and (
         text.endswith(("got list", "not list")) or text.startswith("'list' object has no attribute")
@@ -58,7 +56,7 @@ def decides_on(error: Exception, symbols: set[str]) -> bool:
 
 def raised_by_user(error: BaseException) -> bool:
     """Return True if a ``raise`` or ``assert`` in the user's code raised an error, or a module lacks an attribute."""
-    if (last := _last(error)) is None:
+    if (last := _last(error)) is None or isinstance(error, ActsOutsideError):  # which tracing alone raises
         return False
     code = last.tb_frame.f_code
     if code.co_name == "__getattr__" and code.co_filename == nn.Module.__getattr__.__code__.co_filename:
