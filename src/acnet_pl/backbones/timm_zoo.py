@@ -89,12 +89,11 @@ class Timm(nn.Module):
     @staticmethod
     def stock_constructor(
         num_classes: int, name: str = "resnet18", options: dict[str, Any] | None = None, **_: Any
-    ) -> str:
-        """Return Python code that builds timm's own network of these arguments, without blocks.
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the function that builds timm's own network of these arguments, without blocks, and its arguments.
 
         Examples:
             >>> Timm.stock_constructor(10, "lcnet_035")
-            "timm.create_model('lcnet_035', num_classes=10)"
+            ('timm.create_model', {'model_name': 'lcnet_035', 'num_classes': 10})
         """
-        given = {"num_classes": num_classes, **(options or {})}
-        return f"timm.create_model({name!r}, {', '.join(f'{key}={value!r}' for key, value in given.items())})"
+        return "timm.create_model", {"model_name": name, "num_classes": num_classes, **(options or {})}

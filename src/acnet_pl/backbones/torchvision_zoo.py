@@ -92,12 +92,11 @@ class Torchvision(nn.Module):
     @staticmethod
     def stock_constructor(
         num_classes: int, name: str = "resnet18", options: dict[str, Any] | None = None, **_: Any
-    ) -> str:
-        """Return Python code that builds torchvision's own network of these arguments, without blocks.
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the function that builds torchvision's own network, without blocks, and its arguments.
 
         Examples:
             >>> Torchvision.stock_constructor(10, "googlenet")
-            'torchvision.models.googlenet(num_classes=10, aux_logits=False, init_weights=True)'
+            ('torchvision.models.googlenet', {'num_classes': 10, 'aux_logits': False, 'init_weights': True})
         """
-        given = {"num_classes": num_classes, **_OPTIONS.get(name, {}), **(options or {})}
-        return f"torchvision.models.{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+        return f"torchvision.models.{name}", {"num_classes": num_classes, **_OPTIONS.get(name, {}), **(options or {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,19 @@ def stock_constructor(info: dict[str, Any]) -> str:
     backbone, classes = info["backbone"], info["num_classes"]
     make, options = resolve(backbone, "backbone"), backbone.get("init_args") or {}
     if make in (Torchvision, Timm):
-        code: str = make.stock_constructor(num_classes=classes, **options)
-        return code
+        function, arguments = make.stock_constructor(num_classes=classes, **options)
+        return f"{function}({_arguments(arguments)})"
     path = backbone["class_path"]
     if getattr(backbones, make.__name__, None) is make:
         path = f"{backbones.__name__}.{make.__name__}"
-    has_names = {"conv", "num_classes"} <= inspect.signature(make).parameters.keys()
-    first = ("conv=", "num_classes=") if has_names else ("", "")  # a function may call them anything
-    given = [f"{name}={value!r}" for name, value in options.items()]
-    return f"{path}({', '.join([f'{first[0]}acnet_pl.PlainConv()', f'{first[1]}{classes}', *given])})"
+    conv = "acnet_pl.PlainConv()"
+    if {"conv", "num_classes"} <= inspect.signature(make).parameters.keys():
+        return f"{path}(conv={conv}, {_arguments({'num_classes': classes, **options})})"
+    return f"{path}({', '.join(filter(None, [conv, str(classes), _arguments(options)]))})"  # it calls them otherwise
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def real_images(folder: Path, size: int, preprocessing: dict[str, Any]) -> list[Tensor]:
