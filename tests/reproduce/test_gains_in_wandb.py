@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from scipy.stats import ttest_rel
 from tests.wandb_log import records
 
@@ -31,6 +32,9 @@ def test_every_gain_has_pairs_interval_and_seeds(
     tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb.init(project="p", dir=str(tmp_path / "elsewhere"), settings=wandb.Settings(silent=True)).finish()
     monkeypatch.chdir(tmp_path)
     for run in make_plan(Options(("digits",), ("resnet8",)), parser)["digits"][1]:
         if run.run.variant != "acb_border" or run.run.seed == 0:  # of the border variant a single pair

@@ -92,7 +92,8 @@ def wandb_logger(
     return RunWandbLogger(
         name=name,
         id=wandb_id(folder),
-        save_dir=str(folder),
+        # W&B's service may have been started for another run, in another working directory.
+        save_dir=str(folder.absolute()),
         project=options.project,
         offline=mode in ("offline", "dryrun"),
         group=group,
