@@ -31,7 +31,7 @@ NETWORKS: dict[str, Callable[[ConvBuilder], nn.Module]] = {
 IMAGENET = ("resnet18", "resnet50")
 _LEAST_SECONDS = 0.01  # of one timing; shorter steps are repeated
 _WARM_UP = 3
-_COUNTED = 16  # images for which multiplications are counted: blocks may take a share of a batch
+_COUNTED = 32  # images for which multiplications are counted: two are the least that blocks take as a share of a batch
 _FOREVER = 1e6
 
 
