@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from acnet_pl.nn.dispatch_mode import DispatchMode
 
 __all__ = ["QuickMetaNorms"]
 
 
-class QuickMetaNorms(TorchDispatchMode):
+class QuickMetaNorms(DispatchMode):
     """Give batch norms in train mode outputs of the right shapes on the meta device.
 
     PyTorch computes the shapes by dozens of operations in Python, which takes most of the time of counting a network.
@@ -22,9 +23,6 @@ class QuickMetaNorms(TorchDispatchMode):
         ...     torch.nn.BatchNorm2d(3)(torch.zeros(2, 3, 4, 4)).shape
         torch.Size([2, 3, 4, 4])
     """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

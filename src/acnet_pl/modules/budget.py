@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from acnet_pl.nn.dispatch_mode import DispatchMode
 
 __all__ = ["built_within"]
 
@@ -16,11 +16,11 @@ _TIMES, _BYTES = 64, 64 * 2**20
 """Factor and constant, because building takes more than the file: branches, float32, buffers and temporary tensors."""
 
 
-class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Budget(DispatchMode):
     """Counter of tensor sizes that raises an error before the limit is exceeded."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.left = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

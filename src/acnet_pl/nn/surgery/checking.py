@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from acnet_pl.nn.dispatch_mode import DispatchMode
 from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.networks import graphs_of
@@ -79,11 +79,11 @@ def _steps(graph: fx.Graph) -> Iterator[_Step]:
         yield node.op, target, arguments
 
 
-class _Evaluation(TorchDispatchMode):
+class _Evaluation(DispatchMode):
     """Records the operations of an evaluation; a module that is not looked into is recorded by its name."""
 
     def __init__(self, model: nn.Module, whole: Collection[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model = model
         self.whole = whole
         self.depth = 0

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from acnet_pl.nn.dispatch_mode import DispatchMode
 from acnet_pl.nn.surgery.alive import still_alive
 from acnet_pl.nn.surgery.copying import holds_values, leaves_inside
 from acnet_pl.nn.surgery.handlers import Handlers
@@ -67,7 +67,7 @@ def cloned(example_input: Any) -> Any:
     return tree_map(clone, example_input)
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Records every operation on tensors, except those inside layers.
 
     Attributes:
@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.trace = Trace()
         self.depth = 0
         self.changes = 0  # number of operations in place so far

@@ -8,9 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from acnet_pl.nn.dispatch_mode import DispatchMode
 from acnet_pl.nn.surgery.copying import memory_of
 from acnet_pl.nn.surgery.surroundings import settings_of
 from acnet_pl.nn.surgery.trace import Layer, layers
@@ -111,9 +111,9 @@ class Owners:
         return {**settings_of(layer), "training": None}  # a mode that is set back is noted above
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(DispatchMode):
     def __init__(self, owners: Owners) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.owners = owners
 
     def __torch_dispatch__(
