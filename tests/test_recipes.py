@@ -44,7 +44,7 @@ def test_a_cifar_recipe_trains_plain_or_as_acnet(recipe, tmp_path, cifar10_root)
 
 @pytest.mark.parametrize("conv", CONVS, ids=identity)
 def test_a_conv_recipe_lays_over_a_network(conv, tmp_path, cifar10_root):
-    options = [*cifar(cifar10_root), "--rotation.enabled", "false"]
+    options = [*cifar(cifar10_root), *NOT_FUSED]
     assert fit(tmp_path, EXPERIMENTS / "cifar10/cifar_quick.yaml", conv, options=options) == 0
 
 
