@@ -332,6 +332,22 @@ def test_stochastic_weight_averaging_across_late_fusing(tmp_path: Path) -> None:
             assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize(
+    ("averaging", "message"),
+    [
+        (StochasticWeightAveraging(0.01, 3), r"`swa_epoch_start` \(=3\) of 2 epochs"),
+        (EMAWeightAveraging(update_starting_at_step=9), r"`update_starting_at_step` \(=9\) of \d steps"),
+        (
+            EMAWeightAveraging(update_starting_at_step=9, update_starting_at_epoch=2),
+            r"\(=9\) of \d steps, .* \(=2\) of 2 epochs",
+        ),
+    ],
+)
+def test_an_average_that_begins_after_the_training(tmp_path: Path, averaging: pl.Callback, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"would average nothing.*{message}"):
+        trainer(tmp_path, averaging, FuseOnFitEnd(), max_epochs=2).fit(seeded(Own), loader(Own), loader(Own))
+
+
 class TestALateFuseThatCannotWork:
     def test_a_block_that_the_network_does_not_use(self, tmp_path: Path) -> None:
         model = seeded(Own)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import (
+    ACBConv,
     ACBPlusBlock,
     ACBPlusConv,
     ConvNorm,
@@ -221,6 +222,12 @@ def test_arguments_are_checked() -> None:
         DBBlock(4, 4, 3, internal_channels=0)
     with pytest.raises(ValueError, match=r"none for horizontal, identity, pointwise, vertical"):
         ACBPlusConv(gamma_init={"square": 1.0})(4, 4, 3)  # type: ignore[arg-type]
+    branches = ("square", "horizontal", "vertical", "pointwise", "identity")
+    with pytest.raises(ValueError, match=r"`gamma_init\['identity'\]` \(='1'\) must be a finite number"):
+        ACBPlusConv(gamma_init={**dict.fromkeys(branches, 1), "identity": "1"})(4, 4, 3)  # type: ignore[arg-type]
+    for conv in (ACBConv, RepVGGConv):
+        with pytest.raises(ValueError, match=r"`gamma_init` \(=nan\) must be a finite number"):
+            conv(gamma_init=math.nan)(4, 4, 3)
     with pytest.raises(ValueError, match=r"`kernel_size` \(=0\) must be at least 1"):
         RepVGGConv()(4, 4, 0)
     with pytest.raises(ValueError, match=r"`kernel_size` \(=1×3\) must be square"):

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["averages", "holds_average"]
+__all__ = ["averages", "holds_average", "require_averaging"]
 
 
 def averages(trainer: Trainer) -> Iterator[LightningModule]:
@@ -27,3 +28,27 @@ def holds_average(trainer: Trainer, pl_module: LightningModule) -> bool:
         all(name in own and torch.equal(own[name], parameter.cpu()) for name, parameter in average.named_parameters())
         for average in averages(trainer)
     )
+
+
+def require_averaging(trainer: Trainer) -> None:
+    """Check, when a training starts, that Lightning's averages begin within it.
+
+    Raises:
+        ValueError: SWA or EMA begins later. Lightning would end with its copy of the initial weights.
+    """
+    epochs, late = trainer.max_epochs or -1, ""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            own: int = getattr(callback, "_max_epochs", epochs)  # Lightning adds one for the batch norms
+            start = callback._swa_epoch_start
+            late = f"`swa_epoch_start` (={start}) of {own} epochs" if -1 < own < start else ""
+        elif (step := getattr(callback, "update_starting_at_step", None)) is not None:
+            steps, epoch = trainer.estimated_stepping_batches, callback.update_starting_at_epoch
+            if step >= steps and (epoch is None or -1 < epochs <= epoch):
+                late = f"`update_starting_at_step` (={step}) of {steps} steps"
+                late += "" if epoch is None else f", `update_starting_at_epoch` (={epoch}) of {epochs} epochs"
+        if late:
+            raise ValueError(
+                f"{type(callback).__name__} would average nothing, and the training would end with its initial "
+                f"weights: it starts at {late}; give an earlier start, or train longer"
+            )

@@ -15,7 +15,7 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
-from acnet_pl.callbacks.averages import holds_average
+from acnet_pl.callbacks.averages import holds_average, require_averaging
 from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
 from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
@@ -91,7 +91,7 @@ class FuseOnFitEnd(Callback):
         FusionError: A layer cannot be fused, which is tried before the first step; or the file does not give the fused
             network back.
         ValueError: ``filename`` is no bare name. Before the first step: there is no such network, the best checkpoint
-            could not be read, or a folder is in the place of the file.
+            could not be read, a folder is in the place of the file, or an average of weights would begin too late.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class FuseOnFitEnd(Callback):
         if not self.enabled or self._tried:
             return
         self._tried = True
+        require_averaging(trainer)
         inputs: Any = None
         try:
             has_forward = self.subject.has_forward(pl_module)

@@ -15,6 +15,7 @@ from pytorch_lightning.loops.progress import _StartedTracker
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from acnet_pl.callbacks.averages import require_averaging
 from acnet_pl.callbacks.before_validation import BeforeValidation
 from acnet_pl.callbacks.metric_states import load_metric_states, metric_states
 from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
@@ -127,6 +128,7 @@ class RunCheckpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the loader to its position. From here on SIGTERM waits for the end of the batch."""
+        require_averaging(trainer)
         loop = trainer.fit_loop
         if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
             # Counting the steps of a schedule has set the loader up before Lightning knew that it resumes.

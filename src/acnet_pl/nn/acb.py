@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import deprecated
 
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, check_finite
 from acnet_pl.nn.at_once import track_alike
 from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.draw import Device, KernelDraw, branch_generator, draw_kernel, placed
@@ -113,12 +113,12 @@ class ACBlock(FusibleConv):
         device: Device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        shape = ConvShape.of(*arguments)
+        shape = ConvShape.of(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         k = shape.size
         length = k if asymmetric_size is None else asymmetric_size
         check_choice("position", position, Position)
         check_choice("draw", draw, KernelDraw)
+        check_finite("gamma_init", gamma_init)
         if branch_norm not in (True, False, "scale"):
             raise ValueError(f"`branch_norm` (={branch_norm!r}) must be True, False or 'scale'")
         if length % 2 == 0 or not 3 <= length <= k:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 __all__ = ["ConvArguments", "IntPair", "Padding", "PaddingMode"]
-__all__ += ["check_choice", "check_groups", "check_range", "padding_size", "pair"]
+__all__ += ["check_choice", "check_finite", "check_groups", "check_range", "padding_size", "pair"]
 __all__ += ["side", "square_size", "why_no_centre"]
 
 IntPair = int | tuple[int, int]
@@ -59,6 +60,12 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     """Raise a ValueError that names the argument if its value is not one of a Literal type's."""
     if value not in get_args(choices):
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, get_args(choices)))}")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise a ValueError that names the argument if its value is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"`{name}` (={value!r}) must be a finite number")
 
 
 def check_range(name: str, value: int, least: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice
+from acnet_pl.nn.arguments import IntPair, Padding, PaddingMode, check_choice, check_finite
 from acnet_pl.nn.branch_layers import BranchLayer
 from acnet_pl.nn.chain_branches import IdentityBasedConv, InnerNorm
 from acnet_pl.nn.conv import BlockConv
@@ -118,6 +118,9 @@ class BranchedConv(FusibleConv):
                     f"`gamma_init` (={self.gamma_init!r}) must be a number, or a dict with one for each branch; it has "
                     f"none for {', '.join(sorted(missing))}"
                 )
+        scales = {"": self.gamma_init} if isinstance(self.gamma_init, (int, float)) else self.gamma_init
+        for name, scale in scales.items():
+            check_finite(f"gamma_init[{name!r}]" if name else "gamma_init", scale)
 
     @abstractmethod
     def branch_layers(self, shape: ConvShape, *args: Any, **options: Any) -> dict[str, BranchLayer]:
