@@ -23,6 +23,7 @@ from tests.nn.pairs import Pair, Randomise, X
 from torch import Tensor, nn
 
 from acnet_pl.nn import convert_to_acnet, fuse_model
+from acnet_pl.nn.surgery import alive
 from acnet_pl.nn.surgery.functions import reachable
 
 OWN = torch.Generator().manual_seed(0)
@@ -107,7 +108,10 @@ def test_a_profiler_goes_on() -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_objects_that_a_program_has_frozen_stay_out_of_garbage_collection(frozen: bool) -> None:
+def test_objects_that_a_program_has_frozen_stay_out_of_garbage_collection(
+    frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alive._SetAside, "by_others", False)  # before any other call of this process
     gc.unfreeze()
     if frozen:
         gc.freeze()
@@ -116,7 +120,7 @@ def test_objects_that_a_program_has_frozen_stay_out_of_garbage_collection(frozen
         fuse_model(Pair().eval())
         assert gc.get_freeze_count() == count
     finally:
-        gc.unfreeze()
+        gc.freeze()  # as the tests' own start has it
 
 
 class Batch:

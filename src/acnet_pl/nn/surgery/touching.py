@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -69,7 +69,7 @@ class Owners:
     def watching(self) -> Iterator[None]:
         """Record attributes that are set and, during symbolic tracing, every operation on the layers' own tensors.
 
-        A method of nn.Module is replaced only where it has to be: Python then looks at every class of modules.
+        No method of nn.Module is replaced where it need not be: Python then looks at every class of modules.
         """
         with self._watching_settings(), _Reads(self):
             yield
@@ -90,16 +90,19 @@ class Owners:
 
     @contextmanager
     def _watching_settings(self) -> Iterator[None]:
-        plain = nn.Module.__setattr__
+        def noting(plain: Callable[[nn.Module, str, Any], None]) -> Callable[[nn.Module, str, Any], None]:
+            def note(module: nn.Module, name: str, value: Any) -> None:
+                if module in self._inside and (name != "training" or value != module.training):
+                    self.touched.add(self._inside[module])
+                plain(module, name, value)
 
-        def noting(module: nn.Module, name: str, value: Any) -> None:
-            if module in self._inside and (name != "training" or value != module.training):
-                self.touched.add(self._inside[module])
-            plain(module, name, value)
+            return note
 
         before = {layer: self._settings(layer) for layer in self._names}
         try:
-            with patch.object(nn.Module, "__setattr__", noting):
+            with ExitStack() as replaced:
+                for kind in {type(module) for module in self._inside}:
+                    replaced.enter_context(patch.object(kind, "__setattr__", noting(kind.__setattr__)))
                 yield
         finally:  # in the modules' __dict__
             self.touched |= {
