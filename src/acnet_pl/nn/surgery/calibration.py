@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import exact
 from acnet_pl.nn.surgery.copying import light_copy
+from acnet_pl.nn.surgery.tensors import tensors_kept
 
 __all__ = ["RunningMoments", "moments_over_batches", "passing_norm"]
 
@@ -62,22 +63,23 @@ def moments_over_batches(network: nn.Module, names: Iterable[str], batches: Iter
     Raises:
         ValueError: No batch reaches any of the layers.
     """
-    probe = light_copy(network).eval()
-    device = next(network.parameters()).device
-    found: dict[str, RunningMoments] = {}
+    with tensors_kept(network):
+        probe = light_copy(network).eval()
+        device = next(network.parameters()).device
+        found: dict[str, RunningMoments] = {}
 
-    def observe(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        seen = RunningMoments.of(output)
-        if name in found:
-            found[name].add(seen)
-        else:
-            found[name] = seen
+        def observe(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+            seen = RunningMoments.of(output)
+            if name in found:
+                found[name].add(seen)
+            else:
+                found[name] = seen
 
-    for name in names:
-        probe.get_submodule(name).register_forward_hook(partial(observe, name), prepend=True)
-    for batch in batches:
-        images = batch[0] if isinstance(batch, (list, tuple)) else batch
-        probe(images.to(device))
+        for name in names:
+            probe.get_submodule(name).register_forward_hook(partial(observe, name), prepend=True)
+        for batch in batches:
+            images = batch[0] if isinstance(batch, (list, tuple)) else batch
+            probe(images.to(device))
     if not found:
         raise ValueError("`calibrate` gives no batches that reach a converted layer; give a loader of images")
     return found

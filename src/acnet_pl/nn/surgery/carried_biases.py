@@ -23,6 +23,7 @@ from acnet_pl.nn.surgery.handlers import Explored, Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError
+from acnet_pl.nn.surgery.tensors import tensors_kept
 from acnet_pl.nn.surgery.touching import Owners
 from acnet_pl.nn.surgery.trace import is_layer, listed
 from acnet_pl.nn.surgery.tracing import other_graphs, trace_graph
@@ -49,33 +50,34 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
     Raises:
         FusionError: The data flow does not prove that later layers can take up the biases.
     """
-    probe = light_copy(model).eval()
-    owners = Owners(probe)
-    try:
-        root, graph, visited, handled = _traced(probe, owners, loose)
-        with torch.no_grad():
-            shifts = Shifts(probe, root, loose, roomy, owners)
-            try:
-                shifts.run(graph)
-            except ImpossibleError as error:
-                raise UnprovenError(loose, f"{error}, which is not what it was built for") from error
-            shifts.refuse_unused(graph)
-            for decision, other in other_graphs(root, owners, handled):
-                _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
-            shifts.refuse_unseen()
-            examples = _of_each_kind(root)
-            involved = list(shifts.involved)
-            places = [*map(unforeseen, examples), handled.unknown_about(involved, involved, Explored(examples))]
-            if place := next(filter(None, places), ""):
-                raise UnprovenError(loose, f"{place}, so that something else may happen at another call")
-        _refuse_hooks(probe, shifts.involved)
-        _refuse_choices(probe, shifts.involved, {shifts.names[module] for module in visited})
-    except UnprovenError as error:
-        raise FusionError(
-            f"{', '.join(f'`{name}`' for name in sorted(error.sources))}: the stock model has no place for the bias of "
-            "the fused block: its convolution has neither a bias nor a batch norm of its own, and later layers cannot "
-            f"take it up: {error}. Use fuse_model(acnet) instead, whose convolutions have a bias"
-        ) from error
+    with tensors_kept(model):
+        probe = light_copy(model).eval()
+        owners = Owners(probe)
+        try:
+            root, graph, visited, handled = _traced(probe, owners, loose)
+            with torch.no_grad():
+                shifts = Shifts(probe, root, loose, roomy, owners)
+                try:
+                    shifts.run(graph)
+                except ImpossibleError as error:
+                    raise UnprovenError(loose, f"{error}, which is not what it was built for") from error
+                shifts.refuse_unused(graph)
+                for decision, other in other_graphs(root, owners, handled):
+                    _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
+                shifts.refuse_unseen()
+                examples = _of_each_kind(root)
+                involved = list(shifts.involved)
+                places = [*map(unforeseen, examples), handled.unknown_about(involved, involved, Explored(examples))]
+                if place := next(filter(None, places), ""):
+                    raise UnprovenError(loose, f"{place}, so that something else may happen at another call")
+            _refuse_hooks(probe, shifts.involved)
+            _refuse_choices(probe, shifts.involved, {shifts.names[module] for module in visited})
+        except UnprovenError as error:
+            raise FusionError(
+                f"{', '.join(f'`{name}`' for name in sorted(error.sources))}: the stock model has no place for the "
+                "bias of the fused block: its convolution has neither a bias nor a batch norm of its own, and later "
+                f"layers cannot take it up: {error}. Use fuse_model(acnet) instead, whose convolutions have a bias"
+            ) from error
     if shifts.dropouts:
         names = sorted(frozenset[str]().union(*shifts.dropouts.values()))
         warnings.warn(

@@ -21,6 +21,7 @@ from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.networks import graphs_of
 from acnet_pl.nn.surgery.running import call, cloned
 from acnet_pl.nn.surgery.surroundings import all_kept
+from acnet_pl.nn.surgery.tensors import tensors_kept
 from acnet_pl.nn.surgery.trace import layers
 
 __all__ = ["changed_path"]
@@ -41,6 +42,13 @@ def changed_path(
         example_input: Input for evaluating networks that torch.fx cannot trace.
         same: Whether both networks compute the same. Otherwise evaluations only show whether the new one has an error.
     """
+    with tensors_kept(before), tensors_kept(after):
+        return _changed_path(before, after, replaced, example_input, same)
+
+
+def _changed_path(
+    before: nn.Module, after: nn.Module, replaced: Collection[str], example_input: Any, same: bool
+) -> str:
     networks = before.eval(), light_copy(after).eval()
     whole = {*replaced, *dict(layers(before)), *dict(layers(after))}
     (old, trouble), (new, obstacle) = (_outlines(network, whole) for network in networks)

@@ -22,6 +22,7 @@ __all__ = [
     "deep_copy",
     "holds_values",
     "inherit_hooks",
+    "is_torchs",
     "kept_values",
     "leaves_inside",
     "light_copy",
@@ -29,7 +30,6 @@ __all__ = [
     "own_forward",
     "refuse_equal",
     "refuse_lazy",
-    "state_kept",
     "uncompiled",
 ]
 
@@ -187,29 +187,12 @@ def inherit_hooks(new: nn.Module, old: nn.Module) -> None:
         setattr(new, name, value.copy() if isinstance(value, dict) else value)
 
 
-@contextmanager
-def state_kept(model: nn.Module) -> Iterator[None]:
-    """Restore module attributes that calls change, such as a cached grid, when the context ends.
-
-    PyTorch's own modules change only their buffers, which are not restored.
-    """
-    before = [
-        (module, {name: _shallow(value) for name, value in vars(module).items()}) for module in _not_torchs(model)
-    ]
-    try:
-        yield
-    finally:
-        for module, members in before:
-            vars(module).clear()
-            vars(module).update(members)
-
-
 def kept_values(model: nn.Module) -> Iterator[Any]:
     """Iterate over the values in attributes of modules other than PyTorch's, and in lists and dicts there.
 
     Attributes that are numbers or strings are left out.
     """
-    return _leaves(_not_torchs(model))
+    return _leaves(module for module in model.modules() if not is_torchs(module))
 
 
 def holds_values(value: Any) -> bool:
@@ -269,12 +252,9 @@ def own_forward(module: nn.Module) -> Iterator[None]:
         module.__class__ = kind
 
 
-def _not_torchs(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if not type(module).__module__.startswith("torch.nn."))
-
-
-def _shallow(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (dict, list, set) else value
+def is_torchs(module: nn.Module) -> bool:
+    """Return True for a module of PyTorch, which changes nothing but its tensors when it is called."""
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _computed(model: nn.Module) -> dict[int, Tensor]:

@@ -23,6 +23,7 @@ from acnet_pl.nn.surgery.networks import SymbolicTraces
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.running import trace_by_running
 from acnet_pl.nn.surgery.running_otherwise import run_otherwise
+from acnet_pl.nn.surgery.tensors import tensors_kept
 from acnet_pl.nn.surgery.trace import OUTSIDE, Layer, Trace, channels_of, layers
 
 __all__ = ["Dataflow", "follow"]
@@ -85,6 +86,11 @@ def follow(model: nn.Module, example_input: Any = None) -> Dataflow:
         >>> flow.norm_of, flow.norm_missing
         ({'0': '1'}, {'2': 'no batch norm follows'})
     """
+    with tensors_kept(model):
+        return _follow(model, example_input)
+
+
+def _follow(model: nn.Module, example_input: Any) -> Dataflow:
     probe = light_copy(model)
     symbolic = [SymbolicTraces(probe.train(mode)) for mode in (True, False)]
     obstacle = symbolic[0].obstacle or symbolic[1].obstacle

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from acnet_pl.nn.surgery.copying import holds_values, state_kept
+from acnet_pl.nn.surgery.copying import holds_values, is_torchs
 from acnet_pl.nn.surgery.functions import is_filled, is_users, named, reachable
+from acnet_pl.nn.surgery.tensors import tensors_kept
 
 __all__ = ["all_kept", "randomness_kept", "settings_of"]
 
@@ -25,13 +26,13 @@ _CONTAINERS = (*_MAPPINGS, list, set, deque)
 
 @contextmanager
 def all_kept(model: nn.Module) -> Iterator[None]:
-    """Restore attributes of modules (`state_kept`) and what their code keeps elsewhere when the context ends.
+    """Restore attributes of modules, their tensors and what their code keeps elsewhere when the context ends.
 
     A forward may keep values in globals or class attributes, such as a cache or a choice made at the first call. While
     it is traced these values are symbols, and on another path they may be wrong.
     """
     places = _places(model)
-    with state_kept(model), randomness_kept():
+    with tensors_kept(model), randomness_kept():
         try:
             yield
         finally:
@@ -80,6 +81,7 @@ def _places(model: nn.Module) -> list[_Place | _Cell]:
             names |= asked
     classes = dict.fromkeys(base for kind in modules for base in kind.__mro__ if is_users(base))
     held = [place for function in functions.values() for place in _held_by(function)]
+    held += [_Place(vars(module), None) for module in model.modules() if not is_torchs(module)]
     return [*(_Place(*space) for space in spaces.values()), *(_Place(kind, names) for kind in classes), *held]
 
 
