@@ -32,7 +32,7 @@ def why_not_after(layer: nn.Module) -> str:
         return f"it is a {type(layer).__name__}"
     if why := why_replaced(layer):
         return why
-    methods = ("forward", "_conv_forward")
+    methods = ("forward", "_conv_forward", "__getattr__")
     own = any(getattr(type(layer), name, None) is not getattr(kind, name, None) for name in methods)
     if own and not _pads_as_tensorflow(layer):
         return f"{type(layer).__name__} has a forward of its own"

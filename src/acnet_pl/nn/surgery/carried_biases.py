@@ -19,7 +19,7 @@ from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.following import Shifts
-from acnet_pl.nn.surgery.handlers import Explored, Handled
+from acnet_pl.nn.surgery.handled import Explored, Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.rivals import Rivals
 from acnet_pl.nn.surgery.shifts import ImpossibleError, UnprovenError

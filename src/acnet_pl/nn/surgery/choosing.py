@@ -21,7 +21,7 @@ _ENDS = ("STORE", "POP_TOP", "RETURN")  # of the statement before
 _BY_NAME = ("attrgetter", "getattr", "itemgetter")
 
 
-def chooses(code: CodeType, names: Collection[str], values: Collection[str]) -> bool:
+def chooses(code: CodeType, names: Collection[str], values: Collection[str], attributes: Collection[str] = ()) -> bool:
     """Return True if code takes an element of a container, and a value decides which.
 
     Args:
@@ -29,8 +29,9 @@ def chooses(code: CodeType, names: Collection[str], values: Collection[str]) -> 
         names: Its variables that contain the values in question, with "" for what a call returned. Elements of other
             containers do not count, but of those that the code makes of such values on the spot.
         values: Its variables that are such values.
+        attributes: Names of attributes that are such values.
     """
-    return _chooses(code, frozenset(names), frozenset(values))
+    return _chooses(code, frozenset(names), frozenset(values), frozenset(attributes))
 
 
 @cache
@@ -50,17 +51,22 @@ def _instructions(code: CodeType) -> list[dis.Instruction]:
 
 
 @cache
-def _chooses(code: CodeType, names: frozenset[str], values: frozenset[str]) -> bool:
+def _chooses(code: CodeType, names: frozenset[str], values: frozenset[str], attributes: frozenset[str]) -> bool:
     instructions = _instructions(code)
     called = {one.argval for one in instructions if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     if "locals" in called or (names and {*_BY_NAME} & called):
         return True
     for at, one in enumerate(instructions):
         if _is_element(one) and not _is_fixed(instructions, at):
-            if _concerns(instructions, _container(instructions, at), names, values):
+            container = _container(instructions, at)
+            if _concerns(instructions, container, names, values) or _names_one(instructions, container, attributes):
                 return True
         elif _loads(one, names) and _gets(instructions[at + 1 :]):
             return True
+        elif one.opname in _LITERALS and _gets(instructions[at + 1 :]):
+            following = takewhile(lambda other: not other.opname.startswith(_ENDS), instructions[at + 1 :])
+            if _names_one(instructions, at, attributes) or any(_is_attribute(other, attributes) for other in following):
+                return True
     return False
 
 
@@ -123,6 +129,18 @@ def _concerns(
     own = list(takewhile(lambda one: not one.opname.startswith(_ENDS), reversed(instructions[:container])))
     literal = maker.opname in _LITERALS and any("CALL" in one.opname for one in own)
     return (bool(names) and maker.opname not in _LITERALS) or literal or any(_loads(one, values) for one in own)
+
+
+def _names_one(instructions: list[dis.Instruction], container: int | None, attributes: frozenset[str]) -> bool:
+    """Return True if a container is made on the spot and one of the attributes is in it."""
+    if container is None or instructions[container].opname not in _LITERALS:
+        return False
+    own = takewhile(lambda one: not one.opname.startswith(_ENDS), reversed(instructions[:container]))
+    return any(_is_attribute(one, attributes) for one in own)
+
+
+def _is_attribute(instruction: dis.Instruction, attributes: frozenset[str]) -> bool:
+    return instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and instruction.argval in attributes
 
 
 def _loads(instruction: dis.Instruction, names: frozenset[str]) -> bool:

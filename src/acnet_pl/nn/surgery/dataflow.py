@@ -16,7 +16,7 @@ from acnet_pl.nn.surgery.alive import older_objects_set_aside
 from acnet_pl.nn.surgery.copying import light_copy
 from acnet_pl.nn.surgery.decisions import deciding_kinds, unforeseen
 from acnet_pl.nn.surgery.functions import is_users
-from acnet_pl.nn.surgery.handlers import Explored, Handled
+from acnet_pl.nn.surgery.handled import Explored, Handled
 from acnet_pl.nn.surgery.hooks import Boundaries
 from acnet_pl.nn.surgery.neighbours import Neighbours
 from acnet_pl.nn.surgery.networks import SymbolicTraces

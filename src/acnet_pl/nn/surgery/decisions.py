@@ -24,7 +24,17 @@ from unittest.mock import patch
 from torch import Tensor, nn
 
 from acnet_pl.nn.surgery.bytecode import Site, catches, inverted, is_jump, line_of, nested, sites_in, while_loops
-from acnet_pl.nn.surgery.functions import Key, codes, is_filled, is_users, names_in, reachable, strings_in
+from acnet_pl.nn.surgery.functions import (
+    Key,
+    codes,
+    in_place_of,
+    is_cached,
+    is_filled,
+    is_users,
+    names_in,
+    reachable,
+    strings_in,
+)
 from acnet_pl.nn.surgery.trace import is_layer
 
 __all__ = ["Variation", "deciding_kinds", "other_values", "unforeseen", "variations"]
@@ -64,7 +74,7 @@ class Variation:
             if depth == 0 and name in members:
                 changed[name] = function
             else:
-                spaces.setdefault(depth, {})[name] = function
+                spaces.setdefault(depth, {})[name] = in_place_of(function, vars(kind.__mro__[depth])[name])
         # `super()` finds its methods in classes that are inserted between the class and its parents.
         between = [_subclass((kind.__mro__[d],), space) for d, space in sorted(spaces.items()) if d]
         before = {name: members[name] for name in changed if name in members}
@@ -112,7 +122,7 @@ def variations(
     sites = [
         site for key, function in functions.items() for site in sites_in(key, function.__code__, {*submodules, *fixed})
     ]
-    taken = {key for key, function in functions.items() if entered(function)}
+    taken = {key for key, function in functions.items() if entered(function) or is_cached(kind, key)}
     for chosen in _together(sites):
         if not any(key in taken for key, _, _ in chosen):
             continue
@@ -160,15 +170,19 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
         return [not value]
     if isinstance(value, int):
         return [value + 1, value - 1]
+    if isinstance(value, float):
+        return [other for other in (0.0, 1.0) if other != value]
     if isinstance(value, str):
-        return [string for string in strings if string != value]
+        return [*(string for string in strings if string != value), *_parted(value)]
     if type(value) in (list, tuple) and not value:
         return [type(value)([object()])]  # of which nothing is known: using it is an error
     if type(value) in (list, tuple):
         own = [*map(id, value)]  # tensors and arrays have no one answer to ==
         shifted = [other for other in (value[::-1], value[1:], value[:-1]) if other and [*map(id, other)] != own]
         words = [(at, word) for at, one in enumerate(value) if isinstance(one, str) for word in strings if word != one]
-        return [*shifted, *(type(value)([*value[:at], word, *value[at + 1 :]]) for at, word in words[:10])]
+        switches = [(at, 1 - one) for at, one in enumerate(value) if type(one) in (bool, int) and one in (0, 1)]
+        replaced = [*words[:10], *switches[:10]]
+        return [*shifted, *(type(value)([*value[:at], other, *value[at + 1 :]]) for at, other in replaced)]
     if type(value) is dict:
         return [{**value, key: other} for key, one in value.items() for other in other_values(one, strings)][:10]
     if isinstance(value, Enum):
@@ -178,6 +192,14 @@ def other_values(value: Any, strings: list[str]) -> list[Any]:
         changes = [(name, other) for name, others in known.items() for other in others]
         return [_changed(value, name, other) for name, other in changes[:10]]
     return []
+
+
+def _parted(value: str) -> list[str]:
+    """List a string of several words with one word left out, and with their order reversed."""
+    separator = next((each for each in "-,;/|+ " if each in value.strip(each)), "")
+    words = value.split(separator) if separator else []
+    fewer = [words[:at] + words[at + 1 :] for at in range(len(words))]
+    return [separator.join(each) for each in (words[::-1], *fewer) if words][:10]
 
 
 def _is_settings(value: Any) -> bool:

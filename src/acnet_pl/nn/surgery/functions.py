@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -17,6 +17,9 @@ __all__ = [
     "called_methods",
     "closed_over",
     "codes",
+    "function_of",
+    "in_place_of",
+    "is_cached",
     "is_filled",
     "is_users",
     "named",
@@ -24,6 +27,8 @@ __all__ = [
     "reachable",
     "strings_in",
 ]
+
+_CACHED = type(lru_cache(len))
 
 Key = tuple[int, str]
 """Key of a function: how many classes up it was found (-1 for a global one, -2 for one in a closure), and its name."""
@@ -71,11 +76,37 @@ def _globals_in(code: CodeType) -> tuple[str, ...]:
 def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
     """Iterate over what a name may mean in a module: an attribute, a method and, if asked, overridden methods."""
     if name in vars(module):
-        yield (0, name), vars(module)[name]
+        yield (0, name), function_of(vars(module)[name])
         return
     homes = [depth for depth, kind in enumerate(type(module).__mro__) if name in vars(kind)]
     for depth in homes if inherited else homes[:1]:
-        yield (depth, name), vars(type(module).__mro__[depth])[name]
+        yield (depth, name), function_of(vars(type(module).__mro__[depth])[name])
+
+
+def function_of(value: Any) -> Any:
+    """Return the function that Python calls for a property, a class or static method, or a method that is cached."""
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, (classmethod, staticmethod)):
+        return value.__func__
+    if isinstance(value, cached_property):
+        return value.func
+    return value.__wrapped__ if isinstance(value, _CACHED) else value
+
+
+def is_cached(kind: type[nn.Module], key: Key) -> bool:
+    """Return True for a method that keeps its results, so that a call may not enter it."""
+    depth, name = key
+    return depth >= 0 and isinstance(vars(kind.__mro__[depth]).get(name), (_CACHED, cached_property))
+
+
+def in_place_of(function: FunctionType, value: Any) -> Any:
+    """Return a function as what stands in a class for another one: a property, a class method and so on."""
+    if isinstance(value, property):
+        return property(function, value.fset, value.fdel)
+    if isinstance(value, (classmethod, staticmethod)):
+        return type(value)(function)
+    return property(function) if isinstance(value, cached_property) else function
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
@@ -141,7 +172,8 @@ def is_filled(cell: CellType) -> bool:
 def strings_in(module: nn.Module, functions: Iterable[FunctionType] | None = None) -> list[str]:
     """List short strings in the code of a module's forward and of what it may call, at most 20.
 
-    They are constants, and keys of dicts that the code names: globals, attributes and an nn.ModuleDict.
+    They are constants, keys of dicts that the code names (globals, attributes and an nn.ModuleDict), and what stands
+    elsewhere in names of attributes in the place of a string, as in ``getattr(self, "act_" + self.kind)``.
     """
     found: set[Any] = set()
     for function in reachable(module).values() if functions is None else functions:
@@ -150,7 +182,20 @@ def strings_in(module: nn.Module, functions: Iterable[FunctionType] | None = Non
                 found |= {*value} if isinstance(value, (dict, nn.ModuleDict)) else set()
         constants = [constant for code in codes(function.__code__) for constant in _constants(code)]
         found |= {each for each in constants if isinstance(each, str) and each != function.__doc__}
-    return sorted(each for each in found if isinstance(each, str) and len(each) <= 40)[:20]
+    strings = sorted(each for each in found if isinstance(each, str) and len(each) <= 40)[:20]
+    return [*strings, *(each for each in _parts_of_names(module) if each not in strings)]
+
+
+def _parts_of_names(module: nn.Module) -> list[str]:
+    names = {*module._modules, *vars(module)}
+    found: set[str] = set()
+    for value in vars(module).values():
+        for name in names if isinstance(value, str) and value else ():
+            start, matched, end = name.partition(value)
+            if matched and (start or end):
+                like = (one for one in names if one.startswith(start) and one.endswith(end))
+                found |= {one[len(start) : len(one) - len(end)] for one in like if len(one) > len(start + end)}
+    return sorted(found)[:10]
 
 
 def _constants(code: CodeType) -> Iterator[Any]:

@@ -54,7 +54,8 @@ def plan_fusing(found: Mapping[str, Layer], flow: Dataflow) -> Plan:
             left[name] = why
             continue
         (after if name in follows else before)[name] = neighbours
-        checks = isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d))
+        kind = next((kind for kind in (nn.BatchNorm2d, nn.BatchNorm3d) if isinstance(norm, kind)), None)
+        checks = kind is not None and type(norm)._check_input_dim is kind._check_input_dim
         ranks[name] = None if checks else rank_of(found[neighbours[0]])
     return Plan(after, before, ranks, left)
 

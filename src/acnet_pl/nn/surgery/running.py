@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from acnet_pl.nn.dispatch_mode import DispatchMode
@@ -85,7 +87,8 @@ class Recorder(DispatchMode):
         self.exposed = False  # whether something other than PyTorch may change tensors from now on
         self.normed: dict[int, int] = {}  # for a batch norm's output, the number of changes before it
         self.owners = Owners(model)
-        self.handlers = Handlers(self._layers_of, {*model.modules()})
+        self._modules = {*model.modules()}
+        self.handlers = Handlers(self._layers_of, self.owners.names, self._modules)
 
     def _layers_of(self, value: Any) -> Iterator[str]:
         if isinstance(value, Tensor) and self.depth == 0:
@@ -185,6 +188,26 @@ class Recorder(DispatchMode):
         with patch.multiple(Tensor, **{name: noting(name) for name in _UNRECORDED}):
             yield
 
+    @contextmanager
+    def watching_unchanged(self) -> Iterator[None]:
+        """Record what returns an output as it is now: functions of PyTorch, and modules that are not the model's."""
+
+        def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if module not in self._modules:
+                self.take_unchanged((args, kwargs), output, type(module).__name__)
+
+        handle = register_module_forward_hook(note, with_kwargs=True)
+        try:
+            with _Functions(self):
+                yield
+        finally:
+            handle.remove()
+
+    def take_unchanged(self, values: Any, output: Any, consumer: str) -> None:
+        """Record the outputs that are among the values: with other arguments they might not be."""
+        if self.depth == 0 and isinstance(output, Tensor) and any(value is output for value in tree_leaves(values)):
+            self.take(output, operation(consumer))
+
     def finish(self, output: Any) -> None:
         """Record the output, and what is kept elsewhere or within it: values of layers that are alive after the call.
 
@@ -196,6 +219,19 @@ class Recorder(DispatchMode):
         self.maker.clear()
         for names, _ in still_alive(made, given):
             self.trace.edge(names, OUTSIDE)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.recorder.take_unchanged((args, kwargs), output, getattr(func, "__name__", "operation"))
+        return output
 
 
 def _memory(tensor: Tensor) -> Any:
@@ -233,7 +269,10 @@ def run(evaluate: Callable[..., Any], model: nn.Module, example_input: Any, reco
         example = cloned(example_input)
         devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
         with torch.random.fork_rng(devices), torch.no_grad(), recorder, all_kept(model):
-            with recorder.owners.watching_attributes(), recorder.handlers.watching(), recorder.watching_memory():
+            watching = recorder.owners.watching_attributes(), recorder.watching_unchanged(), recorder.watching_memory()
+            with ExitStack() as stack:
+                for each in (*watching, recorder.handlers.watching()):
+                    stack.enter_context(each)
                 output = call(evaluate, example)
             recorder.finish(output)
         recorder.trace.read |= recorder.owners.touched

@@ -16,7 +16,7 @@ from acnet_pl.nn.surgery.decisions import other_values, variations
 from acnet_pl.nn.surgery.effects import no_effects
 from acnet_pl.nn.surgery.errors import lacks_tried_key, raised_by_user
 from acnet_pl.nn.surgery.functions import strings_in
-from acnet_pl.nn.surgery.handlers import Handled
+from acnet_pl.nn.surgery.handled import Handled
 from acnet_pl.nn.surgery.running import Recorder, call, run
 from acnet_pl.nn.surgery.trace import Trace
 

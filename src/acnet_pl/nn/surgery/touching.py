@@ -23,6 +23,7 @@ class Owners:
 
     Attributes:
         touched: Names of the layers whose tensors were read or whose attributes or modes were set so far.
+        names: Those of the layers.
         asked: Names of the layers whose tensors were referred to, perhaps only for a shape or type.
         calling: Whether a layer is being called, which refers to its tensors itself.
     """
@@ -31,11 +32,11 @@ class Owners:
         self.touched: set[str] = set()
         self.asked: set[str] = set()
         self.calling = False
-        self._names = {layer: name for name, layer in layers(model)}
-        self._inside = {inner: name for layer, name in self._names.items() for inner in layer.modules()}
+        self.names: dict[nn.Module, str] = {layer: name for name, layer in layers(model)}
+        self._inside = {inner: name for layer, name in self.names.items() for inner in layer.modules()}
         self._own: dict[nn.Module, dict[int, Tensor]] = {}
         self._owners: dict[int, set[str]] = {}
-        for layer, name in self._names.items():
+        for layer, name in self.names.items():
             tensors = [*layer.parameters(), *layer.buffers()]
             self._own[layer] = {id(tensor): tensor for tensor in tensors}
             for tensor in tensors:
@@ -62,8 +63,8 @@ class Owners:
         Returns its name.
         """
         if any(id(tensor) not in self._own[layer] for tensor in [*layer.parameters(), *layer.buffers()]):
-            self.touched.add(self._names[layer])
-        return self._names[layer]
+            self.touched.add(self.names[layer])
+        return self.names[layer]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -98,7 +99,7 @@ class Owners:
 
             return note
 
-        before = {layer: self._settings(layer) for layer in self._names}
+        before = {layer: self._settings(layer) for layer in self.names}
         try:
             with ExitStack() as replaced:
                 for kind in {type(module) for module in self._inside}:
@@ -106,11 +107,11 @@ class Owners:
                 yield
         finally:  # in the modules' __dict__
             self.touched |= {
-                self._names[layer] for layer, settings in before.items() if self._settings(layer) != settings
+                self.names[layer] for layer, settings in before.items() if self._settings(layer) != settings
             }
 
     @staticmethod
-    def _settings(layer: Layer) -> dict[str, Any]:
+    def _settings(layer: nn.Module) -> dict[str, Any]:
         return {**settings_of(layer), "training": None}  # a mode that is set back is noted above
 
 

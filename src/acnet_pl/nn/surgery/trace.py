@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
 
 from acnet_pl.nn.fusible import FusibleConv
-from acnet_pl.nn.surgery.handlers import Handled
+from acnet_pl.nn.surgery.handled import Handled
 
 __all__ = ["OUTSIDE", "Layer", "Trace", "channels_of", "is_layer", "layers", "listed", "operation"]
 

@@ -20,7 +20,8 @@ from acnet_pl.nn.surgery.decisions import Variation, deciding_kinds, other_value
 from acnet_pl.nn.surgery.effects import no_effects
 from acnet_pl.nn.surgery.errors import decides_on, may_go_on
 from acnet_pl.nn.surgery.functions import strings_in
-from acnet_pl.nn.surgery.handlers import Handled, Handlers
+from acnet_pl.nn.surgery.handled import Handled
+from acnet_pl.nn.surgery.handlers import Handlers
 from acnet_pl.nn.surgery.proxies import InPlaceProxy
 from acnet_pl.nn.surgery.reading import CONCATENATIONS, averages
 from acnet_pl.nn.surgery.surroundings import all_kept, settings_of
@@ -54,7 +55,7 @@ class LayerTracer(fx.Tracer):
         self.called: set[nn.Module] = set()  # except leaves
         self.visited: set[nn.Module] = set()
         self.broken: list[fx.Graph] = []
-        self.handlers = Handlers(self._layers_of)
+        self.handlers = Handlers(self._layers_of, owners.names)
         self._made: dict[fx.Node, str] = {}
         self._inputs: list[tuple[nn.Module, set[fx.Node]]] = []
         self._convolved: set[fx.Node] = set()  # outputs of layers other than batch norms
