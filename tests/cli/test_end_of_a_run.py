@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import acnet_pl
 from acnet_pl.cli import main
+from acnet_pl.modules import ImageClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -85,3 +88,35 @@ def test_of_a_test_that_fails(
     assert "val/top1" in summary["metrics"]
     assert acnet_pl.load_fused(folder / "fused.safetensors")
     assert (folder / "UNFINISHED").exists()  # `--resume auto` tests again
+
+
+def test_of_an_interrupt_and_of_a_run_that_goes_on_with_other_options(
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step = ImageClassifier.training_step
+
+    def interrupted(model: ImageClassifier, *args: Any) -> Any:
+        if model.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(model, *args)
+
+    before = signal.getsignal(signal.SIGINT)  # Lightning ignores further ones
+    monkeypatch.setattr(ImageClassifier, "training_step", interrupted)
+    fit = ["fit", *small, "--wandb.mode", "disabled", "--name", "run", "--runs_dir", str(tmp_path)]
+    epochs = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs"]
+    assert main([*fit, *epochs, "2"]) == 130
+    signal.signal(signal.SIGINT, before)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "run").iterdir()
+    last = folder / "checkpoints" / "last.ckpt"
+    assert f"acnet_pl fit: interrupted; --resume auto goes on from {last}" in capsys.readouterr().err
+    began = (folder / "config.yaml").read_text()
+    assert main(["fit", "--resume", str(folder), "--trainer.max_epochs", "3", "--model.optimizer.lr", "0.01"]) == 0
+    assert "trainer.max_epochs 2 -> 3" in caplog.text
+    assert "optimizer and schedule are those of the checkpoint" in caplog.text
+    assert (folder / "config_at_the_beginning.yaml").read_text() == began
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 3

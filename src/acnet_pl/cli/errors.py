@@ -41,8 +41,9 @@ def readable_errors(command: str) -> Iterator[Outcome]:
     except UsageError as mistake:
         show_mistake(str(mistake), command)
         outcome.code = 2
-    except KeyboardInterrupt:  # while packages are imported, which takes seconds; later, Lightning ends a run in order
-        print(f"acnet_pl {command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        after = f"; {interrupt}" if str(interrupt) else ""
+        print(f"acnet_pl {command}: interrupted{after}", file=sys.stderr)
         outcome.code = 130
     except (*_USERS, *_of_libraries()) as error:
         message = _message(error)

@@ -51,7 +51,7 @@ from acnet_pl.cli.loggers import (
 )
 from acnet_pl.cli.plugins import plugins_of
 from acnet_pl.cli.preparation import data_lines, prepare_alike, with_preparation_of_checkpoint
-from acnet_pl.cli.resume import find_run
+from acnet_pl.cli.resume import find_run, way_on
 from acnet_pl.cli.summary import metrics_table, write_summary
 from acnet_pl.cli.torchrun import fresh_store, tell_nodes_apart
 from acnet_pl.config.class_changes import settled
@@ -208,6 +208,14 @@ class CLI(RunOptions):
         if "verbose" in kwargs:
             kwargs["verbose"] = False  # Lightning's table shows 16 digits; `after_validate` shows its own
         return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as stop:  # Lightning's, which has ended the run in order
+            if stop.code != 1 or not self.trainer.interrupted:
+                raise
+            raise KeyboardInterrupt(way_on(self.run_folder) if subcommand == "fit" else "") from stop
 
     def after_fit(self) -> None:
         """Validate and test the weights that were fused, then show figures and files."""

@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from acnet_pl.atomic import remove_unfinished
+from acnet_pl.atomic import atomic_path, remove_unfinished
 from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
-from acnet_pl.config.files import run_config, run_order
-from acnet_pl.config.run_folder import MARKER, Claim, check_entries
+from acnet_pl.config.files import CONFIG, run_config, run_order
+from acnet_pl.config.run_folder import MARKER, Claim, check_entries, write_config
 from acnet_pl.modules import ImageClassifier
 
-__all__ = ["Found", "find_run", "wandb_id"]
+__all__ = ["Found", "find_run", "wandb_id", "way_on"]
 
 # What may differ between a run and the command that goes on with it.
 _FREE = ("resume", "ckpt_path", "weights_only", "config")
@@ -74,11 +74,46 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
         checkpoint = newest_checkpoint(folder, model, set_aside=first)
         if first:
             remove_unfinished(folder)
+            if changed := _changed(_flat(_comparable(run_config(folder))), _flat(_comparable(options))):
+                _keep_both(folder, config, changed, checkpoint)
         rank_zero_info(f"Going on with the run in {folder}, from {checkpoint.name if checkpoint else 'the beginning'}")
         return Found(folder, checkpoint, claim)
     where = (options.get("trainer") or {}).get("default_root_dir") or options.get("runs_dir")
     rank_zero_info(f"No unfinished run of this name and configuration in {where}; starting a new one")
     return None
+
+
+def _keep_both(folder: Path, config: str, changed: list[str], checkpoint: Path | None) -> None:
+    """Write the options that hold from now on, beside those that the run began with, and say what they change."""
+    began = folder / "config_at_the_beginning.yaml"
+    if not began.exists():
+        with atomic_path(began) as unfinished:
+            unfinished.write_bytes((folder / CONFIG).read_bytes())
+    write_config(folder, config)
+    stays = "; seed, optimizer and schedule are those of the checkpoint whatever the options are" if checkpoint else ""
+    rank_zero_info(
+        f"From here on with other options than the run began with ({began.name}): {', '.join(changed)}{stays}"
+    )
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """List the options that differ, with both values."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [f"{name} {before.get(name)} -> {after.get(name)}" for name in names]
+
+
+def _flat(options: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(options, dict) or not options:
+        return {name: options}
+    return {
+        inner: value for key, one in options.items() for inner, value in _flat(one, f"{name}.{key}".lstrip(".")).items()
+    }
+
+
+def way_on(folder: Path) -> str:
+    """Return how a run goes on that was interrupted."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return f"--resume auto goes on from {last}" if last.exists() else f"there is no checkpoint in {folder} yet"
 
 
 def wandb_id(folder: Path) -> str | None:
