@@ -62,6 +62,7 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
                 except ImpossibleError as error:
                     raise UnprovenError(loose, f"{error}, which is not what it was built for") from error
                 shifts.refuse_unused(graph)
+                dropouts = dict(shifts.dropouts)  # of the path as it is
                 for decision, other in other_graphs(root, owners, handled):
                     _follow_other(shifts, Shifts(probe, root, {}, (), owners), other, decision)
                 shifts.refuse_unseen()
@@ -78,10 +79,10 @@ def carry_biases(model: nn.Module, loose: Mapping[str, Tensor], roomy: Collectio
                 "bias of the fused block: its convolution has neither a bias nor a batch norm of its own, and later "
                 f"layers cannot take it up: {error}. Use fuse_model(acnet) instead, whose convolutions have a bias"
             ) from error
-    if shifts.dropouts:
-        names = sorted(frozenset[str]().union(*shifts.dropouts.values()))
+    if dropouts:
+        names = sorted(frozenset[str]().union(*dropouts.values()))
         warnings.warn(
-            f"the bias of {listed(names)} passes the dropout {listed(sorted(shifts.dropouts))} before a later layer "
+            f"the bias of {listed(names)} passes the dropout {listed(sorted(dropouts))} before a later layer "
             "takes it up: the stock model computes the same in eval mode, but not with a dropout alone switched on "
             "(Monte Carlo dropout); use fuse_model(acnet) for that",
             stacklevel=6,
