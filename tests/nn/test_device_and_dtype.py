@@ -10,7 +10,7 @@ import torch
 from tests.nn.builders import BUILDERS, TwiceConv
 from torch import Tensor, nn
 
-from acnet_pl.nn import BlockConv, ConvBuilder, ConvNorm, FusibleConv, PlainConv, convert_to_acnet
+from acnet_pl.nn import BlockConv, ConvBuilder, ConvNorm, FusibleConv, PlainConv, convert_to_acnet, fuse_report
 
 WITH_ARGUMENTS: list[ConvBuilder] = [PlainConv(), *(made for made in BUILDERS if not isinstance(made, TwiceConv))]
 
@@ -104,3 +104,9 @@ def test_conversion_does_not_depend_on_the_default_device() -> None:
         acnet = convert_to_acnet(model, init="preserve")
     x = torch.randn(2, 3, 7, 7)
     torch.testing.assert_close(acnet(x), model(x))
+
+
+def test_a_batch_norm_on_another_device_than_its_convolution_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, device="meta")).eval()
+    report = fuse_report(model)
+    assert "it is on the device meta, `0` on cpu" in str(report)

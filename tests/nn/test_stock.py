@@ -251,6 +251,8 @@ def test_calibration_needs_batches(randomise: Randomise) -> None:
     acnet = acnet_of(WITH_PLACE["own batch norm"], randomise)
     with pytest.raises(ValueError, match="`calibrate` gives no batches"):
         stock_state_dict(acnet, calibrate=[])
+    without = convert_to_acnet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))  # no batch norm to calibrate
+    assert set(stock_state_dict(without, calibrate=[images()])) == {"0.weight", "0.bias"}
 
 
 def test_network_within_a_module_is_found(randomise: Randomise, difference: Difference) -> None:

@@ -77,6 +77,10 @@ def why_layer_stays(layer: nn.Module) -> str:
 _NOT_CALLED = "it is not called now (give an `example_input` whose arguments take its path)"
 
 
+def _device(layer: Layer) -> str:
+    return str(next((tensor.device for tensor in [*layer.parameters(), *layer.buffers()]), "cpu"))
+
+
 def _why_not_seen(name: str, flow: Dataflow) -> str:
     if name in flow.called:
         return ""
@@ -98,6 +102,8 @@ def _why_not(
         return f"{start}`{neighbours[0]}` treats another dimension as channels"
     for one in neighbours:
         layer = found[one]
+        if (own_device := _device(norm)) != (its := _device(layer)):
+            return f"{start}it is on the device {own_device}, `{one}` on {its}"
         if why := why_not_before(layer, norm.num_features) if precedes else why_not_after(layer):
             return f"{start}`{one}` {'after' if precedes else 'before'} it: {why}"
     return ""

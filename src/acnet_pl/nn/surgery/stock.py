@@ -86,7 +86,8 @@ def _stock_layers(
         for layer in layers:
             layer.bias = layer.bias + carried.pop(layer.entry.name, 0)
     if batches is not None:
-        moments = moments_over_batches(network, [layer.entry.name for layer in layers if layer.entry.affine], batches)
+        calibrated = [layer.entry.name for layer in layers if layer.entry.affine]
+        moments = moments_over_batches(network, calibrated, batches) if calibrated else {}
         for layer in layers:
             if (seen := moments.get(layer.entry.name)) is not None:  # of a block, whose bias goes into the batch norm
                 layer.mean, layer.var = seen.mean - layer.bias, seen.var
