@@ -17,6 +17,7 @@ from acnet_pl.config.defaults import checkpoint_that_brings_data, data_of_checkp
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import CONFIG, is_missing, nearby
 from acnet_pl.config.names import did_you_mean, nearest, nearest_option
+from acnet_pl.config.numbers import check_number
 from acnet_pl.config.settings import GROUPS, Setting, settings_of_arguments, settings_of_files, text_of
 from acnet_pl.config.signatures import signature
 from acnet_pl.config.trainer_classes import check_trainer_classes
@@ -70,6 +71,7 @@ def check_run(words: Sequence[str]) -> None:
     check_trainer_classes(settings)
     for setting in final.values():
         _check_characters(setting)
+        check_number(setting)
     _check_run_name(final.get("name"))
     _check_seed(final.get("seed_everything"))
     if any(option.name == "print_config" for option in arguments.options):
