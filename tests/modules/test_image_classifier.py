@@ -214,6 +214,12 @@ def test_a_monitor_that_no_metric_has_is_an_error_before_the_first_step(monitor,
     assert not steps
 
 
+@pytest.mark.parametrize("steps", [-1, 5])
+def test_a_training_without_batches_is_named(steps):
+    with pytest.raises(ValueError, match="limit_train_batches is 0, which leaves no batches to train on"):
+        trainer(max_epochs=1, max_steps=steps, limit_train_batches=0).fit(classifier(), loader())
+
+
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
 def test_label_smoothing_out_of_range_is_named(smoothing):
     with pytest.raises(ValueError, match=r"`label_smoothing` .* must be at least 0 and less than 1"):

@@ -279,6 +279,10 @@ class ImageClassifier(LightningModule):
         return [{"params": parameters, "kind": kind} for kind, parameters in groups.items() if parameters]
 
     def _per_step(self, optimizer: Optimizer, schedule: Schedule) -> LambdaLR:
+        if self.trainer.limit_train_batches == 0:
+            raise ValueError(
+                "trainer.limit_train_batches is 0, which leaves no batches to train on; leave it out for all of them"
+            )
         total_steps = self.trainer.estimated_stepping_batches  # limited by max_epochs, max_steps or both
         if not 0 <= total_steps < math.inf:
             raise ValueError(
