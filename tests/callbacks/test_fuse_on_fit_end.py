@@ -17,11 +17,12 @@ from acnet_pl.nn import ACBConv, ACBlock, PlainConv
 pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging interval", "ignore:.*many workers")
 
 
-def fit(tmp_path, callback, conv=None, checkpoint=None, epochs=1, **options):
+def fit(tmp_path, callback, conv=None, checkpoint=None, epochs=1, steps=-1, **options):
     model = ImageClassifier(partial(ResNetCifar, depth=8), conv or ACBConv(), **options)
     data = DigitsDataModule(image_size=8, batch_size=256)
     run = pl.Trainer(
         max_epochs=epochs,
+        max_steps=steps,
         accelerator="cpu",
         callbacks=[callback, checkpoint or ModelCheckpoint(tmp_path, save_last=True)],
         logger=False,
@@ -74,6 +75,16 @@ def test_plain_and_acnet_deploy_to_the_same_structure(tmp_path):
     assert results["plain"].macs_fused == results["acnet"].macs_fused == results["plain"].macs_trained
     assert results["plain"].parameters_fused == results["acnet"].parameters_fused
     assert results["acnet"].macs_trained > results["acnet"].macs_fused
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_a_monitored_metric_that_was_never_measured_is_told(tmp_path):
+    callback = FuseOnFitEnd()
+    best = ModelCheckpoint(tmp_path, monitor="val/top1", mode="max")
+    with pytest.warns(UserWarning, match="no checkpoint is the best by val/top1, which was not measured") as warned:
+        fit(tmp_path, callback, PlainConv(), best, steps=1)  # the validation comes after the epoch's five
+    assert all("\n" not in str(each.message) for each in warned if "the best by" in str(each.message))
+    assert callback.result.weights == "last"
 
 
 def test_the_best_checkpoint_is_fused_where_one_is_monitored(tmp_path):

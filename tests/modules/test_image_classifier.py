@@ -5,6 +5,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.cli import ReduceLROnPlateau
 from sklearn.metrics import top_k_accuracy_score
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import StepLR
@@ -212,6 +213,22 @@ def test_a_monitor_that_no_metric_has_is_an_error_before_the_first_step(monitor,
     with pytest.raises(ValueError, match=f"EarlyStopping has monitor='{monitor}'.*{message}"):
         trainer(max_epochs=1, callbacks=[stop]).fit(model, loader())
     assert not steps
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"max_epochs": 2, "check_val_every_n_epoch": 3}, r"check_val_every_n_epoch \(=3\) is more than .* \(=2\)"),
+        ({"limit_val_batches": 0}, "limit_val_batches is 0"),
+    ],
+)
+def test_a_monitor_of_a_validation_that_never_happens_is_an_error(options, why):
+    stop = EarlyStopping("val/top1")
+    with pytest.raises(ValueError, match=f"monitor='val/top1', which no validation will measure: trainer.{why}"):
+        trainer(**options, callbacks=[stop]).fit(classifier(), loader(), loader())
+    plateau = partial(ReduceLROnPlateau, monitor="val/loss")
+    with pytest.raises(ValueError, match=f"ReduceLROnPlateau has .* no validation will measure: trainer.{why}"):
+        trainer(**options).fit(classifier(schedule=plateau), loader(), loader())
 
 
 @pytest.mark.parametrize("steps", [-1, 5])

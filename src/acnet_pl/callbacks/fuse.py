@@ -192,8 +192,15 @@ class FuseOnFitEnd(Callback):
     def _weights(self, trainer: Trainer, pl_module: LightningModule) -> tuple[nn.Module, str, str | None, bool]:
         """Return a copy of the network in eval mode on the CPU, and of its weights: kind, checkpoint, if averaged."""
         network = deep_copy(self.subject.of(pl_module)).cpu().eval()
-        best = getattr(_monitoring(trainer), "best_model_path", "")
+        monitoring = _monitoring(trainer)
+        best = getattr(monitoring, "best_model_path", "")
         if not best:
+            if monitoring is not None and monitoring.save_top_k != 0:
+                rank_zero_warn(
+                    f"no checkpoint is the best by {monitoring.monitor}, which was not measured in this training, so "
+                    "the last weights are fused; validate within it (trainer.check_val_every_n_epoch, "
+                    "trainer.val_check_interval, trainer.limit_val_batches) or train longer"
+                )
             saved = [other.last_path for other in trainer.callbacks if isinstance(other, RunCheckpoint)]  # type: ignore[attr-defined]
             return network, "last", saved[0] if saved else None, holds_average(trainer, pl_module)
         prefix = self.subject.prefix(pl_module)

@@ -154,7 +154,7 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"{checkpoint_path} cannot be built as described: {error}") from error
 
     def setup(self, stage: str) -> None:
-        """Check that synchronised batch norms keep the network as it is, and that monitored metrics are logged."""
+        """Check that synchronised batch norms keep the network as it is, and that monitored metrics are measured."""
         if stage == "fit":
             refuse_lossy_sync(self.trainer, self.net)
             if type(self) is ImageClassifier:  # a subclass may log more
@@ -241,7 +241,7 @@ class ImageClassifier(LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):  # torch's own does not know what it watches, Lightning's does
             watched = getattr(scheduler, "monitor", "val/top1" if scheduler.mode == "max" else "val/loss")
             if type(self) is ImageClassifier:
-                check_monitor(watched, self._logged, type(scheduler).__name__)
+                check_monitor(self.trainer, watched, self._logged, type(scheduler).__name__)
             how["monitor"] = watched
         return {"optimizer": optimizer, "lr_scheduler": how}
 

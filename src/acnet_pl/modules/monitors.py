@@ -1,4 +1,4 @@
-"""Check before training that monitored metrics are logged."""
+"""Check before training that monitored metrics are logged, and validated where they are of the validation."""
 
 from __future__ import annotations
 
@@ -24,25 +24,31 @@ def check_monitors(trainer: Trainer, metrics: Iterable[str]) -> None:
         metrics: What the LightningModule logs in ``fit``.
 
     Raises:
-        ValueError: No metric has this name.
+        ValueError: No metric has this name, or it is of a validation that never happens.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(callback).__module__.startswith(_KNOWN_PACKAGES) for callback in callbacks):
         return
     for callback in callbacks:
         if isinstance(monitor := getattr(callback, "monitor", None), str):
-            check_monitor(monitor, metrics, type(callback).__name__)
+            check_monitor(trainer, monitor, metrics, type(callback).__name__)
 
 
-def check_monitor(monitor: str, metrics: Iterable[str], watcher: str) -> None:
-    """Raise a ValueError if no logged metric has this name.
+def check_monitor(trainer: Trainer, monitor: str, metrics: Iterable[str], watcher: str) -> None:
+    """Raise a ValueError if no logged metric has this name, or if it is certain that its validation never happens.
 
     Args:
+        trainer: Its options are looked at.
         monitor: The name.
         metrics: What the LightningModule logs in ``fit``.
         watcher: Name of what watches it, for the message.
     """
     known = [*metrics, *_OF_LIGHTNING]
+    if monitor.startswith("val/") and monitor in known and (why := _why_no_validation(trainer)):
+        raise ValueError(
+            f"{watcher} has monitor={monitor!r}, which no validation will measure: {why}; validate within the "
+            "training, or monitor a metric of it, such as train/top1"
+        )
     if monitor in known or monitor.startswith(_OF_CALLBACKS):
         return
     near = get_close_matches(monitor.replace("_", "/").replace("acc", "top1"), known, n=1)
@@ -50,3 +56,13 @@ def check_monitor(monitor: str, metrics: Iterable[str], watcher: str) -> None:
     raise ValueError(
         f"{watcher} has monitor={monitor!r}, but no metric has this name; there are {', '.join(metrics)}{hint}"
     )
+
+
+def _why_no_validation(trainer: Trainer) -> str:
+    """Return why a training certainly ends without a validation, or ""."""
+    interval, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if trainer.limit_val_batches == 0:
+        return "trainer.limit_val_batches is 0"
+    if interval is not None and epochs is not None and 0 < epochs < interval and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return f"trainer.check_val_every_n_epoch (={interval}) is more than trainer.max_epochs (={epochs})"
+    return ""
