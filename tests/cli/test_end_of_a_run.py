@@ -120,3 +120,14 @@ def test_of_an_interrupt_and_of_a_run_that_goes_on_with_other_options(
     assert "optimizer and schedule are those of the checkpoint" in caplog.text
     assert (folder / "config_at_the_beginning.yaml").read_text() == began
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
+@pytest.mark.parametrize(("command", "name", "option"), [("test", "test", "test"), ("validate", "validation", "val")])
+def test_an_evaluation_without_batches_is_told(
+    command: str, name: str, option: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = [f"--trainer.limit_{option}_batches", "0", "--runs_dir", str(tmp_path)]
+    assert main([command, str(finished / "checkpoints/last.ckpt"), *none, "--trainer.accelerator", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert f"No figures of the {name}: there were no batches (--trainer.limit_{option}_batches)\n" in shown
+    assert "metric" not in shown

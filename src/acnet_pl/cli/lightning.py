@@ -52,7 +52,7 @@ from acnet_pl.cli.loggers import (
 from acnet_pl.cli.plugins import plugins_of
 from acnet_pl.cli.preparation import data_lines, prepare_alike, with_preparation_of_checkpoint
 from acnet_pl.cli.resume import find_run, way_on
-from acnet_pl.cli.summary import metrics_table, write_summary
+from acnet_pl.cli.summary import metrics_table, no_figures, write_summary
 from acnet_pl.cli.torchrun import fresh_store, tell_nodes_apart
 from acnet_pl.config.class_changes import settled
 from acnet_pl.config.defaults import default_configs, with_config_of_resumed, with_data_of_checkpoint
@@ -196,9 +196,11 @@ class CLI(RunOptions):
             Console(markup=False, emoji=False).print(images, highlight=False)
 
     def after_validate(self) -> None:
-        """Show the figures and where the files are."""
+        """Show the figures, or that there are none, and where the files are."""
         if self.trainer.is_global_zero:
-            shown = metrics_table(self.trainer.callback_metrics), f"Files in {self.run_folder}"
+            figures = self.trainer.callback_metrics
+            found = metrics_table(figures) if figures else no_figures(str(self.subcommand))
+            shown = found, f"Files in {self.run_folder}"
             Console(markup=False, emoji=False).print(*shown, sep="\n", soft_wrap=True, highlight=False)
 
     after_test = after_validate

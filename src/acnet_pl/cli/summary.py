@@ -23,7 +23,7 @@ from acnet_pl.config.run_folder import MARKER
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.provenance import EVALUATED, versions
 
-__all__ = ["comparison", "metrics_table", "write_summary"]
+__all__ = ["comparison", "metrics_table", "no_figures", "write_summary"]
 
 
 def write_summary(
@@ -85,6 +85,12 @@ def metrics_table(figures: Mapping[str, Any]) -> Table:
         is_accuracy = name.rpartition("/")[2] in ("top1", "top5") or name.endswith("agreement")
         table.add_row(name, format(float(figure), ".2%" if is_accuracy else ".4g"))
     return table
+
+
+def no_figures(command: str) -> str:
+    """Return what is said where `validate` or `test` had no batches."""
+    name, option = {"validate": ("validation", "val")}.get(command, (command, command))
+    return f"No figures of the {name}: there were no batches (--trainer.limit_{option}_batches)"
 
 
 def comparison(summaries: Mapping[str, Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:
