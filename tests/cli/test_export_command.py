@@ -196,6 +196,8 @@ def test_real_images_are_normalised_and_compared(
         (["--image-size", "32", "--format", "safetensors", "--tolerance", "0"], 1, "was not kept"),
         (["--format", "tflite"], 2, "tflite"),
         (["--images", "no/where"], 2, "no/where: there is no such folder"),
+        (["--output", "x.png"], 2, "--output x.png: the command writes .onnx files, and this name ends in .png; give"),
+        (["--format", "torch_export", "--output", "x.onnx"], 2, "writes .pt2 files, and this name ends in .onnx"),
         (["--image-size", "0"], 2, "`image_size` (=0) must be from 1 to 4096 pixels"),
         (["--image-size", "100000"], 2, "`image_size` (=100000) must be from 1 to 4096 pixels"),
         (

@@ -179,6 +179,7 @@ def test_an_unreadable_photo_stops_or_is_left_out_and_named(finished, damaged, t
         (["RUN", "PHOTOS", "--batch_size", "0"], 2, "`batch_size` (=0) must be at least 1"),
         (["RUN", "PHOTOS", "--outputs", "x"], 2, "did you mean --output?"),
         (["RUN", "PHOTOS", "--output", "PHOTOS"], 2, "is a folder; give the name of a file"),
+        (["RUN", "PHOTOS", "--output", "PHOTOS/1.png"], 2, "writes .csv files, and this name ends in .png; give one"),
         (["RUN", "EMPTY"], 1, "holds no photo"),
         (["RUN/config.yaml", "PHOTOS"], 1, "config.yaml is not a checkpoint"),
     ],
@@ -194,11 +195,12 @@ def test_mistakes_are_explained(words, code, message, finished, photos, tmp_path
 
 def test_nothing_that_is_read_is_written_over(finished, photos, tmp_path, capsys):
     photo = shutil.copy(next(photos.rglob("*.png")), tmp_path / "a.png")
+    shutil.copy(photo, other := tmp_path / "b.csv")
     checkpoint = shutil.copy(finished / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
-    before = {path: path.read_bytes() for path in (photo, checkpoint)}
+    before = {path: path.read_bytes() for path in (photo, other, checkpoint)}
     for args in (
         ["predict", checkpoint, photo, "--output", photo],
-        ["predict", checkpoint, tmp_path, "--output", tmp_path / ".." / tmp_path.name / "a.png"],
+        ["predict", checkpoint, tmp_path / "*.csv", "--output", tmp_path / ".." / tmp_path.name / "b.csv"],
         ["predict", checkpoint, photo, "--output", checkpoint],
         ["fuse", checkpoint, "--output", checkpoint],
         ["export", checkpoint, "--format", "safetensors", "--output", checkpoint],

@@ -261,3 +261,21 @@ def test_an_output_is_a_file_or_a_link_to_one(tmp_path: Path) -> None:
     target.touch()
     with pytest.raises(UsageError, match="would take the place of the file that is read"):
         check_output(link, target)
+
+
+def test_an_output_ends_as_what_is_written(tmp_path: Path) -> None:
+    photo, link = tmp_path / "1.png", tmp_path / "p.csv"
+    photo.touch()
+    link.symlink_to(photo)
+    for wrong in (photo, link, tmp_path / "new.txt"):
+        with pytest.raises(UsageError, match=r"writes \.csv files, and this name ends in \.(png|txt); give one"):
+            check_output(wrong, ending=".csv")
+    with pytest.raises(UsageError, match=r"ends in nothing; give one such as .*/new\.csv$"):
+        check_output(tmp_path / "new", ending=".csv")
+    assert check_output(tmp_path / "new.CSV", ending=".csv") == tmp_path / "new.CSV"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="has no /proc")
+def test_a_folder_in_which_no_file_can_be_made_is_named() -> None:
+    with pytest.raises(UsageError, match=r"--output /proc/x.csv: files cannot be made in the folder /proc"):
+        check_output(Path("/proc/x.csv"), ending=".csv")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from acnet_pl.config.arguments import Arguments
@@ -121,15 +121,16 @@ def check_there(path: Path, what: str) -> None:
         raise UsageError(f"{path}: there is no such {what}{nearby(path)}")
 
 
-def check_output(output: Path, *read: Path) -> Path:
+def check_output(output: Path, *read: Path, ending: str = "") -> Path:
     """Return the file that is to be written for ``--output``: of a link, the file that it names.
 
     Args:
         output: The option's value.
         read: Files that the command reads.
+        ending: How the names of what the command writes end; "" for any.
 
     Raises:
-        UsageError: It is a folder or device, cannot be made, or is a file that the command reads.
+        UsageError: It is a folder or device, has another ending, cannot be made, or is a file that the command reads.
     """
     given = output
     try:
@@ -141,8 +142,12 @@ def check_output(output: Path, *read: Path) -> Path:
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise UsageError(f"--output {output}: {parent} is a file, not a folder")
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"--output {output}: files cannot be made in {parent}; give another place")
+    try:
+        TemporaryFile(dir=parent).close()  # what the permissions say is not all
+    except OSError:
+        raise UsageError(
+            f"--output {output}: files cannot be made in the folder {parent}; give another place"
+        ) from None
     if output.is_symlink():  # a circle of links
         raise UsageError(f"--output {given} is a link that leads to no file; give another name")
     if output.exists() and not output.is_file():
@@ -150,6 +155,12 @@ def check_output(output: Path, *read: Path) -> Path:
     for file in read if output.exists() else ():
         if file.exists() and output.samefile(file):
             raise UsageError(f"--output {output} would take the place of the file that is read; give another name")
+    if ending and output.suffix.lower() != ending:
+        found = output.suffix or "nothing"
+        raise UsageError(
+            f"--output {output}: the command writes {ending} files, and this name ends in {found}; give one such as "
+            f"{output.with_suffix(ending)}"
+        )
     return output
 
 

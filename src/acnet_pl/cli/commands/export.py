@@ -64,7 +64,7 @@ def export(
     if images is not None:
         check_there(images, "folder")
     if output is not None:
-        output = check_output(output, checkpoint)
+        output = check_output(output, checkpoint, ending=Path(_FILES[format]).suffix)
     from rich.console import Console
 
     from acnet_pl.cli.trained import image_size_of, load_for_export, real_images, stock_constructor, stock_network

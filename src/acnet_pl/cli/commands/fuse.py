@@ -30,7 +30,7 @@ def fuse(checkpoint: Path, output: Path | None = None, image_size: int | None = 
     check_image_size(image_size)
     check_there(checkpoint, "checkpoint")
     if output is not None:
-        output = check_output(output, checkpoint)
+        output = check_output(output, checkpoint, ending=".safetensors")
     from rich.console import Console
 
     from acnet_pl.analysis import compare, complexity

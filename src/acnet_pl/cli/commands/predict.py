@@ -47,7 +47,7 @@ def predict(
     Args:
         network: A checkpoint of a run, its fused.safetensors, an ONNX file of `export`, or the folder of a run.
         photos: Files, folders (photos at any depth) and patterns such as 'a/*.jpg'.
-        output: File to write.
+        output: File to write, NAME.csv.
         batch_size: Photos that are classified together; fewer if together they have more than 16.8 million pixels.
         device: auto, cpu, cuda or cuda:1; ONNX runs on the CPU.
         skip_unreadable: Name photos that cannot be decoded and go on, instead of stopping at the first.
@@ -55,7 +55,7 @@ def predict(
     if batch_size < 1:
         raise UsageError(f"`batch_size` (={batch_size}) must be at least 1")
     file = _network_file(network)
-    output = check_output(output, file, *map(Path, photos))
+    output = check_output(output, file, *map(Path, photos), ending=".csv")
     from rich.console import Console
 
     from acnet_pl.atomic import atomic_path
