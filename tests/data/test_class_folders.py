@@ -55,6 +55,13 @@ def test_an_empty_class_is_named(root: Path) -> None:
     assert len(ClassFolders(root).split("train")) == 12
 
 
+def test_a_class_folder_that_is_a_link_to_another_is_named(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / split / "n000").symlink_to("n01")
+    with pytest.raises(DataError, match=r"train/n000, of class 'n000', leads to .*/train/n01, where"):
+        ClassFolders(root).split("train")
+
+
 def test_a_root_without_classes_is_named(tmp_path: Path) -> None:
     for name in ("train", "val"):
         (tmp_path / name).mkdir()

@@ -154,11 +154,47 @@ def test_without_a_folder_val_training_photos_validate_and_test_stays_apart(root
 def test_photos_lie_at_any_depth_also_behind_links(root: Path) -> None:
     write(root / "owl" / "2024" / "night" / "a.JPG", format="JPEG")
     (root / "owl" / "2024" / "again").symlink_to(root / "owl")  # in a circle
-    (root / "hen").symlink_to(root / "dog")
+    for number in range(5):
+        write(root.parent / "pool" / f"{number}.png")
+    (root / "hen").symlink_to(root.parent / "pool")
     data = module(root)
     assert data.num_classes == 4
     assert "owl/2024/night/a.JPG" in paths(data.train_set) + paths(data.val_set)
     assert len(data.train_set) + len(data.val_set) == 23
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "other"),
+    [
+        ("dog/loop", "..", "cat"),
+        ("dog/far/loop", "../../../..", "cat"),
+        ("dog/mine", "../owl", "owl"),
+        ("dog/far/mine", "../../owl/2024", "owl"),
+        ("hen", "dog", "dog"),
+        ("bee", "dog", "dog"),
+    ],
+)
+def test_a_link_from_one_class_to_another_is_an_error(link: str, target: str, other: str, root: Path) -> None:
+    write(root / "owl" / "2024" / "a.png")
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(target)
+    own = link.partition("/")[0]
+    said = rf"{root}/{link}, of class '{own}', leads to .*, where photos of class '{other}' are: .* remove the link$"
+    with pytest.raises(DataError, match=said):
+        module(root)
+    (root / link).unlink()
+    (root / link).symlink_to(root / own)
+    assert link == own or len(module(root).train_set)
+
+
+def test_photos_of_the_folder_have_the_path_without_links(tmp_path: Path) -> None:
+    write(tmp_path / "b" / "1.png")
+    write(tmp_path / ".hidden" / "2.png")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "more").symlink_to(tmp_path / ".hidden")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    assert photos_below(tmp_path)[0] == ["a/more/2.png", "b/1.png"]
 
 
 def test_a_class_called_train_is_no_split(root: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acnet_pl.data.class_homes import ClassHomes
 from acnet_pl.data.errors import DataError
 from acnet_pl.regular_files import check_regular
 
@@ -38,7 +39,8 @@ class ClassFolders:
         """List the files of "train" or "val".
 
         Raises:
-            DataError: A split is missing, the two have other classes, or a class has no image.
+            DataError: A split is missing, the two have other classes, a class has no image, or a class folder is a link
+                to another's.
         """
         for each in ("train", "val"):
             if not (self.root / each).is_dir():
@@ -55,6 +57,9 @@ class ClassFolders:
             )
         if not names:
             raise DataError(f"{self.root / name} has no class folder; images belong in {name}/<class>/")
+        homes = ClassHomes({self.root / name / each: each for each in names})
+        for each in names:
+            homes.check(self.root / name / each, each)
         files = [_image_names(self.root / name / each) for each in names]
         sizes = [len(found) for found in files]
         if 0 in sizes:

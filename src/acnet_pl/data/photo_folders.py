@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from acnet_pl.data.class_folders import SUFFIXES, FileSplit
+from acnet_pl.data.class_homes import ClassHomes
 from acnet_pl.data.errors import DataError
 
 __all__ = ["PhotoFolders", "photos_below"]
@@ -21,11 +24,14 @@ _NOT_SAID = frozenset({"thumbs.db", "desktop.ini"})  # files that operating syst
 _SHOWN = 12  # number of names in a message
 
 
-def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
+def photos_below(folder: Path, check: Callable[[str], None] | None = None) -> tuple[list[str], Counter[str]]:
     """List the image files in a folder at any depth, following links and skipping hidden entries.
+
+    What links lead to is listed last, so that a photo of the folder itself has the path without links.
 
     Args:
         folder: An existing folder.
+        check: Called with each folder that is listed.
 
     Returns:
         Sorted paths relative to the folder, and the number of other files by suffix.
@@ -33,12 +39,17 @@ def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
     found: list[str] = []
     others: Counter[str] = Counter()
     seen: set[str] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    waiting = [str(folder)]
+    for where, folders, files in _walked(waiting):
         real = os.path.realpath(where)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real in seen:  # a link to a folder already listed
             continue
         seen.add(real)
+        if check is not None:
+            check(where)
+        paths = (os.path.join(where, name) for name in folders)  # noqa: PTH118
+        waiting += [path for path in paths if os.path.islink(path)]  # noqa: PTH114
         for name in files:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  (a name, and fast)
             if name.startswith(".") or name.lower() in _NOT_SAID:
@@ -51,6 +62,12 @@ def photos_below(folder: Path) -> tuple[list[str], Counter[str]]:
             else:
                 others[suffix or "no suffix"] += 1
     return sorted(found), others
+
+
+def _walked(waiting: list[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk through folders, without following links, as long as there are some."""
+    while waiting:
+        yield from os.walk(waiting.pop(0))
 
 
 @dataclass
@@ -114,7 +131,7 @@ class PhotoFolders:
         """List the photos of "train", "val" or "test".
 
         Raises:
-            DataError: The split has no photos, or a class has none to train on.
+            DataError: The split has no photos, a class has none to train on, or a link leads from one class to another.
         """
         if name in self.parts and (name != "train" or "val" in self.parts):
             return self._list(name, self.parts[name], None)
@@ -128,8 +145,11 @@ class PhotoFolders:
         turned: list[str] = []  # photos that train although their hash chooses validation
         unseen: list[str] = []  # classes without a photo for validation
         others: Counter[str] = Counter()
+        places = {part / each: each for part in self.parts.values() for each in self.class_names}
+        homes = ClassHomes({place: each for place, each in places.items() if place.is_dir()})
         for label, each in enumerate(self.class_names):
-            files, passed_over = photos_below(folder / each) if (folder / each).is_dir() else ([], Counter())
+            check = partial(homes.check, name=each)
+            files, passed_over = photos_below(folder / each, check) if (folder / each).is_dir() else ([], Counter())
             others += passed_over
             if not files and name == "train":
                 only = f" but {_counted(passed_over)}" if passed_over else ""
