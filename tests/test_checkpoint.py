@@ -171,6 +171,13 @@ def test_a_pipe_is_not_replaced_by_a_file_and_a_link_leaves_its_target(tmp_path:
     assert (link.is_symlink(), link.read_text(), target.read_text()) == (False, "new", "mine")
 
 
+def test_a_file_that_cannot_be_made_is_told_by_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / f"{250 * 'x'}.csv"  # with a longer temporary name
+    with pytest.raises(OSError) as caught, atomic_path(path) as unfinished:  # noqa: PT011  (its number differs)
+        unfinished.write_text("new")
+    assert caught.value.filename == str(path)
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     writer = atomic_path(tmp_path / "below" / "last.ckpt")
     unfinished = writer.__enter__()

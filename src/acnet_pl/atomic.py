@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from acnet_pl.regular_files import check_regular
@@ -52,8 +52,13 @@ def atomic_path(path: str | Path, previous: str | Path | None = None) -> Iterato
             _keep(path, Path(previous))
         unfinished.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if str(error.filename) == str(unfinished):
+            error.filename = str(path)  # nobody knows the other name
+        raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the first
+            unfinished.unlink(missing_ok=True)
 
 
 def _keep(path: Path, previous: Path) -> None:
