@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-__all__ = ["keep_advice_quiet", "keep_quiet"]
+__all__ = ["keep_advice_quiet", "keep_quiet", "keep_sizes_quiet"]
 
 
 def keep_quiet() -> None:
@@ -33,6 +33,11 @@ def keep_advice_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     # DDP warns of the strides of a 1×1 kernel, which make no difference.
     warnings.filterwarnings("ignore", message=r"Grad strides do not match[\s\S]*\[\d+, \d+, 1, 1\]")
+
+
+def keep_sizes_quiet() -> None:
+    """Silence Pillow's warning of large images: up to twice that size they are read, and larger ones are an error."""
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit", category=RuntimeWarning)
 
 
 def _no_tips(record: logging.LogRecord) -> bool:

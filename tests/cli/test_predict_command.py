@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_large_photos_are_classified_a_few_at_a_time(finished, photos, tmp_path,
         assert sizes == expected
         assert len(rows_of(tmp_path / "p.csv")) == 12
         sizes.clear()
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_large_photos_bring_no_warnings_of_pillow(command, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 15 * 20)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    given = [str(finished / "checkpoints/last.ckpt"), str(tmp_path / "a.png"), "--output", str(tmp_path / "p.csv")]
+    if command == "export":
+        given[1:] = ["--images", str(tmp_path), "--format", "safetensors", "--output", str(tmp_path / "m.safetensors")]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert main([command, *given]) == 0
+    assert not [each for each in warned if "exceeds limit" in str(each.message)]
 
 
 def test_an_onnx_file_predicts_the_same(finished, photos, tmp_path):

@@ -68,8 +68,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     from acnet_pl.cli.errors import readable_errors
     from acnet_pl.config.trusted import take_trusted
+    from acnet_pl.quiet import keep_sizes_quiet
     from acnet_pl.trust import trusting
 
+    keep_sizes_quiet()
     with readable_errors(args[0] if args[0] in command_modules() else "") as outcome:
         args, packages = take_trusted(args)
         with trusting(packages):
