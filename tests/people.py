@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from acnet_pl import ACBlock
 
@@ -207,6 +209,39 @@ def loader(kind: type[Own], batches: int = 2) -> DataLoader[Any]:
     made: Any = [kind.batches(COUNT) for _ in range(batches)]
     torch.set_rng_state(state)
     return DataLoader(made, batch_size=None)
+
+
+class Noisy(Dataset[Any]):
+    """Ten images of which each is disturbed anew by all the generators that people use."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        if i >= 10:
+            raise IndexError
+        disturbance = torch.rand(()) + np.random.rand() + random.random()  # noqa: NPY002
+        return torch.full((3, SIZE, SIZE), i / 10) * disturbance, i % CLASSES
+
+    def __len__(self) -> int:
+        return 10
+
+
+class Stream(IterableDataset[Any]):
+    """The same images, one after another; nobody knows at which one it is."""
+
+    def __init__(self, length: int | None = 10) -> None:
+        self.images, self.length = Noisy(), length
+
+    def __iter__(self) -> Any:
+        return (self.images[i] for i in range(10))
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError
+        return self.length
+
+
+def shuffled(**options: Any) -> DataLoader[Any]:
+    """An ordinary loader: five batches in another order and with other disturbances every epoch."""
+    return DataLoader(options.pop("dataset", Noisy()), **{"batch_size": 2, "shuffle": True, **options})
 
 
 def trainer(folder: Any, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.plugins.io import AsyncCheckpointIO
+from pytorch_lightning.utilities import CombinedLoader
 from tests import people
 from tests.people import EVERYONE, Own, OwnDicts, OwnPairs, OwnSegmentation, OwnTwoNetworks, loader, trainer
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from acnet_pl import ACBlock, explicit_branches, fuse_model, fused_info, load_fused
 from acnet_pl.analysis import compare, kernel_magnitude
@@ -28,6 +32,7 @@ from acnet_pl.callbacks import (
     RotationRobustness,
     RunCheckpoint,
 )
+from acnet_pl.callbacks.plain_loaders import seed_everything
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -364,6 +369,24 @@ class TestALateFuseThatCannotWork:
         assert not plain(model.get_submodule("discriminator"))
 
 
+class DieAt(pl.Callback):
+    """Ends the training as a kill does, when a batch begins."""
+
+    def __init__(self, at: tuple[int, int]) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise InterruptedError
+
+
+class Two(Own):
+    """Takes a batch of each of two loaders."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch[0]) + self.loss(batch[1])
+
+
 class Keeping(Own):
     def __init__(self, thing: Any = None) -> None:
         super().__init__()
@@ -387,6 +410,113 @@ class TestRunCheckpointOnAnyModule:
         run.fit(resumed, loader(kind), loader(kind), ckpt_path=last)
         for name, tensor in undisturbed.state_dict().items():
             assert torch.equal(resumed.state_dict()[name], tensor), name
+
+    @pytest.mark.parametrize(
+        ("at", "options"),
+        [
+            ((0, 3), {}),
+            ((1, 0), {}),
+            ((1, 3), {}),
+            ((1, 3), {"num_workers": 1}),
+            ((1, 0), {"generator": 5}),
+            ((1, 3), {"replacement": 5}),
+        ],
+        ids=str,
+    )
+    def test_an_ordinary_loader_goes_on_where_it_was(
+        self, at: tuple[int, int], options: dict[str, int], tmp_path: Path
+    ) -> None:
+        def fit(folder: Path, *callbacks: pl.Callback, **more: Any) -> tuple[Own, pl.Trainer]:
+            told: dict[str, Any] = dict(options)
+            if "generator" in told:
+                told["generator"] = torch.Generator().manual_seed(5)
+            if "replacement" in told:
+                own = torch.Generator().manual_seed(told.pop("replacement"))
+                told |= {"sampler": RandomSampler(people.Noisy(), True, 10, own), "shuffle": False}
+            model = seeded(Own)
+            run = trainer(folder, RunCheckpoint(every_n_steps=1), *callbacks)
+            run.fit(model, people.shuffled(**told), loader(Own), **more)
+            return model, run
+
+        undisturbed, _ = fit(tmp_path / "a")
+        with pytest.raises(InterruptedError):
+            fit(tmp_path / "b", DieAt(at))
+        torch.manual_seed(99)  # as in another process
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*resum")
+            resumed, run = fit(tmp_path / "b", ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
+        assert run.global_step == 10
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+
+    def test_every_image_is_seen_once_and_epochs_differ(self, tmp_path: Path) -> None:
+        seen: list[int] = []
+
+        class Watch(pl.Callback):
+            def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+                seen.extend(batch[2].tolist())
+
+        class Numbered(people.Noisy):
+            def __getitem__(self, i: int) -> Any:
+                return *super().__getitem__(i), i
+
+        def fit(*callbacks: pl.Callback, **more: Any) -> pl.Trainer:
+            run = trainer(tmp_path, RunCheckpoint(every_n_steps=2), *callbacks)
+            given = people.shuffled(dataset=Numbered())
+            run.fit(seeded(Own), given, loader(Own), **more)
+            assert run.train_dataloader is given
+            return run
+
+        with pytest.raises(InterruptedError):
+            fit(DieAt((0, 2)), Watch())
+        fit(Watch(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+        first, second = seen[:10], seen[10:]
+        assert sorted(first) == sorted(second) == list(range(10))
+        assert first != second
+
+    @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
+    def test_a_stream_is_resumed_at_ends_of_epochs(self, tmp_path: Path) -> None:
+        def fit(folder: Path, *callbacks: pl.Callback, **more: Any) -> tuple[Own, pl.Trainer]:
+            seed_everything("a run")  # the first batches of a stream are drawn before RunCheckpoint is asked
+            model = seeded(Own)
+            run = trainer(folder, RunCheckpoint(every_n_steps=2), *callbacks)
+            with pytest.warns(UserWarning, match="only at ends of epochs, as Stream is an IterableDataset.*Stateful"):
+                run.fit(model, people.shuffled(dataset=people.Stream(), shuffle=False), loader(Own), **more)
+            return model, run
+
+        undisturbed, _ = fit(tmp_path / "a")
+        with pytest.raises(InterruptedError):
+            fit(tmp_path / "b", DieAt((1, 4)))
+        resumed, run = fit(tmp_path / "b", ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
+        assert run.global_step == 10
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+
+    def test_an_endless_stream_begins_anew(self, tmp_path: Path) -> None:
+        def fit(*callbacks: pl.Callback, **more: Any) -> None:
+            run = trainer(tmp_path, RunCheckpoint(every_n_steps=2), *callbacks, max_epochs=1)
+            data = people.shuffled(dataset=people.Stream(None), shuffle=False)
+            run.fit(seeded(Own), data, loader(Own), **more)
+
+        with (
+            pytest.raises(InterruptedError),
+            pytest.warns(UserWarning, match="begins the data anew, as Stream is an Iter"),
+        ):
+            fit(DieAt((0, 4)))
+        with pytest.warns(UserWarning, match="RunCheckpoint") as told:
+            fit(ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+        said = [str(warning.message) for warning in told]
+        assert any("4 batches of this epoch may be trained twice, as Stream is an Iter" in text for text in said)
+
+    def test_several_loaders_and_generators_that_are_not_kept(self, tmp_path: Path) -> None:
+        noisy = people.Noisy()
+        noisy.mine = np.random.default_rng(0)  # type: ignore[attr-defined]
+        two = CombinedLoader([people.shuffled(dataset=noisy), people.shuffled()], "min_size")
+        with pytest.warns(UserWarning, match="RunCheckpoint") as told:
+            trainer(tmp_path, RunCheckpoint(), max_epochs=1).fit(Two(), two, loader(Own))
+        said = "\n".join(str(warning.message) for warning in told)
+        assert "written only at ends of epochs, as the training has 2 loaders" in said
+        assert "draws other numbers from `mine` (Generator) of Noisy, whose state is not kept" in said
 
     def test_hyper_parameters_that_cannot_be_read_back(self, tmp_path: Path) -> None:
         message = r"`thing` \(type\) of Keeping could not be read back .*save_hyperparameters\(ignore=\['thing'\]\)"

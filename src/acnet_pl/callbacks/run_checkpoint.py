@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loops.progress import _StartedTracker
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from acnet_pl.callbacks.averages import require_averaging
 from acnet_pl.callbacks.before_validation import BeforeValidation
 from acnet_pl.callbacks.metric_states import load_metric_states, metric_states
+from acnet_pl.callbacks.newest_checkpoint import KEY, LAST, PREVIOUS
+from acnet_pl.callbacks.plain_loaders import PlainLoaders, seed_everything, stateful_states
 from acnet_pl.callbacks.sigterm import exit_terminated, on_sigterm
-from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, check_readable, install_io, read_checkpoint
+from acnet_pl.checkpoint import AtomicCheckpointIO, check_readable, install_io
 from acnet_pl.loggers import MetricsCSV
 
-__all__ = ["RunCheckpoint", "newest_checkpoint"]
+__all__ = ["RunCheckpoint"]
 
-_KEY = "acnet_pl"
-_LAST, _PREVIOUS = "last.ckpt", "previous.ckpt"
 _EXCHANGE_EVERY = 10  # steps, between processes
 
 
@@ -37,6 +34,13 @@ class RunCheckpoint(Callback):
     counters of steps. Random numbers need no saving: before every batch torch's, NumPy's and Python's generators are
     seeded from the run's seed, the process and the number of the batch. On a CPU, with ``trainer.deterministic``, a
     resumed run ends with the same bits as an undisturbed one.
+
+    That takes a training loader with ``state_dict``, or one ordinary DataLoader of a map-style dataset: its order and
+    transforms are seeded by epoch and batch (`PlainLoaders`), and the batches of the epoch that were trained are drawn
+    again and thrown away. Torch generators in loader, sampler and dataset are kept. With a stream, another iterable or
+    several loaders the position is unknown: checkpoints are then written only at ends of epochs (of a stream without
+    length also between, and its data begin anew). This, generators of other kinds, and persistent workers, whose
+    random transforms differ after resuming, are warned of.
 
     On SIGTERM a checkpoint is written after the batch at hand, of validation too (with several processes within 10
     steps), and the process ends with exit code 143. Values that are logged by ``self.log(..., on_epoch=True)`` as plain
@@ -85,6 +89,7 @@ class RunCheckpoint(Callback):
         self._resumed: dict[str, Any] | None = None
         self._due = self._writing = self._trained = self._terminated = self._stopping = False
         self._loaders: list[Any] | None = None
+        self._plain_loaders, self._postponed = PlainLoaders(), False
         self._written_at = 0.0
         self._before_validation = BeforeValidation()
 
@@ -109,7 +114,7 @@ class RunCheckpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` stored."""
-        self._resumed = checkpoint.get(_KEY)
+        self._resumed = checkpoint.get(KEY)
         if (
             self._resumed is not None and self.resume_from is None
         ):  # a new run that starts from another one's checkpoint
@@ -121,7 +126,7 @@ class RunCheckpoint(Callback):
         self._seed = resumed.get("seed", torch.initial_seed())
         self._trained = resumed.get("trained", False)
         if self._trained:
-            trainer.should_stop, self.last_path = True, str(self._folder / _LAST)
+            trainer.should_stop, self.last_path = True, str(self._folder / LAST)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV) and trainer.is_global_zero:
                 logger.rewind(resumed.get("rows", 0))
@@ -130,15 +135,19 @@ class RunCheckpoint(Callback):
         """Move the loader to its position. From here on SIGTERM waits for the end of the batch."""
         require_averaging(trainer)
         loop = trainer.fit_loop
+        loop.setup_data()  # if loaders are made anew every few epochs: not later, as nothing would be told of it
         if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
             # Counting the steps of a schedule has set the loader up before Lightning knew that it resumes.
             loop._load_combined_loader_states()
             iter(loop._data_fetcher)
+        self._plain_loaders.install(trainer, self._seed, self.enabled)
+        self._plain_loaders.start(trainer, (self._resumed or {}).get("generators"))
         self._written_at = time.monotonic()
         on_sigterm(self._note_sigterm if self.enabled else exit_terminated)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the start of an epoch in memory if its validation comes within a few batches."""
+        self._plain_loaders.install(trainer, self._seed, self.enabled)  # new ones, if they are made anew every epoch
         if self.enabled and self._before_validation.plan(trainer, 0):
             self._loaders = None
 
@@ -153,12 +162,12 @@ class RunCheckpoint(Callback):
             batches.ready = batches.started + 1
             load_metric_states(pl_module, self._resumed["metrics"] if trainer.is_global_zero else {})
             self._resumed = None
-        _seed_everything(f"{self._seed}/{trainer.global_rank}/{loop.batch_progress.total.ready}")
+        seed_everything(f"{self._seed}/{trainer.global_rank}/{loop.batch_progress.total.ready}")
         if self._due:
             self._due = False
             self._write(trainer)
-            if self._stopping:
-                self._stop()
+        if self._stopping:
+            self._stop()
         self._before_validation.keep(trainer, batch_idx, lambda: self._dump(trainer))
 
     def on_train_batch_end(
@@ -174,22 +183,29 @@ class RunCheckpoint(Callback):
         late = time.monotonic() - self._written_at > 60 * self.every_n_minutes
         self._stopping = self._any(trainer, self._terminated)
         self._due |= self._any(trainer, late) or self._stopping
+        if self._plain_loaders.ends_only:
+            self._postponed |= self._due
+            self._due, self._postponed = ends_epoch and self._postponed, not ends_epoch and self._postponed
+            return
         if self._due | (not ends_epoch and self._before_validation.plan(trainer, batch_idx + 1)):
             # The loader's state is right only now: before the next batch begins, the loader has counted it.
-            loader = trainer.fit_loop._combined_loader
-            self._loaders = None if ends_epoch or loader is None else loader._state_dicts()
+            self._loaders = None if ends_epoch else stateful_states(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning leaves out; checkpoints written at other moments are never resumed from."""
+        state = checkpoint["loops"]["fit_loop"]["state_dict"]
+        if "combined_loader" in state:  # which has something of each loader of `PlainLoaders`
+            state["combined_loader"] = stateful_states(trainer)
         if not self._writing:
             return
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV) and trainer.is_global_zero]
-        checkpoint[_KEY] = {
+        checkpoint[KEY] = {
             "steps_logged": trainer.fit_loop.epoch_loop._batches_that_stepped,
             "metrics": metric_states(pl_module),
             "rows": max((file.rows() for file in files), default=0),
             "seed": self._seed,
             "trained": self._trained,
+            "generators": self._plain_loaders.states(trainer, self._trained),
         }
         loop = checkpoint["loops"]["fit_loop"]
         loop["epoch_loop.batch_progress"]["is_last_batch"] = False
@@ -213,7 +229,7 @@ class RunCheckpoint(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the state before this validation on SIGTERM; one batch is then trained again."""
-        if self._terminated and self._before_validation.write(trainer, self._folder / _LAST, self._folder / _PREVIOUS):
+        if self._terminated and self._before_validation.write(trainer, self._folder / LAST, self._folder / PREVIOUS):
             self._stop()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -225,10 +241,10 @@ class RunCheckpoint(Callback):
         on_sigterm(exit_terminated)
 
     def _write(self, trainer: Trainer) -> None:
-        path = self._folder / _LAST
+        path = self._folder / LAST
         self._writing = True
         try:
-            trainer.save_checkpoint(path, weights_only=False, storage_options={"previous": self._folder / _PREVIOUS})
+            trainer.save_checkpoint(path, weights_only=False, storage_options={"previous": self._folder / PREVIOUS})
         finally:
             self._writing = False
         if trainer.is_global_zero and isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO):
@@ -243,7 +259,10 @@ class RunCheckpoint(Callback):
             self._writing = False
 
     def _stop(self) -> None:
-        rank_zero_info(f"Stopped by SIGTERM; --resume auto goes on from {self._folder / _LAST}")
+        path = self._folder / LAST
+        rank_zero_info(
+            f"Stopped by SIGTERM; --resume auto {f'goes on from {path}' if path.exists() else 'begins anew'}"
+        )
         exit_terminated()
 
     def _any(self, trainer: Trainer, decision: bool) -> bool:
@@ -255,38 +274,3 @@ class RunCheckpoint(Callback):
 
     def _note_sigterm(self, *_: Any) -> None:
         self._terminated = True
-
-
-def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = True) -> Path | None:
-    """Return the newest whole checkpoint of this model that `RunCheckpoint` wrote below a run's folder.
-
-    Args:
-        folder: The run's folder.
-        model: Model to train on.
-        set_aside: Rename a file that is damaged or of another network, which is named in a warning in any case.
-    """
-    for name in (_LAST, _PREVIOUS):
-        path = folder / "checkpoints" / name
-        if not path.exists():
-            continue
-        try:
-            content = read_checkpoint(path)
-            options = content.get("hyper_parameters", {})
-            if _KEY not in content:
-                raise CheckpointError(f"{path} cannot be resumed from: it was not written by RunCheckpoint")
-            for key in ("backbone", "conv", "num_classes"):
-                if options.get(key) != model.hparams[key]:
-                    raise CheckpointError(f"{path} is of another network: {key} is {options.get(key)}")
-            return path
-        except CheckpointError as error:
-            rank_zero_warn(f"Passing over a checkpoint: {error}")
-            if set_aside:
-                path.replace(path.with_name(f"{name}.damaged"))
-    return None
-
-
-def _seed_everything(what: str) -> None:
-    seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=4).digest(), "big")
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (whoever draws from the global generator)
-    random.seed(seed)

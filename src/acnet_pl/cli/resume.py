@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from acnet_pl.atomic import atomic_path, remove_unfinished
-from acnet_pl.callbacks.run_checkpoint import newest_checkpoint
+from acnet_pl.callbacks.newest_checkpoint import newest_checkpoint
 from acnet_pl.config.files import CONFIG, run_config, run_order
 from acnet_pl.config.run_folder import MARKER, Claim, check_entries, write_config
 from acnet_pl.modules import ImageClassifier
