@@ -449,6 +449,26 @@ class TestRunCheckpointOnAnyModule:
         for name, tensor in undisturbed.state_dict().items():
             assert torch.equal(resumed.state_dict()[name], tensor), name
 
+    @pytest.mark.parametrize("at", [(2, 1), (3, 1)], ids=["while averaging", "while computing batch norms"])
+    def test_stochastic_weight_averaging_goes_on(self, at: tuple[int, int], tmp_path: Path) -> None:
+        def fit(folder: Path, *callbacks: pl.Callback, **more: Any) -> tuple[Own, pl.Trainer]:
+            model = seeded(Own)
+            averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+            all_of_them = [RunCheckpoint(every_n_steps=1), averaging, FuseOnFitEnd(), *callbacks]
+            run = trainer(folder, *all_of_them, max_epochs=3)
+            run.fit(model, loader(Own), loader(Own), **more)
+            return model, run
+
+        undisturbed, whole = fit(tmp_path / "a")
+        with pytest.raises(InterruptedError):
+            fit(tmp_path / "b", DieAt(at))
+        resumed, run = fit(tmp_path / "b", ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
+        assert (tmp_path / "b" / "fused.safetensors").exists()
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+        if at[0] == 2:
+            assert run.optimizers[0].param_groups[0]["lr"] == whole.optimizers[0].param_groups[0]["lr"]
+
     def test_every_image_is_seen_once_and_epochs_differ(self, tmp_path: Path) -> None:
         seen: list[int] = []
 

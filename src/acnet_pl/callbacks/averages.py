@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["averages", "holds_average", "require_averaging"]
+__all__ = ["averages", "holds_average", "require_averaging", "resume_averaging"]
 
 
 def averages(trainer: Trainer) -> Iterator[LightningModule]:
@@ -52,3 +52,20 @@ def require_averaging(trainer: Trainer) -> None:
                 f"{type(callback).__name__} would average nothing, and the training would end with its initial "
                 f"weights: it starts at {late}; give an earlier start, or train longer"
             )
+
+
+def resume_averaging(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Let SWA go on in the epoch that the checkpoint lies in.
+
+    Lightning calls no ``on_train_epoch_start`` in an epoch that it resumes. SWA prepares there the pass that computes
+    the batch norms' statistics, and its schedule, which is otherwise missing for the rest of the epoch.
+    """
+    if not trainer.fit_loop.restarted_mid_epoch:
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            rates = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+            callback.on_train_epoch_start(trainer, pl_module)
+            for group, kept in zip(groups, rates, strict=True):
+                group.update(kept)  # a new schedule begins by setting its own learning rate

@@ -12,7 +12,7 @@ from pytorch_lightning.loops.progress import _StartedTracker
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from acnet_pl.callbacks.averages import require_averaging
+from acnet_pl.callbacks.averages import require_averaging, resume_averaging
 from acnet_pl.callbacks.before_validation import BeforeValidation
 from acnet_pl.callbacks.metric_states import load_metric_states, metric_states
 from acnet_pl.callbacks.newest_checkpoint import KEY, LAST, PREVIOUS
@@ -134,6 +134,7 @@ class RunCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the loader to its position. From here on SIGTERM waits for the end of the batch."""
         require_averaging(trainer)
+        resume_averaging(trainer, pl_module)
         loop = trainer.fit_loop
         loop.setup_data()  # if loaders are made anew every few epochs: not later, as nothing would be told of it
         if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
