@@ -97,6 +97,11 @@ def test_what_code_and_hooks_collect_stays(example: Tensor | None, randomise: Ra
     assert Keeps.forward.__defaults__ == ([],)
 
 
+def test_no_hook_is_left_that_pytorch_asks_about() -> None:
+    fuse_model(Pair().double().eval(), X)
+    assert not torch.nn.modules.module._has_any_global_hook()
+
+
 def test_a_profiler_goes_on() -> None:
     profiler = cProfile.Profile()
     profiler.enable()

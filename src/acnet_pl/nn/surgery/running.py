@@ -192,11 +192,11 @@ class Recorder(DispatchMode):
     def watching_unchanged(self) -> Iterator[None]:
         """Record what returns an output as it is now: functions of PyTorch, and modules that are not the model's."""
 
-        def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if module not in self._modules:
-                self.take_unchanged((args, kwargs), output, type(module).__name__)
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            if module not in self._modules and id(output) in self.maker:
+                self.take_unchanged(output, output, type(module).__name__)
 
-        handle = register_module_forward_hook(note, with_kwargs=True)
+        handle = register_module_forward_hook(note)  # PyTorch does not forget a hook that asks for keyword arguments
         try:
             with _Functions(self):
                 yield
