@@ -249,6 +249,21 @@ def test_another_choice_gives_the_same_or_there_is_no_network(
             torch.testing.assert_close(call(network), call(model), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("text", [str, "{}".format, lambda y: f"{y}"])
+def test_text_of_an_output_stays(text: Callable[[Any], str], randomise: Randomise) -> None:
+    class Logs(Pair):
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x)
+            self.log = text(y)
+            return self.norm(y)
+
+    model: Any = randomise(Logs().double()).eval()
+    fused: Any = fuse_model(model)
+    torch.testing.assert_close(fused(X), model(X))
+    assert fused.log == model.log
+
+
 def test_a_choice_by_another_module_keeps_a_bias_where_it_is() -> None:
     class Chosen(ByAnotherModule):
         def forward(self, x: Tensor) -> Any:

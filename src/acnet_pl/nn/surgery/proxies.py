@@ -36,6 +36,10 @@ class InPlaceProxy(fx.Proxy):
     def __getattr__(self, k: str) -> Attribute:
         return _InPlaceAttribute(self, k)
 
+    def __str__(self) -> str:  # of the values, which an f-string asks for too
+        self.tracer.create_proxy("call_function", str, (self,), {})
+        return repr(self)
+
     def __setattr__(self, k: str, value: Any) -> None:
         if k == "data":
             raise TypeError("a symbol cannot be given other data, as `x.data = y` and `x.data += y` do")
