@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.nn.pairs import Pair, Randomise, X, given, plain, where
+from tests.nn.pairs import Pair, Randomise, X, given, hold_at_another_call, where
 from torch import Tensor, nn
 
 from acnet_pl.nn import FusionError, convert_to_acnet, fuse_model, stock_state_dict
@@ -234,19 +233,7 @@ CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
 def test_another_choice_gives_the_same_or_there_is_no_network(
     kind: type[Pair], other: Callable[[Any], Any], example: Tensor | None, randomise: Randomise
 ) -> None:
-    model = randomise(kind().double()).eval()
-    networks = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        networks.append(fuse_model(model, example))
-        try:
-            networks.append(convert_to_acnet(model, example, init="preserve"))
-        except ValueError as error:
-            if example is not None or "give an `example_input`" not in str(error):
-                raise
-    for network in networks:
-        for call in (plain, other):
-            torch.testing.assert_close(call(network), call(model), rtol=1e-9, atol=1e-10)
+    hold_at_another_call(randomise(kind().double()).eval(), other, example)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.nn.pairs import Pair, Randomise, X, given, plain, where
+from tests.nn.pairs import Pair, Randomise, X, given, hold_at_another_call, plain, where
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -374,24 +373,7 @@ CASES: list[tuple[type[Pair], Callable[[Any], Any]]] = [
 def test_another_call_gives_the_same_or_there_is_no_network(
     kind: type[Pair], other: Callable[[Any], Any], example: Tensor | None, randomise: Randomise
 ) -> None:
-    model = randomise(kind().double()).eval()
-    preserved: nn.Module | None = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        fused = fuse_model(model, example)
-        try:
-            preserved = convert_to_acnet(model, example, init="preserve")
-        except ValueError as error:
-            if example is not None or "give an `example_input`" not in str(error):
-                raise
-    for network in (fused, preserved):
-        if network is not None:
-            for call in (plain, other):
-                with torch.no_grad():
-                    state = {name: value.clone() for name, value in model.state_dict().items()}
-                    expected = call(model)
-                    model.load_state_dict(state)  # a norm in train mode moves its statistics
-                torch.testing.assert_close(call(network), expected, rtol=1e-9, atol=1e-10)
+    hold_at_another_call(randomise(kind().double()).eval(), other, example)
 
 
 class Checked(Pair):

@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from acnet_pl.atomic import atomic_path, remove_unfinished
-from acnet_pl.callbacks.newest_checkpoint import newest_checkpoint
+from acnet_pl.callbacks.newest_checkpoint import LAST, newest_checkpoint
 from acnet_pl.config.files import CONFIG, run_config, run_order
 from acnet_pl.config.run_folder import MARKER, Claim, check_entries, write_config
 from acnet_pl.modules import ImageClassifier
@@ -112,7 +112,7 @@ def _flat(options: Any, name: str = "") -> dict[str, Any]:
 
 def way_on(folder: Path) -> str:
     """Return how a run goes on that was interrupted."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / "checkpoints" / LAST
     return f"--resume auto goes on from {last}" if last.exists() else f"there is no checkpoint in {folder} yet"
 
 

@@ -17,7 +17,6 @@ __all__ = [
     "called_methods",
     "closed_over",
     "codes",
-    "function_of",
     "in_place_of",
     "is_cached",
     "is_filled",
@@ -76,14 +75,14 @@ def _globals_in(code: CodeType) -> tuple[str, ...]:
 def _members(module: nn.Module, name: str, inherited: bool) -> Iterator[tuple[Key, Any]]:
     """Iterate over what a name may mean in a module: an attribute, a method and, if asked, overridden methods."""
     if name in vars(module):
-        yield (0, name), function_of(vars(module)[name])
+        yield (0, name), _function_of(vars(module)[name])
         return
     homes = [depth for depth, kind in enumerate(type(module).__mro__) if name in vars(kind)]
     for depth in homes if inherited else homes[:1]:
-        yield (depth, name), function_of(vars(type(module).__mro__[depth])[name])
+        yield (depth, name), _function_of(vars(type(module).__mro__[depth])[name])
 
 
-def function_of(value: Any) -> Any:
+def _function_of(value: Any) -> Any:
     """Return the function that Python calls for a property, a class or static method, or a method that is cached."""
     if isinstance(value, property):
         return value.fget
