@@ -61,7 +61,6 @@ _HOMES = {
         "explicit_branches",
         "fuse_model",
         "fuse_report",
-        "fuse_report",
         "keep_fused",
         "stock_state_dict",
     ),
