@@ -30,6 +30,7 @@ DEFAULT_FILTERS = len(warnings.filters)  # those of the interpreter, the last on
 # What a run imports, in the end.
 IMPORTED = ["acnet_pl.cli.lightning", "acnet_pl.callbacks", "acnet_pl.analysis", "sklearn.datasets", "torch._dynamo"]
 IMPORTED += ["torch.distributed.launcher.api", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+IMPORTED += ["wandb.apis.public", "wandb.sdk.launch", "wandb.wandb_run", "wandb.sdk.lib.gitlib"]
 
 
 def fork(work: Callable[[], int | None], folder: Path, output: Path, errors: Path | None = None) -> int:

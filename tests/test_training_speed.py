@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FROM_ONE = """
 import multiprocessing, runpy, sys
 
-multiprocessing.set_forkserver_preload(["acnet_pl.backbones", "torch.profiler", "torch.utils.flop_counter"])
+multiprocessing.set_forkserver_preload(["step_contender"])
 get_context = multiprocessing.get_context
 multiprocessing.get_context = lambda method: get_context("forkserver" if method == "spawn" else method)
 sys.argv.pop(0)

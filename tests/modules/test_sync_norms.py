@@ -70,7 +70,7 @@ def test_synchronised_network_computes_the_same_and_is_put_back(network: nn.Modu
 
 def test_norms_that_lightning_leaves_behind_fuse_and_convert() -> None:
     """Its own plugin ends in a class of Lightning's, which computes what nn.BatchNorm2d does."""
-    model = timm.create_model("resnet18", num_classes=5)
+    model = timm.create_model("resnet18", num_classes=5, layers=[1, 1, 1, 1])
     plugin = TorchSyncBatchNorm()
     left = randomise(plugin.revert(plugin.apply(model)))
     assert {type(norm) for norm in norms(left)}.isdisjoint({nn.BatchNorm2d, nn.SyncBatchNorm})

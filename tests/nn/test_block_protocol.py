@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,18 +198,10 @@ if __name__ == "__main__":
 """
 
 
-def test_two_processes_with_synchronised_norms_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_with_synchronised_norms_train_as_one(tmp_path: Path, process: Callable[..., Any]) -> None:
     """Batches of 2 and 4 images; one pair of processes for all blocks."""
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        TWO_PROCESSES,
-        str(Path(__file__).parents[2]),
-        str(tmp_path / "group"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    arguments = ["-W", "error", "-c", TWO_PROCESSES, Path(__file__).parents[2], tmp_path / "group"]
+    done = process(arguments, tmp_path)
     assert done.stdout == f"{len(BUILDERS)} equal\n", done.stderr
 
 

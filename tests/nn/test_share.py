@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,15 +321,10 @@ if __name__ == "__main__":
 """
 
 
-def test_synchronised_batch_norms_have_the_statistics_of_all_processes(tmp_path: Any) -> None:
+def test_synchronised_batch_norms_have_the_statistics_of_all_processes(
+    tmp_path: Path, process: Callable[..., Any]
+) -> None:
     """Two processes compute what one does with all images, its share being theirs, whatever images each has."""
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        TWO_PROCESSES,
-        *map(str, (__file__.rpartition("/")[0], tmp_path / "group")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    arguments = ["-W", "error", "-c", TWO_PROCESSES, Path(__file__).parent, tmp_path / "group"]
+    done = process(arguments, tmp_path, seconds=120)
     assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr
