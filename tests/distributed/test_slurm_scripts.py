@@ -137,11 +137,20 @@ def test_a_job_leaves_time_to_stop_and_its_tasks_are_what_lightning_expects(scri
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_array_has_a_task_for_every_run(slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_array_has_a_task_for_every_run(
+    slurm: Slurm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = ["digits", "--models", "cifar_quick", "--variants", "plain", "acb", "--seeds", "0", "1"]
     args += ["--wandb.tags", "['two words']"]
+    monkeypatch.chdir(tmp_path)
+    command = ["reproduce", *args, "--list"]
+    assert main(command) == 0
+    listed = tmp_path / "listed"
+    listed.write_text(capsys.readouterr().out)
+    (slurm.programs / "python").write_text(STAND_IN.replace("exit 0\n", f"cat {listed}\n"))
     done = slurm.run(CLUSTER / "submit_reproduce.sh", *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert slurm.arguments("python") == ["-m", "acnet_pl", *command]
     submitted = slurm.arguments("sbatch")
     assert submitted is not None
     array, script, commands = submitted
@@ -151,10 +160,10 @@ def test_an_array_has_a_task_for_every_run(slurm: Slurm, tmp_path: Path, capsys:
     names = set()
     for task in (1, len(lines)):
         slurm.run(Path(script), commands, cwd=tmp_path, SLURM_ARRAY_TASK_ID=str(task))
-        command = slurm.arguments("srun")
-        assert command is not None
-        assert shlex.join(command) == lines[task - 1]
-        config = parsed(command, capsys)
+        started = slurm.arguments("srun")
+        assert started is not None
+        assert shlex.join(started) == lines[task - 1]
+        config = parsed(started, capsys)
         assert config["resume"] == "auto"
         assert config["wandb"] == {"mode": None, "project": "acnet_pl", "group": None, "tags": ["two words"]}
         names.add(config["name"])
