@@ -5,10 +5,11 @@
     python benchmarks/publish_tables.py --add runs/reproduce/table1/results.json results/cifar10-jpeg/NAME.json
 
 A marked place is ``<!-- VIEW FILE#GRID WORDS -->`` ... ``<!-- end -->``; FILE is below results/. Views of a
-``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``pruning`` with ratios
-in percent, ``magnitude``, and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant. ``h200`` and,
-in a sentence, ``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts``
-with a row are those of attacks.json, ``networks`` with a row those of random_networks.json.
+``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``rates`` with model,
+variant and the FILE#GRID of the same pairs at other learning rates, ``pruning`` with ratios in percent, ``magnitude``,
+and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant. ``h200`` and, in a sentence,
+``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with a row are
+those of attacks.json, ``networks`` with a row those of random_networks.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from record import without_paths
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-PLACE = re.compile(r"<!-- (\w+) ([\w./#-]+)((?: [\w.,-]+)*) -->(.*?)<!-- end -->", re.DOTALL)
+PLACE = re.compile(r"<!-- (\w+) ([\w./#-]+)((?: [\w.,/#-]+)*) -->(.*?)<!-- end -->", re.DOTALL)
 Figures = Mapping[tuple[str, str], Sample]
 
 
@@ -42,13 +43,18 @@ def filled(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         view, source, words, _ = match.groups()
-        file, _, part = source.partition("#")
-        record = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-        content = VIEWS[view]({**record["grids"][part], "name": part} if part else record, *words.split())
+        content = VIEWS[view](_record(source), *words.split())
         inner = content if view in INLINE else f"\n{content}\n"
         return f"<!-- {view} {source}{words} -->{inner}<!-- end -->"
 
     return PLACE.sub(fill, text)
+
+
+def _record(source: str) -> Mapping[str, Any]:
+    """What ``FILE#GRID`` or ``FILE`` is."""
+    file, _, part = source.partition("#")
+    record: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    return {**record["grids"][part], "name": part} if part else record
 
 
 def gains(grid: Mapping[str, Any]) -> str:
@@ -72,6 +78,27 @@ def measures(grid: Mapping[str, Any]) -> str:
     each = [_figures(grid, key) for key in keys]
     rows = [[_title(grid, key), *(_spread(figures[key]) for figures in each)] for key in each[0]]
     return _table(["", *columns], rows)
+
+
+def rates(grid: Mapping[str, Any], model: str, variant: str, *others: str) -> str:
+    """Top-1 at each learning rate, on the seeds that all have, and what each variant has at its best rate."""
+    key = "model.optimizer.init_args.lr"
+    found = {grid_["departures"][key][0]: _figures(grid_) for grid_ in map(_record, others)}
+    (usual,) = {change.split(" → ")[0] for change in found}
+    each = {change.split(" → ")[1]: figures for change, figures in found.items()} | {usual: _figures(grid)}
+    keys = [(model, _base(grid)), (model, variant)]
+    seeds = set.intersection(*(set(figures[key].values) for figures in each.values() for key in keys))
+    samples = {
+        rate: [Sample({seed: figures[key].values[seed] for seed in sorted(seeds)}) for key in keys]
+        for rate, figures in sorted(each.items(), key=lambda one: float(one[0]))
+    }
+    best = [max(samples, key=lambda rate: samples[rate][arm].mean) for arm in (0, 1)]
+    samples[f"best of each: {best[0]}, {best[1]}"] = [samples[best[arm]][arm] for arm in (0, 1)]
+    rows = []
+    for rate, (plain, other) in samples.items():
+        difference, _, _, by_seed = _gain_cells(gain := paired_difference(plain, other), None)
+        rows.append([rate, str(gain.n), _spread(plain), _spread(other), difference, _interval(gain), by_seed])
+    return _table(["learning rate", "n", *(_title(grid, key) for key in keys), _GAIN[0], _GAIN[1], _GAIN[3]], rows)
 
 
 def pruning(grid: Mapping[str, Any], percents: str) -> str:
@@ -173,7 +200,20 @@ def networks(record: Mapping[str, Any], what: str) -> str:
 
 VIEWS: Mapping[str, Callable[..., str]] = {
     view.__name__: view
-    for view in (gains, measures, pruning, magnitude, h200, h200_gain, gain, top1, correlation, attempts, networks)
+    for view in (
+        gains,
+        rates,
+        measures,
+        pruning,
+        magnitude,
+        h200,
+        h200_gain,
+        gain,
+        top1,
+        correlation,
+        attempts,
+        networks,
+    )
 }
 INLINE = {"h200_gain", "gain", "top1", "correlation", "attempts", "networks"}
 _GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")

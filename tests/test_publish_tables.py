@@ -56,6 +56,27 @@ def test_the_figures_are_those_of_the_record() -> None:
     assert said.endswith("+0.42 to +1.22, n = 6 pairs)")  # 0.817 ± 2.571 · 0.380 / √6
 
 
+def test_each_network_has_its_best_learning_rate() -> None:
+    folder = ROOT / "results" / "cifar10-jpeg"
+
+    def means(variant: str) -> dict[str, float]:
+        found = {}
+        for rate in ("0.05", "0.1", "0.2"):
+            name, grid = ("cheaper", "cheaper") if rate == "0.1" else (f"rate_{rate}", "blocks")
+            record = json.loads((folder / f"{name}_cifar_quick.json").read_text())["grids"][grid]["runs"]
+            runs = [run["summary"]["metrics"] for run in record if run["variant"] == variant and run["seed"] in (0, 1)]
+            found[rate] = 50 * sum(metrics["test/top1"] for metrics in runs)
+        return found
+
+    plain, acnet = means("plain"), means("acb")
+    best = max(plain, key=plain.__getitem__), max(acnet, key=acnet.__getitem__)
+    rows = [line.split(" | ") for line in (ROOT / "results" / "README.md").read_text().splitlines()]
+    (row,) = [row for row in rows if row[0] == f"| best of each: {', '.join(best)}"]
+    assert [float(cell.split(" ")[0]) for cell in row[1:5]] == pytest.approx(
+        [2, plain[best[0]], acnet[best[1]], acnet[best[1]] - plain[best[0]]], abs=0.006
+    )
+
+
 def test_a_published_record_names_no_folder_of_the_machine() -> None:
     record = {
         "command": [
