@@ -38,6 +38,9 @@ def fork(work: Callable[[], int | None], folder: Path, output: Path, errors: Pat
     if child := os.fork():
         return child
     code: int | str | None = 99
+    media = importlib.import_module("wandb.sdk.data_types._private").MEDIA_TMP
+    media._finalizer.detach()  # wandb makes this folder when it is imported: the server's to remove
+    media.__init__("wandb-media")
     try:
         for descriptor, path in ((1, output), (2, errors or output)):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
