@@ -27,7 +27,7 @@ from acnet_pl.nn import (
     stock_state_dict,
 )
 
-SMALL: list[tuple[type[nn.Module], str]] = [(Torchvision, "mobilenet_v3_small"), (Timm, "lcnet_035")]
+SMALL: list[tuple[type[nn.Module], str]] = [(Torchvision, "mobilenet_v3_small"), (Timm, "test_byobnet")]
 IDS = ["torchvision", "timm"]
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -149,7 +149,7 @@ def test_selection_and_options_are_passed_on() -> None:
         (lambda: Torchvision(PlainConv(), 5, "fcn_resnet50"), "no classification network of torchvision"),
         (lambda: Timm(PlainConv(), 5, "resnet18e"), r"no network of timm .*did you mean .*resnet18"),
         (lambda: Timm(PlainConv(), 5, "hf-hub:timm/resnet18"), r"no network of timm"),
-        (lambda: Timm(PlainConv(), 5, "lcnet_035", options={"pretrained": True}), "use `num_classes` and"),
+        (lambda: Timm(PlainConv(), 5, "test_byobnet", options={"pretrained": True}), "use `num_classes` and"),
         (lambda: Torchvision(ACBConv(), 5, "vit_b_32"), "nothing to convert"),
         (lambda: Torchvision(ACBConv(), 5, exclude=["layer5"]), "`exclude`: 'layer5' matches no Conv2d"),
         (lambda: Torchvision(PlainConv(), 0), r"`num_classes` \(=0\) must be at least 1"),
@@ -175,7 +175,7 @@ class Evil:
         ({"epoch": 3}, "it holds other things than tensors"),
         ([1, 2], "it holds other things than tensors"),
         ({1: torch.zeros(1)}, "it holds other things than tensors under their names"),
-        ({"a": torch.zeros(1)}, "not of a LCNet as it was built|not of a MobileNetV3 as it was built"),
+        ({"a": torch.zeros(1)}, "not of a ByobNet as it was built|not of a MobileNetV3 as it was built"),
         (b"", "that can be read without running code"),
         (b"garbage", "that can be read without running code"),
     ],
@@ -193,7 +193,7 @@ def test_files_that_are_no_weights(
     else:
         torch.save(content, path)
     with pytest.raises(ValueError, match=message):
-        Timm(PlainConv(), 5, "lcnet_035", weights_file=str(path))
+        Timm(PlainConv(), 5, "test_byobnet", weights_file=str(path))
     assert "executed" not in capsys.readouterr().out
 
 

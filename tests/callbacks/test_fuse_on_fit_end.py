@@ -125,6 +125,7 @@ def test_averaged_weights_are_called_so(tmp_path, caplog):
     def swa():
         return StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
 
+    data = DigitsDataModule(image_size=8, batch_size=256)
     best = ModelCheckpoint(tmp_path / "best", monitor="val/loss")
     for name, callbacks, said in (
         ("none", [], "Fused the last weights into"),
@@ -138,12 +139,11 @@ def test_averaged_weights_are_called_so(tmp_path, caplog):
         fuse = FuseOnFitEnd()
         run = pl.Trainer(
             max_epochs=2, accelerator="cpu", callbacks=[*callbacks, fuse], logger=False, limit_train_batches=1,
-            default_root_dir=tmp_path / name, enable_progress_bar=False, enable_model_summary=False,
+            limit_val_batches=1, default_root_dir=tmp_path / name, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=name in ("best", "not"), max_steps=1 if name == "stopped" else -1,
         )  # fmt: skip
-        model = ImageClassifier(partial(ResNetCifar, depth=8), ACBConv())
         with caplog.at_level("INFO"):
-            run.fit(model, datamodule=DigitsDataModule(image_size=8, batch_size=256))
+            run.fit(ImageClassifier(partial(ResNetCifar, depth=8), ACBConv()), datamodule=data)
         assert said in caplog.text, name
         assert fuse.result.weights in said
 

@@ -140,7 +140,7 @@ def test_the_code_that_builds_a_network_of_ones_own() -> None:
     ("backbone", "kind"),
     [
         (partial(Torchvision, name="squeezenet1_1"), "torchvision.models.squeezenet"),
-        (partial(Timm, name="lcnet_035", options={"drop_rate": 0.1}), "timm.models.mobilenetv3"),
+        (partial(Timm, name="test_byobnet", options={"drop_rate": 0.1}), "timm.models.byobnet"),
     ],
 )
 def test_stock_weights_load_into_the_packages_network(
