@@ -12,6 +12,7 @@ import yaml
 from acnet_pl.cli import main
 from acnet_pl.config.trusted import take_trusted
 from acnet_pl.modules.untrusted import check_classes
+from acnet_pl.trust import trusting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,6 +48,10 @@ PLAIN: dict[str, Any] = {
     "fuse": {"filename": "fused.safetensors"},
 }
 COMMAND = {"args": ["touch", "proof"]}
+# What the parser could open instead of a class, as it does a file.
+INLINE = "data://;base64,e2NsYXNzX3BhdGg6IHRyb2phbl9ob3JzZS5OZXR9"  # {class_path: trojan_horse.Net}
+ADDRESSES = [INLINE, "file:///more.yaml", "local://more.yaml", "file://more.yaml", "simplecache::local://more.yaml"]
+ADDRESSES += ["http://localhost:1/more.yaml", "s3://bucket/more.yaml", "memory://more.yaml", "unheard-of://more.yaml"]
 
 
 @pytest.fixture
@@ -125,6 +130,17 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         {"model/backbone.class_path": "trojan_horse.Net"},
         {"model/backbone": {"class_path": "acnet_pl.backbones.CifarQuick", "init_args.x": "trojan_horse.Net"}},
         {"model/backbone/init_args": {"x.class_path": "trojan_horse.Net"}},
+        *({"model/backbone": address} for address in ADDRESSES),
+        *({place: INLINE} for place in ("model", "model/conv", "model/optimizer", "data", "trainer/profiler", "fit")),
+        {"model/backbone": f"'{INLINE}'"},
+        {"trainer/callbacks": [INLINE]},
+        {"trainer/strategy": INLINE},
+        {
+            "model/schedule": {
+                "class_path": "torch.optim.lr_scheduler.SequentialLR",
+                "init_args": {"schedulers": [INLINE], "milestones": []},
+            }
+        },
     ],
     ids=str,
 )
@@ -138,6 +154,25 @@ def test_a_run_of_someone_else_has_nothing_executed(
     assert "Traceback" not in message
     assert not Path("proof").exists()
     assert "trojan_horse" not in sys.modules
+
+
+def test_the_parser_opens_no_address(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on the command line either, where a class is expected: what is behind it may change."""
+    stranger({})
+    for address in ADDRESSES:
+        assert main(["fit", "--model.backbone", address, "--print_config"]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        assert "trojan_horse" not in sys.modules
+    assert main(["fit", "--config", "s3://bucket/mine.yaml"]) == 2
+    assert "copy the file to this machine and give its path" in capsys.readouterr().err
+
+
+def test_classes_inside_others_options_are_of_trusted_packages_too() -> None:
+    """Wherever the parser has found them."""
+    inside = {"class_path": "trojan_horse.Net", "init_args": {}}
+    options = {"class_path": "acnet_pl.backbones.Timm", "init_args": {"options": {"x": inside}}}
+    with trusting([]), pytest.raises(ValueError, match="add --trust trojan_horse"):
+        check_classes({"model": {"backbone": options}})
 
 
 @pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "posix.system", "builtins.eval", "os.path.join"])

@@ -69,8 +69,8 @@ def read_config(given: str) -> dict[str, Any]:
     import yaml
 
     path = Path(given)
-    if "://" in given:
-        return {}  # of a remote file system, which the parser opens
+    if re.match(r"[\w+.-]+://", given):
+        raise UsageError(f"--config {given} is an address; copy the file to this machine and give its path")
     if path.is_dir():
         raise UsageError(f"--config {given} is a folder; give the YAML file of a configuration")
     inline = not path.exists()

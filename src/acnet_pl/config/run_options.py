@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from acnet_pl.config.choices import CALLBACK, SLOTS, choices
@@ -16,6 +17,9 @@ from acnet_pl.config.trusted import named_elsewhere
 from acnet_pl.config.written import NO_TEXT, without_unwritable
 
 __all__ = ["RunOptions", "RunParser", "import_named"]
+
+# Lightning has the parser open an address (s3://, data://) where a class is expected: one in a stranger's file too.
+set_parsing_settings(config_read_mode_fsspec_enabled=False)
 
 
 def import_named(args: Sequence[str]) -> None:

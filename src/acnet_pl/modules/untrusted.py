@@ -86,16 +86,7 @@ def check_parts(parts: Mapping[str, Any]) -> None:
         module, _, name = path.rpartition(".")
         if not module:
             raise ValueError(f"the {what} is {path!r}, expected a dotted path, as acnet_pl.backbones.CifarQuick")
-        if not is_trusted(module) and is_standard(module):
-            raise ValueError(
-                f"the {what} {path} is of Python's standard library; such a name has no place in a run's files, so do "
-                "not use what comes with it"
-            )
-        if not is_trusted(module):
-            raise ValueError(
-                f"the {what} {path} is not of a package that files may name ({', '.join(TRUSTED)}); if you trust it, "
-                f"add --trust {module.partition('.')[0]} to the command, or run `import {module}` first in Python"
-            )
+        _check_package(what, path)
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
@@ -108,6 +99,21 @@ def check_parts(parts: Mapping[str, Any]) -> None:
             if not isinstance(options, Mapping):
                 raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
             _check_options(what, found, options)
+
+
+def _check_package(what: str, path: str) -> None:
+    module = path.rpartition(".")[0]
+    if is_trusted(module):
+        return
+    if is_standard(module):
+        raise ValueError(
+            f"the {what} {path} is of Python's standard library; such a name has no place in a run's files, so do not "
+            "use what comes with it"
+        )
+    raise ValueError(
+        f"the {what} {path} is not of a package that files may name ({', '.join(TRUSTED)}); if you trust it, add "
+        f"--trust {module.partition('.')[0]} to the command, or run `import {module}` first in Python"
+    )
 
 
 def check_kind(what: str, thing: object, path: str) -> None:
@@ -139,7 +145,7 @@ def check_classes(config: Any) -> None:
         config: Names and values, or a list of values.
 
     Raises:
-        ValueError: A class or function makes something of another kind.
+        ValueError: A class or function makes something of another kind, or is of a package that nobody has named.
     """
     if isinstance(config, list):
         for item in config:
@@ -149,6 +155,8 @@ def check_classes(config: Any) -> None:
     for name, value in config.items() if isinstance(config, dict) else vars(config).items():
         for each in value if isinstance(value, list) else [value]:
             path = each.get("class_path") if isinstance(each, (dict, Namespace)) else None
+            if isinstance(path, str):
+                _check_package(name, path)
             if name in KINDS and isinstance(path, str):
                 check_kind(name, locate(path), path)
             elif name in KINDS and inspect.isroutine(each):
@@ -250,6 +258,8 @@ def _check_text(what: str, text: str) -> None:
             inside = None
         if inside != text:
             _check_value(what, inside)
+    if re.match(r"\s*[\w+.-]+:(//|:)", text):
+        raise ValueError(f"the {what} is {text!r}, an address that would be opened; expected plain data")
     if _is_file(text):
         raise ValueError(f"the {what} is {text!r}, a file that would be read; expected plain data")
 
