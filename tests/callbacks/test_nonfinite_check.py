@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from acnet_pl import ACBConv, ImageClassifier
 from acnet_pl.backbones import ResNetCifar
@@ -184,3 +185,38 @@ def test_the_first_layer_is_named_and_nothing_changed() -> None:
 def test_a_negative_allowance_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 0"):
         NonFiniteCheck(skip=-1)
+
+
+class TwoOptimizers(LightningModule):
+    """A GAN's training: a discriminator's step, then a generator's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 1, 3)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        loss = self.discriminator(self.generator(batch[0])).mean() * (float("nan") if batch_idx == 1 else 1)
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), 0.01) for part in (self.generator, self.discriminator)], []
+
+
+def test_of_several_optimizers_no_batch_is_left_out(tmp_path: Path) -> None:
+    """The first may have made its step before the second one's loss is known."""
+    loader = DataLoader(TensorDataset(torch.randn(8, 3, 8, 8)), 2)
+    for skip, error, message in ((1, ValueError, "with 2 optimizers"), (0, NonFiniteLossError, "the loss is not")):
+        model = TwoOptimizers()
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=1, callbacks=[NonFiniteCheck(skip=skip)], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        with pytest.raises(error, match=message):
+            trainer.fit(model, loader)
+        assert all(parameter.isfinite().all() for parameter in model.parameters())

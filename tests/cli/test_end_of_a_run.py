@@ -50,7 +50,7 @@ def test_of_names_that_are_no_text(
     options = [*RUN, "--data", "ImageNetDataModule", "--data.root", str(images), "--data.image_size", "8",
                "--data.resize", "8", "--data.num_workers", "0", "--data.batch_size", "6"]  # fmt: skip
     fit = ["fit", *options, "--trainer.max_epochs", "1", "--runs_dir", str(runs), "--name", "[/]"]
-    assert main([*fit, "--trainer.limit_val_batches", "0"]) == 0
+    assert main([*fit, "--trainer.limit_val_batches", "0", "--wandb.mode", "offline"]) == 0
     (folder,) = (runs / "[" / "]").iterdir()
     shown = capsys.readouterr().out
     assert f"Files in {folder}:" in shown

@@ -43,6 +43,7 @@ class NonFiniteCheck(Callback):
 
     Raises:
         NonFiniteLossError: At the batch after the last that may be left out, with the weights as they were before it.
+        ValueError: Batches may be left out, and there are several optimizers.
     """
 
     def __init__(self, skip: int = 0, enabled: bool = True, network: str | None = None, inputs: Inputs = None) -> None:
@@ -64,6 +65,14 @@ class NonFiniteCheck(Callback):
         """Check that the LightningModule has a submodule named `network`."""
         if self.enabled and stage == "fit":
             self.subject.check_name(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to skip batches where several optimizers share one: one may have made its step before the bad loss."""
+        if self.enabled and self.skip and len(trainer.optimizers) > 1:
+            raise ValueError(
+                f"NonFiniteCheck(skip={self.skip}) with {len(trainer.optimizers)} optimizers: a batch can be left out "
+                "whole only where there is one; use skip=0, which stops at the first loss that is not finite"
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of skipped batches."""

@@ -15,7 +15,24 @@ from acnet_pl.loggers.csv_text import spreadsheet_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["log_figure", "log_file", "log_scalars", "log_table"]
+__all__ = ["log_figure", "log_file", "log_scalars", "log_table", "unicode_alone"]
+
+
+def unicode_alone(value: Any) -> Any:
+    r"""Return a value in which bytes of text that are not UTF-8, as names of files may have them, are escaped.
+
+    Args:
+        value: Text, or a mapping, list or tuple at any depth; other values are returned as they are.
+
+    Examples:
+        >>> unicode_alone({"names": ["cat", "c\udcff"]})
+        {'names': ['cat', 'c\\udcff']}
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {unicode_alone(key): unicode_alone(item) for key, item in value.items()}
+    return [unicode_alone(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
@@ -34,6 +51,7 @@ def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequenc
         columns: Headings.
         rows: Cells.
     """
+    columns, rows = unicode_alone(columns), unicode_alone(rows)
     for logger in _on_rank_zero(trainer):
         if isinstance(logger, WandbLogger):
             logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
@@ -83,7 +101,7 @@ def log_file(trainer: Trainer, path: Path, name: str, kind: str, about: Mapping[
         if isinstance(logger, WandbLogger):
             import wandb
 
-            artifact = wandb.Artifact(f"{name}-{logger.experiment.id}", type=kind, metadata=dict(about))
+            artifact = wandb.Artifact(f"{name}-{logger.experiment.id}", type=kind, metadata=unicode_alone(about))
             artifact.add_file(str(path))
             logger.experiment.log_artifact(artifact)
         elif isinstance(logger, TensorBoardLogger):

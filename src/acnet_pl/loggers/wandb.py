@@ -9,6 +9,8 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from acnet_pl.loggers.show import unicode_alone
+
 __all__ = ["RunWandbLogger"]
 
 _BEST = {"val/top1": "max", "val/top5": "max", "val/loss": "min"}
@@ -43,4 +45,5 @@ class RunWandbLogger(WandbLogger):
     def log_hyperparams(self, params: Any) -> None:
         """Send the user's hyper-parameters."""
         options = params if isinstance(params, Mapping) else vars(params)
-        super().log_hyperparams({name: value for name, value in options.items() if not str(name).startswith("_")})
+        sent = {name: value for name, value in options.items() if not str(name).startswith("_")}
+        super().log_hyperparams(unicode_alone(sent))
