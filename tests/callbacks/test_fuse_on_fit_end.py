@@ -140,7 +140,8 @@ def test_averaged_weights_are_called_so(tmp_path, caplog):
         run = pl.Trainer(
             max_epochs=2, accelerator="cpu", callbacks=[*callbacks, fuse], logger=False, limit_train_batches=1,
             limit_val_batches=1, default_root_dir=tmp_path / name, enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=name in ("best", "not"), max_steps=1 if name == "stopped" else -1,
+            enable_model_summary=False, enable_checkpointing=name in ("best", "not"),
+            max_steps=1 if name == "stopped" else -1,
         )  # fmt: skip
         with caplog.at_level("INFO"):
             run.fit(ImageClassifier(partial(ResNetCifar, depth=8), ACBConv()), datamodule=data)

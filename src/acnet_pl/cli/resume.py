@@ -18,8 +18,8 @@ from acnet_pl.modules import ImageClassifier
 
 __all__ = ["Found", "find_run", "wandb_id", "way_on"]
 
-# What may differ between a run and the command that goes on with it.
-_FREE = ("resume", "ckpt_path", "weights_only", "config")
+# What may differ between a run and the command that goes on with it; a folder may have been moved.
+_FREE = ("resume", "ckpt_path", "weights_only", "config", "runs_dir")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,14 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
     first = getattr(rank_zero_only, "rank", 0) == 0
     options = yaml.safe_load(config)
     folders = sorted(candidates, key=run_order, reverse=True) if resume == "auto" else [_given(Path(resume), options)]
+    passed_by = []
     for folder in folders:
-        if resume == "auto" and not (
-            (folder / MARKER).is_file() and _comparable(run_config(folder)) == _comparable(options)
-        ):
-            continue
+        if resume == "auto":
+            if not (folder / MARKER).is_file():
+                continue
+            if _comparable(run_config(folder)) != _comparable(options):
+                passed_by.append(folder)
+                continue
         if first:
             check_entries(folder)
         claim = Claim.of(folder) if first else None
@@ -80,7 +83,24 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
         return Found(folder, checkpoint, claim)
     where = (options.get("trainer") or {}).get("default_root_dir") or options.get("runs_dir")
     rank_zero_info(f"No unfinished run of this name and configuration in {where}; starting a new one")
+    if passed_by:
+        rank_zero_info(_why_not(passed_by[0], options))
     return None
+
+
+def _why_not(folder: Path, options: dict[str, Any]) -> str:
+    """Say why an unfinished run of this name is not gone on with, and how it would be."""
+    if not (config := run_config(folder)):
+        return (
+            f"{folder} has not ended either, but its {CONFIG} cannot be read, so whether it is the same run cannot be "
+            f"told. If it is, write the file anew with --print_config > {folder / CONFIG} and give --resume auto again"
+        )
+    changed = _changed(_flat(_comparable(config)), _flat(_comparable(options)))
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return (
+        f"{folder} has not ended either, but began with other options ({', '.join(changed[:3])}{more}); "
+        f"to go on with it, give --resume {folder}"
+    )
 
 
 def _keep_both(folder: Path, config: str, changed: list[str], checkpoint: Path | None) -> None:
@@ -124,10 +144,17 @@ def wandb_id(folder: Path) -> str | None:
 
 def _given(folder: Path, options: dict[str, Any]) -> Path:
     if not (folder / MARKER).is_file():
-        state = "has ended" if folder.is_dir() else "does not exist"
+        state = "that run has ended" if folder.is_dir() else "there is no such folder"
+        if any(folder.glob(f"*/{CONFIG}")):
+            state = "a folder of runs, not one of them"
         raise ValueError(
-            f"--resume {folder}: that run {state}; give the folder of one that was stopped (it holds a file {MARKER}), "
+            f"--resume {folder}: {state}; give the folder of one that was stopped (it holds a file {MARKER}), "
             "or auto. To start from a checkpoint's weights and go on in a new run, give --ckpt_path"
+        )
+    if not run_config(folder):
+        raise ValueError(
+            f"--resume {folder}: there is no {CONFIG} in it that can be read; write it anew with the run's own options "
+            f"and --print_config > {folder / CONFIG}"
         )
     for key in ("backbone", "conv"):
         asked, found = (config.get("model", {}).get(key) for config in (options, run_config(folder)))
