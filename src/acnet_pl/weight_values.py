@@ -60,7 +60,9 @@ def _cause(missing: Collection[str], unknown: Collection[str], has_inputs: bool)
 
 
 def check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError for integers in the place of floating-point numbers, NaN or infinity; the precision may differ.
+    """Raise ValueError for values that no training leaves behind; the precision may differ.
+
+    These are integers in the place of floating-point numbers, sparse tensors, NaN, infinity and negative variances.
 
     Args:
         network: Network that the weights are for.
@@ -69,6 +71,10 @@ def check_values(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Non
     for name, tensor in network.state_dict().items():
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
             raise ValueError(f"{name} is {tensors[name].dtype}, expected {tensor.dtype}")
+        if name in tensors and tensors[name].layout is not torch.strided:
+            raise ValueError(f"{name} is of layout {tensors[name].layout}, expected torch.strided: write it to_dense()")
+        if name in tensors and name.endswith("running_var") and not (tensors[name] >= 0).all():
+            raise ValueError(f"{name} holds negative variances or NaN; the training diverged, or the file is damaged")
     for name, _ in network.named_parameters():
         if name in tensors and not tensors[name].isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite values; the training diverged, or the file is damaged")

@@ -197,6 +197,28 @@ def test_files_that_are_no_weights(
     assert "executed" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", ["a" * 5000, "/proc/self/mem", "\0"])
+def test_paths_that_cannot_be_read(path: str) -> None:
+    with pytest.raises(ValueError, match=r"`weights_file` \(=.*(cannot be read|is no file)|embedded null"):
+        Timm(PlainConv(), 5, "test_byobnet", weights_file=path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("stem.conv.weight", Tensor.to_sparse, r"of layout torch\.sparse_coo, expected torch\.strided"),
+        ("stem.bn.running_var", Tensor.neg, "holds negative variances"),
+        ("stem.bn.weight", lambda weight: weight / 0, "holds NaN or infinite values"),
+    ],
+)
+def test_values_that_no_training_leaves_behind(name: str, spoil: Any, message: str, tmp_path: Path) -> None:
+    model = timm.create_model("test_byobnet", num_classes=5)
+    torch.save({**model.state_dict(), name: spoil(model.state_dict()[name])}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"holds no weights of a trained model: .*{message}"):
+        Timm(PlainConv(), 5, "test_byobnet", weights_file=str(tmp_path / "weights.pth"))
+
+
 def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
     path = tmp_path / "resnet34.pth"
     torch.save(torchvision.models.resnet34().state_dict(), path)

@@ -97,6 +97,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 "init_args": {"options": {"x": {"class_path": "subprocess.Popen", "init_args": COMMAND}}},
             }
         },
+        {"model/conv/class_path": "subprocess.Popen"},  # with the options of a conv builder
         {"model/optimizer": {"class_path": "subprocess.Popen", "init_args": COMMAND}},
         {"model/schedule": {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os._exit"}}},
         {"model": "more.yaml"},

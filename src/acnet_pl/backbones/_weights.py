@@ -61,10 +61,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         size = check_regular(path)
     except OSError as error:
-        what = error.strerror if path.exists() else "nothing is downloaded"
+        what = "nothing is downloaded" if isinstance(error, FileNotFoundError) else error.strerror
         raise ValueError(f"`weights_file` (={str(path)!r}) is no file ({what}); give the path of one") from error
-    with path.open("rb") as file:
-        begin = file.read(9)
+    try:
+        with path.open("rb") as file:
+            begin = file.read(9)
+    except OSError as error:
+        raise ValueError(f"`weights_file` (={str(path)!r}) cannot be read ({error.strerror})") from error
     if path.suffix == ".safetensors":
         fits = begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < size
     else:

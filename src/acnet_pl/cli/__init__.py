@@ -103,13 +103,14 @@ def run_on_data(args: Sequence[str]) -> None:
     from acnet_pl.cli.help import run_help, topic_of
     from acnet_pl.config.arguments import Arguments
     from acnet_pl.config.checks import check_run
-    from acnet_pl.config.defaults import with_checkpoint
+    from acnet_pl.config.defaults import with_checkpoint, with_config_of_resumed
     from acnet_pl.config.files import with_recipes
 
     args = with_checkpoint(with_recipes(args))
     if (topic := topic_of(Arguments(args))) is not None:
         print(run_help(args, topic))
         return
+    with_config_of_resumed(args)  # what a stranger's run may not name is refused before anything else is said of it
     check_run(args)
     _load("acnet_pl.cli.lightning").run(args)
 
