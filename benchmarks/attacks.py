@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = {
     "killed": ["faults/test_killed_runs.py"],
     "told": ["faults/test_going_on.py::test_sigterm", "faults/test_preempted.py"],
-    "found": ["faults/test_going_on.py"],
+    "found": ["faults/test_going_on.py", "cli/test_resume.py"],
     "disk": ["faults/test_full_disk.py"],
     "processes": ["faults/test_two_processes.py", "faults/test_fresh_store.py"],
     "nonfinite": ["callbacks/test_nonfinite_check.py"],
