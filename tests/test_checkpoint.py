@@ -408,8 +408,24 @@ class TestDamage:
     def test_a_truncated_file(self, keep: float, whole: Path, tmp_path: Path) -> None:
         path = tmp_path / "last.ckpt"
         path.write_bytes(whole.read_bytes()[: int(keep * whole.stat().st_size)])
-        with pytest.raises(CheckpointError, match=r"last\.ckpt is not a checkpoint that can be read safely"):
+        why = r"\(its end is missing\)" if keep else r"\(it is empty\)"
+        with pytest.raises(CheckpointError, match=rf"last\.ckpt is not a checkpoint that can be read safely {why}"):
             read_checkpoint(path)
+
+    def test_a_file_of_another_kind(self, tmp_path: Path) -> None:
+        path = tmp_path / "last.ckpt"
+        path.write_text("backbone: CifarQuick")
+        with pytest.raises(CheckpointError, match=r"does not begin as what torch\.save writes"):
+            read_checkpoint(path)
+        torch.save({"conv.weight": torch.zeros(2)}, path)
+        with pytest.raises(CheckpointError, match=r"it has no state_dict\. Weights alone .*weights_file"):
+            read_checkpoint(path)
+
+    def test_what_a_pickle_asks_for_is_named_and_pytorchs_advice_to_run_it_is_not_given(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": {"a": Path.touch}}, tmp_path / "last.ckpt")
+        with pytest.raises(CheckpointError, match=r"it asks for \S+ to be called\)") as caught:
+            read_checkpoint(tmp_path / "last.ckpt")
+        assert "weights_only" not in str(caught.value)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="there is no checkpoint"):

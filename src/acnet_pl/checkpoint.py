@@ -56,10 +56,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a damaged archive may fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); take an earlier one"
+            f"{path} is not a checkpoint that can be read safely ({reason}); take another: a run keeps last.ckpt and "
+            "previous.ckpt under checkpoints/"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise CheckpointError(f"{path} is not a checkpoint of a Lightning run: it has no state_dict")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of a Lightning run: it has no state_dict. Weights alone are for a backbone of "
+            "torchvision or timm (--model.backbone.weights_file FILE), or for a model of your own in Python"
+        )
     return content
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -40,19 +42,30 @@ def load_plain(source: str | Path | IO[bytes], *, former: bool = False) -> Any:
     source.seek(0)
     begin = source.read(len(_BEGIN))
     source.seek(0)
+    if not size:
+        raise ValueError("it is empty")
     if former and begin != _BEGIN:
         for _ in range(5):  # a magic number, two versions, the content, the names of what follows
             check_pickle(source, size)
     else:
         _check_archive(source, size)
     source.seek(0)
-    content = torch.load(source, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's message tells how to run it
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(f"it asks for {named[1]} to be called" if named else "its pickle is damaged") from error
     _check_content(content, size)
     return content
 
 
 def _check_archive(file: IO[bytes], size: int) -> None:
     """Compare every record of the archive with its checksum, which torch.load does not, and check its pickle."""
+    begin = file.read(len(_BEGIN))
+    if begin != _BEGIN:
+        raise ValueError("it does not begin as what torch.save writes")
+    if not zipfile.is_zipfile(file):
+        raise ValueError("its end is missing")
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):

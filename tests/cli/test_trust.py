@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from acnet_pl.cli import main
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.trusted import take_trusted
 from acnet_pl.modules.untrusted import check_classes
 from acnet_pl.trust import trusting
@@ -216,8 +217,15 @@ def test_what_names_a_package(tmp_path: Path) -> None:
     others, packages = take_trusted(args)
     assert packages == {"a", "b", "f", "g", "i", "j"}
     assert others == [arg for arg in args if arg not in ("--trust", "i", "--trust=j")]
-    with pytest.raises(ValueError, match="--trust takes the name of a package, got None"):
-        take_trusted(["fit", "--trust", "-x"])
+    for given, got in ((["--trust", "-x"], "nothing"), (["--trust=my.package"], "'my.package'")):
+        with pytest.raises(UsageError, match=f"--trust takes the name of a top-level package, got {got}"):
+            take_trusted(["fit", *given])
+
+
+def test_a_trusted_package_that_is_not_there_is_named(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stranger({"model/backbone": {"class_path": "no_such_horse.Net"}})
+    assert main(["fit", "--resume", str(run), "--trust", "no_such_horse", "--print_config"]) == 1
+    assert "needs the package no_such_horse, which is not installed" in capsys.readouterr().err
 
 
 def test_names_of_files_and_runs_name_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from acnet_pl.config.arguments import Arguments, Option
 from acnet_pl.config.choices import SLOTS, offered
+from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import content_of
 from acnet_pl.config.trainer_classes import TRAINER_CLASSES
 
@@ -37,7 +38,7 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
         The other arguments, and the names of top-level packages.
 
     Raises:
-        ValueError: ``--trust`` comes without the name of a package.
+        UsageError: ``--trust`` comes without the name of a package.
     """
     arguments, others = Arguments(args), list(args)
     named = {path.partition(".")[0] for path in named_elsewhere(args)}
@@ -45,7 +46,8 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     for option in reversed(arguments.options):
         if option.name == "trust":
             if option.value is None or not option.value.isidentifier():
-                raise ValueError(f"--trust takes the name of a package, got {option.value!r}: --trust mypackage")
+                got = "nothing" if option.value is None else repr(option.value)
+                raise UsageError(f"--trust takes the name of a top-level package, got {got}: --trust mypackage")
             named.add(option.value)
             del others[option.position : option.position + (1 if "=" in others[option.position] else 2)]
     return others, frozenset(named)

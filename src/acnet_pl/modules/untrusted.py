@@ -90,6 +90,8 @@ def check_parts(parts: Mapping[str, Any]) -> None:
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+                raise ValueError(f"the {what} {path} needs the package {error.name}, which is not installed") from error
             raise ValueError(f"there is no {what} {path} in this version of its package") from error
         check_kind(what, found, path)
         if unknown := [key for key in description if key not in ("class_path", "init_args", "dict_kwargs")]:
