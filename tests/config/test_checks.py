@@ -275,6 +275,21 @@ def test_an_output_ends_as_what_is_written(tmp_path: Path) -> None:
     assert check_output(tmp_path / "new.CSV", ending=".csv") == tmp_path / "new.CSV"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("trainer: {max_epochs: four}", r"run/config\.yaml: trainer\.max_epochs: expected an int or null, got 'four'"),
+        ("trainer: {max_epoch: 4}", r"run/config\.yaml: trainer\.max_epoch: .* did you mean trainer\.max_epochs\?"),
+        ("model: {conv: ACBCon}", r"run/config\.yaml: model\.conv"),
+    ],
+)
+def test_a_mistake_in_the_configuration_of_a_run_names_its_file(content: str, message: str) -> None:
+    Path("run").mkdir()
+    Path("run", "config.yaml").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        check_run(["fit", "--resume", "run"])
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="has no /proc")
 def test_a_folder_in_which_no_file_can_be_made_is_named() -> None:
     with pytest.raises(UsageError, match=r"--output /proc/x.csv: files cannot be made in the folder /proc"):

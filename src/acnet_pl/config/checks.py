@@ -46,8 +46,7 @@ def check_run(words: Sequence[str]) -> None:
     catalogue = Catalogue(arguments.command)
     final: dict[str, Setting] = {}
     resumed = arguments.last("resume")
-    under = [*default_configs(words), *([str(Path(resumed, CONFIG))] if resumed else [])]
-    for setting in settings_of_files(under):
+    for setting in settings_of_files(default_configs(words)):
         catalogue.choose(setting)
         final[setting.name] = setting
     if (checkpoint := checkpoint_that_brings_data(words)) is not None:
@@ -57,7 +56,8 @@ def check_run(words: Sequence[str]) -> None:
         options = data.get("init_args") if isinstance(data, dict) else None
         for option, value in options.items() if isinstance(options, dict) else ():
             final[f"data.{option}"] = Setting(f"data.{option}", value, f"data.{option}", str(checkpoint), -1)
-    settings = [*settings_of_arguments(arguments)]
+    of_resumed = settings_of_files([str(Path(resumed, CONFIG))] if resumed else [])
+    settings = [*of_resumed, *settings_of_arguments(arguments)]
     for setting in settings:
         _check_name(setting, catalogue)
         if setting.name in GROUPS:
