@@ -53,6 +53,13 @@ COMMAND = {"args": ["touch", "proof"]}
 INLINE = "data://;base64,e2NsYXNzX3BhdGg6IHRyb2phbl9ob3JzZS5OZXR9"  # {class_path: trojan_horse.Net}
 ADDRESSES = [INLINE, "file:///more.yaml", "local://more.yaml", "file://more.yaml", "simplecache::local://more.yaml"]
 ADDRESSES += ["http://localhost:1/more.yaml", "s3://bucket/more.yaml", "memory://more.yaml", "unheard-of://more.yaml"]
+# What one parser of YAML reads and another refuses: keys that occur twice, dates that are none, tabs.
+UNREAD = [
+    "{class_path: trojan_horse.Net, class_path: trojan_horse.Net}",
+    "{class_path: trojan_horse.Net, init_args: {x: 2001-99-99}}",
+    *("trojan_horse.Net\t", "[trojan_horse.Net\t]", "[\ttrojan_horse.Net]", "---\ttrojan_horse.Net"),
+    *("!!str\ttrojan_horse.Net", "&a\ttrojan_horse.Net", "\ufefftrojan_horse.Net", "trojan_horse.Net # x", "- a: b"),
+]
 
 
 @pytest.fixture
@@ -135,6 +142,13 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         *({"model/backbone": address} for address in ADDRESSES),
         *({place: INLINE} for place in ("model", "model/conv", "model/optimizer", "data", "trainer/profiler", "fit")),
         {"model/backbone": f"'{INLINE}'"},
+        *({"trainer/plugins": text} for text in UNREAD),
+        *({place: UNREAD[0]} for place in ("trainer/strategy", "trainer/callbacks", "trainer/logger", "model/conv")),
+        {"model/backbone": {"class_path": "acnet_pl.backbones.Timm", "init_args": {"options": {"x": UNREAD[0]}}}},
+        {"trainer/callbacks": "[{class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: a.b}}]"},
+        {"trainer/logger": "{class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: /elsewhere}}"},
+        {"trainer/plugins": {"trojan_horse.Net"}},
+        {"trainer/plugins": b"trojan_horse.Net"},
         {"trainer/callbacks": [INLINE]},
         {"trainer/strategy": INLINE},
         {
@@ -195,7 +209,9 @@ def test_a_class_is_named_with_its_module(stranger: Any, capsys: pytest.CaptureF
 
 
 def test_a_run_of_ones_own_is_gone_on_with(stranger: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--resume", str(stranger({})), "--print_config"]) == 0
+    odd = {"tags": ["a: b", "[x]", "torch.optim", "#1", "'", "s3://bucket"], "group": "{a: b, a: c}"}
+    own = {"wandb": odd, "checkpoint": {"filename": "{epoch:03d}-{step}-{val/top1:.2f}"}, "trainer/devices": "0,1"}
+    assert main(["fit", "--resume", str(stranger(own)), "--print_config"]) == 0
     assert "gamma_init: 0.5" in capsys.readouterr().out
 
 
@@ -248,6 +264,7 @@ def test_names_of_files_and_runs_name_no_package(tmp_path: Path, monkeypatch: py
         ({"checkpoint": {"dirpath": "/elsewhere"}}, "checkpoint.dirpath"),
         ({"checkpoint": {"dirpath": "elsewhere"}}, "checkpoint.dirpath"),  # in the working directory
         ({"checkpoint": {"filename": "../../best"}}, "checkpoint.filename"),
+        ({"checkpoint": {"filename": "{step:c}tmp/best"}}, "checkpoint.filename"),  # at step 47 it begins with a slash
         ({"predictions": {"filename": "~/.profile"}}, "predictions.filename"),
         (
             {

@@ -94,9 +94,11 @@ def with_data_of_checkpoint(args: Sequence[str]) -> list[str]:
     folder, data = data_of_checkpoint(path)
     # A class of another package is one that the user has to name: to look it up executes that package.
     if folder and isinstance(data, dict) and is_trusted(str(data.get("class_path"))):
+        from acnet_pl.config.run_paths import check_paths
         from acnet_pl.modules.untrusted import check_parts
 
         check_parts({"data": data})
+        check_paths({"data": data}, folder, Arguments(args))
         return [args[0], f"--data={json.dumps(data)}", *args[1:]]
     from acnet_pl.checkpoint import classifier_options, read_checkpoint
     from acnet_pl.modules.untrusted import check_hyper_parameters

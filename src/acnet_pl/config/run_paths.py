@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def _texts(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(name: str, text: str, folder: Path) -> bool:
-    """Return True for a path outside of a run's folder; other texts, such as names and patterns, lie inside."""
+    """Return True for a path that may lead out of a run's folder; other texts, such as names and patterns, do not."""
+    if re.search(r"\{[^{}]*:[^{}]*[^\d.defg{}][^{}]*\}", text):  # {step:c} is a slash at step 47
+        return True
     path = Path(text)
     if name.rpartition(".")[2] in _FOLDERS and text not in ("", "."):  # loggers have the run's folder for these two
         place = Path.cwd() / path

@@ -33,7 +33,7 @@ from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import ConvBuilder
 from acnet_pl.regular_files import read_text
 from acnet_pl.trust import TRUSTED, is_standard, is_trusted
-from acnet_pl.yaml_text import TooLargeError, parse
+from acnet_pl.yaml_text import parse
 
 __all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
 
@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "logger": (Logger,),
 }
 _PLUGINS = (Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision, Profiler, Strategy)
+_PLAIN = r"(?:[\w./ +,=^~()-]|:(?=[^\s:]))*"  # without what YAML needs for more than a text, and control characters
 _FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("acnet_pl_folders_of_files", default=(Path(),))
 _ANY_KIND = (*(kind for kinds in KINDS.values() for kind in kinds), *_PLUGINS)
 
@@ -219,10 +220,13 @@ def _check_options(what: str, made: Any, options: Mapping[Any, Any]) -> None:
     """Check the options of a class or function; options annotated as text may hold any text."""
     parameters = inspect.signature(made).parameters if made is not None else {}
     texts = {name for name, parameter in parameters.items() if _is_text(parameter.annotation)}
+    lists = {name for name, parameter in parameters.items() if _is_text(parameter.annotation, "list")}
     for name, value in options.items():
         if not str(name).isidentifier():
             raise ValueError(f"{name!r} is not the name of an option of the {what}")
         if name in texts and isinstance(value, str):
+            continue
+        if name in lists and isinstance(value, list) and all(isinstance(item, str) for item in value):
             continue
         if what in ("model", "trainer") and name in KINDS and isinstance(value, Mapping) and "class_path" in value:
             check_parts({name: value})
@@ -244,6 +248,8 @@ def _check_value(what: str, value: Any) -> None:
             _check_value(what, item)
     elif isinstance(value, str):
         _check_text(what, value)
+    elif isinstance(value, (bytes, set, frozenset)):
+        raise ValueError(f"the {what} is of YAML's type {type(value).__name__}, expected plain data")
 
 
 def _check_text(what: str, text: str) -> None:
@@ -251,17 +257,18 @@ def _check_text(what: str, text: str) -> None:
         package = text.partition(".")[0]
         if package in sys.modules or importlib.util.find_spec(package) is not None:
             raise ValueError(f"the {what} is {text!r}, which would be imported; expected plain data")
-    if not re.fullmatch(r"[\w./-]*", text):  # the parser reads YAML inside strings
-        try:
-            inside = parse(text)
-        except TooLargeError as error:
-            raise ValueError(f"the {what} is YAML of which {error.problem}") from error
-        except (ValueError, yaml.YAMLError):
-            inside = None
-        if inside != text:
-            _check_value(what, inside)
     if re.match(r"\s*[\w+.-]+:(//|:)", text):
         raise ValueError(f"the {what} is {text!r}, an address that would be opened; expected plain data")
+    # The parser reads YAML inside strings, and takes for YAML what another parser refuses.
+    if not re.fullmatch(_PLAIN, text):
+        raise ValueError(f"the {what} is {text!r}, which may be read as more than text; expected plain data")
+    if not re.fullmatch(r"[\w./-]*", text):
+        try:
+            inside = parse(text)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"the {what} is {text!r}, which is neither text nor YAML; expected plain data") from error
+        if inside != text:
+            _check_value(what, inside)
     if _is_file(text):
         raise ValueError(f"the {what} is {text!r}, a file that would be read; expected plain data")
 
@@ -273,7 +280,8 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _is_text(annotation: Any) -> bool:
+def _is_text(annotation: Any, container: str = "") -> bool:
     words = set(re.findall(r"\w+", annotation if isinstance(annotation, str) else str(annotation)))
     others = {"str", "None", "NoneType", "class", "typing", "Optional", "Union", "Path", "pathlib"}
-    return "str" in words and words <= others
+    needed = {"str", container} - {""}
+    return needed <= words <= others | needed
