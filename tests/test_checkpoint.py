@@ -318,6 +318,14 @@ class TestNothingIsExecuted:
             ("_class_path", HORSE),
             ("schedule.class_path", HORSE),
             ("label_smoothing", HORSE),
+            (
+                "label_smoothing",
+                f"{{class_path: {HORSE}, class_path: {HORSE}}}",
+            ),  # one parser refuses, another reads it
+            *(
+                (part, {"class_path": f"acnet_pl.{PARTS[part]}", "init_args": {"x": f"{HORSE}\t"}})
+                for part in ("backbone", "conv", "schedule")
+            ),
         ],
     )
     def test_a_checkpoint_names_nothing_to_be_run(
@@ -334,7 +342,8 @@ class TestNothingIsExecuted:
         torch.save(options, "last.ckpt")
         refused = (
             r"is not of a package that files may name|expected a (class_path|Module|ConvBuilder|Optimizer|Schedule)"
-            r"|would be imported|is not the name of a hyper-parameter|asks to be built by|there is no backbone"
+            r"|would be imported|may be read as more than text|is not the name of a hyper-parameter|asks to be built by"
+            r"|there is no backbone"
         )
         with pytest.raises(ValueError, match=refused):
             ImageClassifier.load_from_checkpoint("last.ckpt")
