@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_the_record() -> None:
     record = json.loads((ROOT / "results" / "cifar10-jpeg" / "h200_pairs.json").read_text())
     runs = record["top1_test_last_epoch"]["resnet20, 10 epochs, seeds 0-5"]
     gains = [b - a for a, b in zip(runs["plain_torchinit"], runs["acnet_torchinit"], strict=True)]
-    said = publish.h200_gain(record, "resnet20", "10", "acnet", "pytorch")
+    said = publish.VIEWS["h200_gain"](record, "resnet20", "10", "acnet", "pytorch")
     assert said.startswith(f"{sum(gains) / 6:+.2f} points")
     assert said.endswith("+0.42 to +1.22, n = 6 pairs)")  # 0.817 ± 2.571 · 0.380 / √6
 
