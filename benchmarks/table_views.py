@@ -1,7 +1,7 @@
 """What is written of a record: tables and figures of results/, for `publish_tables.py`.
 
-Views of a ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``rates`` with
-model, variant and the FILE#GRID of the same pairs at other learning rates, ``pruning`` with ratios in percent,
+Views of a ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``rates``
+with model, variant and the FILE#GRID of the same pairs at other learning rates, ``pruning`` with ratios in percent,
 ``magnitude``, and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant. ``h200`` and, in a
 sentence, ``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with
 a row are those of attacks.json, ``networks`` with a row those of random_networks.json.
