@@ -149,8 +149,11 @@ def test_averaged_weights_are_called_so(tmp_path, caplog):
         assert fuse.result.weights in said
 
 
-def test_the_trained_model_stays_trainable(tmp_path):
-    model, _ = fit(tmp_path, FuseOnFitEnd())
+def test_replacing_an_earlier_file_is_told_and_the_trained_model_stays_trainable(tmp_path):
+    (tmp_path / "fused.safetensors").write_bytes(b"of an earlier training")
+    with pytest.warns(UserWarning, match="fused.safetensors is there already"):
+        model, _ = fit(tmp_path, FuseOnFitEnd(), checkpoint=ModelCheckpoint(tmp_path / "checkpoints"))
+    acnet_pl.load_fused(tmp_path / "fused.safetensors")
     assert sum(isinstance(module, ACBlock) for module in model.modules()) == 7
     assert all(parameter.requires_grad for parameter in model.parameters())
 

@@ -92,7 +92,7 @@ def test_what_no_batch_holds_is_done_without_or_asked_for(tmp_path: Path) -> Non
         with pytest.raises(
             ValueError, match=r"cannot be evaluated on .*mat1 and mat2.*say what it takes with `inputs`"
         ):
-            trainer(tmp_path, callback).fit(Generator(), loader(Own), loader(Own))
+            trainer(tmp_path / type(callback).__name__, callback).fit(Generator(), loader(Own), loader(Own))
 
 
 @pytest.mark.parametrize("images", [3, 4])

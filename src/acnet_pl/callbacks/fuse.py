@@ -128,6 +128,12 @@ class FuseOnFitEnd(Callback):
                     f"{file} is a folder where the fused network is to be written; move it away, or give another "
                     "--fuse.filename"
                 )
+            if file.exists() and trainer.ckpt_path is None:
+                rank_zero_warn(
+                    f"{file} is there already, and this training's fused network will replace it; give each training "
+                    "a folder of its own (the trainer's default_root_dir, or a logger with versions), or another "
+                    "filename"
+                )
             require_whole_parameters(trainer, self)
             self.subject.check_name(pl_module)
             if _monitoring(trainer) is not None:
