@@ -312,6 +312,7 @@ class TestNothingIsExecuted:
             ("schedule", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": HORSE}}),
             ("schedule", {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "os._exit"}}),
             ("backbone", {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": ".", "model": "Net"}}),
+            ("backbone", {"class_path": "torch.fx.graph_module.reduce_graph_module", "init_args": {"body": {}}}),
             ("backbone", {"class_path": "torch.load", "init_args": {"f": "proof.pt", "weights_only": False}}),
             ("backbone", {"class_path": "acnet_pl.cli.resume.os.system"}),
             ("_instantiator", HORSE),
@@ -343,7 +344,7 @@ class TestNothingIsExecuted:
         refused = (
             r"is not of a package that files may name|expected a (class_path|Module|ConvBuilder|Optimizer|Schedule)"
             r"|would be imported|may be read as more than text|is not the name of a hyper-parameter|asks to be built by"
-            r"|there is no backbone"
+            r"|there is no backbone|has no place in a run"
         )
         with pytest.raises(ValueError, match=refused):
             ImageClassifier.load_from_checkpoint("last.ckpt")

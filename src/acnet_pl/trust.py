@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["TRUSTED", "is_standard", "is_trusted", "trusting"]
+__all__ = ["TRUSTED", "is_named", "is_standard", "is_trusted", "trusting"]
 
 TRUSTED = ("acnet_pl", "torch", "torchvision", "timm", "pytorch_lightning")
 """The packages that such files may always name."""
@@ -39,6 +39,11 @@ def is_trusted(module: str) -> bool:
     """
     package, named = module.partition(".")[0], _NAMED.get()
     return package in TRUSTED or (module in sys.modules if named is None else package in named)
+
+
+def is_named(package: str) -> bool:
+    """Return True for a top-level package that the user's command line names."""
+    return package in (_NAMED.get() or ())
 
 
 def is_standard(module: str) -> bool:

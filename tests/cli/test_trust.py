@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from acnet_pl.cli import main
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.trusted import take_trusted
-from acnet_pl.modules.untrusted import check_classes
+from acnet_pl.modules.untrusted import check_classes, check_parts
 from acnet_pl.trust import trusting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -49,6 +50,11 @@ PLAIN: dict[str, Any] = {
     "fuse": {"filename": "fused.safetensors"},
 }
 COMMAND = {"args": ["touch", "proof"]}
+# Annotated to return a module, which it makes by running a text.
+CODE = {
+    "class_path": "torch.fx.graph_module.reduce_graph_module",
+    "init_args": {"body": {"_code": "pass"}, "import_block": "open('proof', 'w').close()"},
+}
 # What the parser could open instead of a class, as it does a file.
 INLINE = "data://;base64,e2NsYXNzX3BhdGg6IHRyb2phbl9ob3JzZS5OZXR9"  # {class_path: trojan_horse.Net}
 ADDRESSES = [INLINE, "file:///more.yaml", "local://more.yaml", "file://more.yaml", "simplecache::local://more.yaml"]
@@ -104,6 +110,12 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 "class_path": "acnet_pl.backbones.Timm",
                 "init_args": {"options": {"x": {"class_path": "subprocess.Popen", "init_args": COMMAND}}},
             }
+        },
+        {"model/backbone": {"class_path": "torchvision.models.segmentation.FCN", "init_args": {"classifier": CODE}}},
+        {
+            "trainer/callbacks": [
+                {"class_path": "pytorch_lightning.callbacks.LambdaCallback", "init_args": {"on_fit_start": CODE}}
+            ]
         },
         {"model/conv/class_path": "subprocess.Popen"},  # with the options of a conv builder
         {"model/optimizer": {"class_path": "subprocess.Popen", "init_args": COMMAND}},
@@ -223,6 +235,37 @@ def test_a_package_is_trusted_by_its_name(trust: list[str], stranger: Any, capsy
     assert main(["fit", "--resume", str(run), *trust, "--print_config"]) == 0
     assert "trojan_horse.Net" in capsys.readouterr().out
     assert Path("proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [
+        ("torch.nn.Linear", True),
+        ("torch.optim.lr_scheduler.StepLR", True),
+        ("torchvision.models.resnet18", True),
+        ("torchvision.ops.Conv2dNormActivation", True),
+        ("timm.models.resnet.resnet18", True),
+        ("pytorch_lightning.plugins.environments.SLURMEnvironment", True),
+        ("torch.fx.GraphModule", False),
+        ("torch.fx.graph_module.reduce_graph_module", False),
+        ("torch.jit.ScriptModule", False),
+        ("torchvision.models.feature_extraction.DualGraphModule", False),  # a torch.fx.GraphModule
+        ("torchvision.models.get_model", False),
+        ("timm.create_model", False),  # which takes a file of weights
+        ("acnet_pl.load_fused", False),
+        ("acnet_pl.deploy.nn.Linear", False),
+    ],
+)
+def test_of_the_libraries_that_files_may_name_they_may_name_parts(path: str, fits: bool) -> None:
+    with trusting(take_trusted(["fit", "--model.optimizer", "torch.optim.SGD", "--data", "timm.Data"])[1]):
+        try:
+            check_parts({"layer": {"class_path": path}})
+            assert fits
+        except ValueError as error:
+            assert not fits
+            assert re.search(r"add --trust (torch|torchvision) to|do not use|there is no layer", str(error))
+    with trusting(take_trusted(["fit", "--trust", "torch"])[1]):
+        check_parts({"layer": {"class_path": "torch.fx.GraphModule"}})
 
 
 def test_what_names_a_package(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from acnet_pl.config.choices import SLOTS, offered
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.files import content_of
 from acnet_pl.config.trainer_classes import TRAINER_CLASSES
+from acnet_pl.trust import TRUSTED
 
 __all__ = ["TRUST", "named_elsewhere", "take_trusted"]
 
@@ -30,6 +31,8 @@ _COMMANDS = ("fit", "validate", "test", "predict")
 def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     """Remove ``--trust PACKAGE`` from a command line and return every package that it names.
 
+    Of `TRUSTED`, of which files may name a part without this, only ``--trust`` names a package.
+
     A class path that an option takes, or one in a file that ``--config`` gives, names its package too, and so does the
     short name of a class that an installed package offers by an entry point. The names of files, runs and outputs name
     nothing, nor does what a run's folder or a checkpoint holds.
@@ -43,6 +46,7 @@ def take_trusted(args: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     arguments, others = Arguments(args), list(args)
     named = {path.partition(".")[0] for path in named_elsewhere(args)}
     named |= {package for word in _class_names(arguments) if (package := _package(word))}
+    named -= set(TRUSTED)  # a file may name but parts of these
     for option in reversed(arguments.options):
         if option.name == "trust":
             if option.value is None or not option.value.isidentifier():

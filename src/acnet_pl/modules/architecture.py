@@ -108,7 +108,7 @@ def resolve(description: Mapping[str, Any], what: str) -> Callable[..., Any]:
 
     Args:
         description: What `describe` returned.
-        what: A key of `acnet_pl.modules.untrusted.KINDS`.
+        what: A key of `acnet_pl.modules.kinds.KINDS`.
     """
     check_parts({what: description})
     module, _, name = str(description["class_path"]).rpartition(".")

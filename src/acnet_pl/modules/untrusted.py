@@ -14,45 +14,23 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from pydoc import locate
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning_fabric.plugins import ClusterEnvironment
-from pytorch_lightning import Callback, LightningDataModule
-from pytorch_lightning.accelerators import Accelerator
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins import CheckpointIO, LayerSync, Precision
-from pytorch_lightning.profilers import Profiler
-from pytorch_lightning.strategies import Strategy
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from acnet_pl.modules.schedules import Schedule
-from acnet_pl.nn import ConvBuilder
+from acnet_pl.modules.kinds import KINDS, check_kind, check_place
 from acnet_pl.regular_files import read_text
 from acnet_pl.trust import TRUSTED, is_standard, is_trusted
 from acnet_pl.yaml_text import parse
 
-__all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_kind", "check_parts"]
+__all__ = ["check_classes", "check_configuration", "check_hyper_parameters", "check_parts"]
 
 INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 """The one function by which Lightning may build a model that a checkpoint describes."""
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "backbone": (nn.Module,),
-    "conv": (ConvBuilder,),
-    "optimizer": (Optimizer,),
-    "schedule": (Schedule, LRScheduler),
-    "data": (LightningDataModule,),
-    "callbacks": (Callback,),
-    "logger": (Logger,),
-}
-_PLUGINS = (Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision, Profiler, Strategy)
 _PLAIN = r"(?:[\w./ +,=^~()-]|:(?=[^\s:]))*"  # without what YAML needs for more than a text, and control characters
 _FOLDERS: ContextVar[tuple[Path, ...]] = ContextVar("acnet_pl_folders_of_files", default=(Path(),))
-_ANY_KIND = (*(kind for kinds in KINDS.values() for kind in kinds), *_PLUGINS)
 
 
 def check_hyper_parameters(options: Any) -> None:
@@ -95,6 +73,7 @@ def check_parts(parts: Mapping[str, Any]) -> None:
                 raise ValueError(f"the {what} {path} needs the package {error.name}, which is not installed") from error
             raise ValueError(f"there is no {what} {path} in this version of its package") from error
         check_kind(what, found, path)
+        check_place(what, found, path)
         if unknown := [key for key in description if key not in ("class_path", "init_args", "dict_kwargs")]:
             raise ValueError(f"the {what} is described by {unknown[0]!r} too, expected class_path and init_args alone")
         for key in ("init_args", "dict_kwargs"):
@@ -117,26 +96,6 @@ def _check_package(what: str, path: str) -> None:
         f"the {what} {path} is not of a package that files may name ({', '.join(TRUSTED)}); if you trust it, add "
         f"--trust {module.partition('.')[0]} to the command, or run `import {module}` first in Python"
     )
-
-
-def check_kind(what: str, thing: object, path: str) -> None:
-    """Raise ValueError unless something is a class of the expected kind, or a function annotated to return one.
-
-    Args:
-        what: A key of `KINDS`, or any name for any of these kinds.
-        thing: The class or function.
-        path: Where it was found, for the message.
-    """
-    kinds = KINDS.get(what, _ANY_KIND)
-    made = thing
-    if inspect.isfunction(thing):
-        try:
-            made = get_type_hints(thing).get("return")
-        except (NameError, TypeError, AttributeError):  # annotations that cannot be resolved promise nothing
-            made = None
-    if not (inspect.isclass(made) and issubclass(made, kinds)):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{path} is not a {what}: expected a {names}, or a function annotated to return one")
 
 
 def check_classes(config: Any) -> None:
