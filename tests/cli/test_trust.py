@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -258,12 +258,9 @@ def test_a_package_is_trusted_by_its_name(trust: list[str], stranger: Any, capsy
 )
 def test_of_the_libraries_that_files_may_name_they_may_name_parts(path: str, fits: bool) -> None:
     with trusting(take_trusted(["fit", "--model.optimizer", "torch.optim.SGD", "--data", "timm.Data"])[1]):
-        try:
+        refused = pytest.raises(ValueError, match=r"add --trust (torch|torchvision) to|do not use|there is no layer")
+        with nullcontext() if fits else refused:
             check_parts({"layer": {"class_path": path}})
-            assert fits
-        except ValueError as error:
-            assert not fits
-            assert re.search(r"add --trust (torch|torchvision) to|do not use|there is no layer", str(error))
     with trusting(take_trusted(["fit", "--trust", "torch"])[1]):
         check_parts({"layer": {"class_path": "torch.fx.GraphModule"}})
 
