@@ -158,6 +158,11 @@ def test_replacing_an_earlier_file_is_told_and_the_trained_model_stays_trainable
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_folder_that_is_not_utf8_is_told_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"d.udcff.fused.safetensors is not UTF-8"):
+        fit(tmp_path / "d\udcff", FuseOnFitEnd())
+
+
 def test_a_file_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
     def load(path):
         network = acnet_pl.load_fused(path)

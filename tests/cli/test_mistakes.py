@@ -83,6 +83,11 @@ RUN = [
     (["fit", "--data", "CIFARDataModule", "--data.root", "."], ["cifar"]),
     (["fit", "--fuse.filename", ".."], ["`fuse.filename` (='..') must be the name of a file, without folders"]),
     (["fit", "--fuse.filename", "../../a.safetensors"], ["`fuse.filename` (='../../a.safetensors') must be"]),
+    (["fit", "--fuse.filename", "summary.json"], ["(='summary.json') must be", "that ends in .safetensors"]),
+    (["fit", "--predictions.filename", "metrics.csv"], ["`predictions.filename` (='metrics.csv') must be"]),
+    (["fit", "--predictions.filename", ""], ["`predictions.filename` (='') must be", "that ends in .csv"]),
+    (["fit", "--equivalence.fit_batches", "0"], ["`equivalence.fit_batches` (=0) must be at least 1"]),
+    (["fit", "--trainer.devices", "-1"], ["--trainer.devices -1: on a CPU this is the number of processes"]),
 ]
 
 

@@ -46,7 +46,8 @@ class EquivalenceCheck(Callback):
             classification.
 
     Raises:
-        ValueError: Before the first step, if the network cannot be found, called or told what to take of a batch.
+        ValueError: ``fit_batches`` is below 1. Before the first step, if the network cannot be found, called or told
+            what to take of a batch.
         FusionError: Before the first step, if a layer cannot be fused.
         EquivalenceError: While validating, above the tolerance.
     """
@@ -60,6 +61,8 @@ class EquivalenceCheck(Callback):
         inputs: Inputs = None,
         metric: Callable[[Any, Any], Any] | None = None,
     ) -> None:
+        if fit_batches < 1:
+            raise ValueError(f"`equivalence.fit_batches` (={fit_batches}) must be at least 1")
         self.tolerance = tolerance
         self.fit_batches = fit_batches
         self.enabled = enabled

@@ -15,6 +15,7 @@ from typing_extensions import deprecated
 
 from acnet_pl.analysis import Inputs, complexity
 from acnet_pl.analysis.evaluation import placed
+from acnet_pl.callbacks._names import check_file_name
 from acnet_pl.callbacks.averages import holds_average, require_averaging
 from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.callbacks.run_checkpoint import RunCheckpoint
@@ -22,6 +23,7 @@ from acnet_pl.callbacks.subject import Subject, few, require_whole_parameters
 from acnet_pl.checkpoint import check_readable, read_checkpoint
 from acnet_pl.deploy import describe_inputs, example_inputs, load_fused, save_fused
 from acnet_pl.loggers import log_file, log_scalars
+from acnet_pl.loggers.show import unicode_alone
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.nn import FusionError, fuse_model
 from acnet_pl.nn.surgery.copying import deep_copy
@@ -90,8 +92,9 @@ class FuseOnFitEnd(Callback):
     Raises:
         FusionError: A layer cannot be fused, which is tried before the first step; or the file does not give the fused
             network back.
-        ValueError: ``filename`` is no bare name. Before the first step: there is no such network, the best checkpoint
-            could not be read, a folder is in the place of the file, or an average of weights would begin too late.
+        ValueError: ``filename`` is no bare name that ends in .safetensors. Before the first step: there is no such
+            network, the best checkpoint could not be read, the file could not be written in its place, or an average of
+            weights would begin too late.
     """
 
     def __init__(
@@ -101,11 +104,7 @@ class FuseOnFitEnd(Callback):
         network: str | None = None,
         inputs: Inputs = None,
     ) -> None:
-        if Path(filename).name != filename or filename == "..":
-            raise ValueError(
-                f"`fuse.filename` (={filename!r}) must be the name of a file, without folders: it is written to the "
-                "run's folder"
-            )
+        check_file_name("fuse.filename", filename, ".safetensors")
         self.filename = filename
         self.enabled = enabled
         self.subject = Subject(network, inputs)
@@ -123,7 +122,10 @@ class FuseOnFitEnd(Callback):
         """Remember the run's folder; asking for it is a collective operation and impossible after fit."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         if self.enabled and stage == "fit":
-            if (file := self._folder / self.filename).is_dir():
+            file = self._folder / self.filename
+            if (shown := unicode_alone(str(file))) != str(file):
+                raise ValueError(f"{shown} is not UTF-8, as the paths of safetensors have to be; give another folder")
+            if file.is_dir():
                 raise ValueError(
                     f"{file} is a folder where the fused network is to be written; move it away, or give another "
                     "--fuse.filename"

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from acnet_pl.atomic import atomic_path
+from acnet_pl.callbacks._names import check_file_name
 from acnet_pl.callbacks.preprocessing import image_info
 from acnet_pl.loggers.csv_text import spreadsheet_text
 
@@ -31,17 +32,13 @@ class PredictionWriter(BasePredictionWriter):
         filename: Name of the file in the run's folder.
 
     Raises:
-        ValueError: ``filename`` is no bare name; or, at the first batch, ``predict_step`` returns anything but class
-            probabilities.
+        ValueError: ``filename`` is no bare name that ends in .csv; or, at the first batch, ``predict_step`` returns
+            anything but class probabilities.
     """
 
     def __init__(self, filename: str = "predictions.csv") -> None:
         super().__init__("batch_and_epoch")
-        if Path(filename).name != filename or filename == "..":
-            raise ValueError(
-                f"`predictions.filename` (={filename!r}) must be the name of a file, without folders: it is written to "
-                "the run's folder"
-            )
+        check_file_name("predictions.filename", filename, ".csv")
         self.filename = filename
         self._rows: list[_Row] = []  # of this process
 

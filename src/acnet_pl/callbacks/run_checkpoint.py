@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from acnet_pl.callbacks.averages import require_averaging, resume_averaging
 from acnet_pl.callbacks.before_validation import BeforeValidation
+from acnet_pl.callbacks.best_checkpoints import check_names, relocate_checkpoints
 from acnet_pl.callbacks.metric_states import load_metric_states, metric_states
 from acnet_pl.callbacks.newest_checkpoint import KEY, LAST, PREVIOUS
 from acnet_pl.callbacks.plain_loaders import PlainLoaders, seed_everything, stateful_states
@@ -61,8 +62,9 @@ class RunCheckpoint(Callback):
         resume_from: Checkpoint of this same run from which it goes on; None where it is new.
 
     Raises:
-        ValueError: Before the first step: the trainer has a checkpoint plugin of its own, or the LightningModule has
-            hyper-parameters that could not be read back without executing code.
+        ValueError: Before the first step: the trainer has a checkpoint plugin of its own, a ModelCheckpoint would write
+            the same files, or the LightningModule has hyper-parameters that could not be read back without executing
+            code.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class RunCheckpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` stored."""
+        relocate_checkpoints(trainer, checkpoint.get("callbacks") or {})
         self._resumed = checkpoint.get(KEY)
         if (
             self._resumed is not None and self.resume_from is None
@@ -122,6 +125,8 @@ class RunCheckpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rewind ``metrics.csv``; skip training if the checkpoint was written after it."""
+        if self.enabled:
+            check_names(trainer, self._folder, (LAST, PREVIOUS))
         resumed = self._resumed or {}
         self._seed = resumed.get("seed", torch.initial_seed())
         self._trained = resumed.get("trained", False)

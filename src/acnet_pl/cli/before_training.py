@@ -34,7 +34,11 @@ def check_accelerator(accelerator: Any, devices: Any = "auto") -> None:
     there = {"gpu": torch.cuda.is_available() or mps, "cuda": torch.cuda.is_available(), "mps": mps}
     if there.get(accelerator, True):
         on_cpu = accelerator == "cpu" or (accelerator == "auto" and not there["gpu"])
-        count = int(devices) if str(devices).isdecimal() else 1
+        count = int(devices) if str(devices).isdecimal() else int(devices == "auto")
+        if on_cpu and count < 1:
+            raise ValueError(
+                f"--trainer.devices {devices}: on a CPU this is the number of processes, at least 1, or auto"
+            )
         if on_cpu and count > max(_FEW, os.cpu_count() or 1):
             raise ValueError(
                 f"--trainer.devices {devices} are as many processes on a CPU, which has {os.cpu_count()} cores here; "

@@ -170,7 +170,7 @@ class CLI(RunOptions):
         """Continue in the folder of an unfinished run, or make one and write the configuration to it."""
         fits, first = self.subcommand == "fit", getattr(rank_zero_only, "rank", 0) == 0
         text = self._parser(self.subcommand).dump(config, skip_none=False, skip_link_targets=False)
-        given = config.trainer.get("default_root_dir") and Path(config.trainer.default_root_dir).absolute()
+        given = Path(root).absolute() if (root := config.trainer.get("default_root_dir")) else None
         if fits and config.resume:
             candidates = [given] if given else (Path(config.runs_dir).absolute() / name).glob("*")
             if found := find_run(config.resume, candidates, text, self.model):
