@@ -56,6 +56,21 @@ def test_the_figures_are_those_of_the_record() -> None:
     assert said.endswith("+0.42 to +1.22, n = 6 pairs)")  # 0.817 ± 2.571 · 0.380 / √6
 
 
+def test_a_gain_over_another_contender_and_those_of_other_records() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "h200_pairs.json").read_text())
+    runs = record["top1_test_last_epoch"]["resnet20, 10 epochs, seeds 0-5"]
+    after = runs["norm_after_sum_torchinit"]
+    differences = [b - a for a, b in zip(after, runs["acnet_torchinit"], strict=True)]
+    said = publish.VIEWS["h200_gain"](record, "resnet20", "10", "acnet", "pytorch", "norm_after_sum")
+    assert said.startswith(f"{sum(differences) / 6:+.2f} points")
+    drops = {"drops": [0.25, -0.07]}
+    assert publish.VIEWS["int8"]({"summary_percent": {"acnet folded": {"int8_x": drops}}}, "acnet", "x") == (
+        "−0.09 points (−0.25, +0.07)"
+    )
+    tuned = {"runs": [{"seed": seed, "plain": 0.5, "acnet_in_stock": top1} for seed, top1 in enumerate((0.51, 0.52))]}
+    assert publish.VIEWS["finetuned"](tuned) == "+1.50 points (95 % interval −4.85 to +7.85, n = 2 pairs)"
+
+
 def test_each_network_has_its_best_learning_rate() -> None:
     folder = ROOT / "results" / "cifar10-jpeg"
 
