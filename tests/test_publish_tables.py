@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("publish_tables", ROOT / "benchmarks" / "publish_tables.py")
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +24,7 @@ def _load() -> Any:
     return module
 
 
-publish = _load()
+publish = _load("publish_tables")
 
 
 @pytest.mark.parametrize("path", publish.places(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,6 +90,16 @@ def test_each_network_has_its_best_learning_rate() -> None:
     assert [float(cell.split(" ")[0]) for cell in row[1:5]] == pytest.approx(
         [2, plain[best[0]], acnet[best[1]], acnet[best[1]] - plain[best[0]]], abs=0.006
     )
+
+
+def test_the_picture_of_the_readme_says_what_the_records_say(tmp_path: Path) -> None:
+    _load("readme_picture").main(["--out", str(tmp_path / "acnet.svg")])
+    texts = [  # matplotlib writes each text as a comment beside its outlines
+        re.findall(r"<!-- (.*?) -->", (folder / "acnet.svg").read_text(), re.DOTALL)
+        for folder in (tmp_path, ROOT / "docs" / "images")
+    ]
+    assert texts[0] == texts[1], "run python benchmarks/readme_picture.py"
+    assert "ResNet-20, 10 epochs" in texts[0]
 
 
 def test_a_published_record_names_no_folder_of_the_machine() -> None:
