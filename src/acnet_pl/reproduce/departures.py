@@ -61,6 +61,13 @@ _BY_MODEL: Mapping[tuple[str, str], tuple[str, ...]] = {
         "(75.15 to 75.82); the table's is shown here.",
     ),
 }
+_BY_GRID: Mapping[str, str] = {
+    "table4": "Output scale: with γ = 1 in every branch a new block starts at 1.41 times the output scale of a plain "
+    "layer with one 1-D branch, at 1.73 times with both, and at 1 with one batch norm after the sum. Structure and "
+    "scale differ together; the article does not give γ.",
+    "ablations": "Output scale: a new block starts at 0.58 times the output scale of a plain layer, with one 1-D "
+    "branch too (γ = 1/√6), but at 1 with one batch norm after the sum: there structure and scale differ together.",
+}
 
 
 def standing_departures(grid: Grid, recipe: str) -> Iterator[str]:
@@ -75,6 +82,8 @@ def standing_departures(grid: Grid, recipe: str) -> Iterator[str]:
         return
     yield from _ALWAYS
     yield from _BY_RECIPE.get((family, recipe), ())
+    if grid.name in _BY_GRID:
+        yield _BY_GRID[grid.name]
     for model in grid.models:
         yield from _BY_MODEL.get((model.key, recipe), ())
         if model.key == "densenet121" and recipe != "article":
