@@ -157,6 +157,9 @@ def test_a_report_names_what_the_recipe_had_to_choose(name: str, recipe: str) ->
         assert "last five evaluations" in said
         assert "drawn as PyTorch draws them" in said
     assert ("contradicts itself" in said) == (name == "table3")
+    assert ("older code doubles it" in said) == (recipe == "article" and load_grid(name).data.title.startswith("CIFAR"))
+    assert ("--data.color 0" in said) == (recipe == "cosine" and load_grid(name).data.title.startswith("ImageNet"))
+    assert ("no ReLU follows the last" in said) == any(model.key == "wrn16_8" for model in load_grid(name).models)
     assert ("Structure and scale differ together" in said) == (name == "table4")
     assert ("DenseNet-40: the authors have published no code" in said) == (name in ("table1", "table2"))
 
@@ -179,4 +182,7 @@ def test_a_recipes_header_names_what_it_had_to_choose(path: Path) -> None:
     assert "script averages five evaluations" in text
     assert "as PyTorch draws them" in text
     assert ("published no code" in text) == path.stem.startswith("densenet40")
+    assert ("older code doubles it" in text) == (path.parent.name == "cifar10" and "staircase" in path.stem)
+    assert ("no colour shift" in text) == (path.parent.name == "imagenet" and "staircase" not in path.stem)
+    assert ("no ReLU after the last batch norm" in text) == path.stem.startswith("wrn")
     assert ("contradicts itself" in text) == path.stem.startswith("densenet121")

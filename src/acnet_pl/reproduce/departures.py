@@ -25,10 +25,14 @@ _BY_RECIPE: Mapping[tuple[str, str], tuple[str, ...]] = {
         "decay. Steps, epochs and batches of 64 are those of the authors' older code, weight decay 1e-4 unless the "
         "recipe says otherwise.",
         "1-D kernels have 3 weights on 5×5 kernels too, as the article's text and the authors' code until July 2020.",
+        "γ: 1 in every branch (ablations/article_block.yaml; conv/acb.yaml alone has 1/3), as the authors' older code; "
+        "the article does not give it.",
+        "Biases: at the learning rate of the weights; the authors' older code doubles it, batch norms' β too.",
     ),
     ("CIFAR", "cosine"): (
         _NORMALISED,
         "1-D kernels on 5×5 kernels have 5 weights, as the authors' code since July 2020; the article's text has 3.",
+        "γ: 1/3 in the article's block, as the authors' later code but for WRN-16-8; the article does not give it.",
     ),
     ("ImageNet", "article"): (
         "Schedule: the article gives 150 epochs and batches of 256, but not the epochs of its steps, which are ours, "
@@ -39,18 +43,28 @@ _BY_RECIPE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ),
     ("ImageNet", "cosine"): (
         "Schedule: the authors' later code, of which a figure is known for ResNet-18 alone; weight decay 1e-4.",
-        "Augmentation: random crop and scale, flip and colour shift.",
+        "Augmentation: random crop and scale, flip and colour shift (0.4). The colour shift is not the authors': their "
+        "code has crop, scale and flip alone (--data.color 0).",
     ),
 }
+_WRN = (
+    "WRN-16-8: a projection shares the batch norm and ReLU of its block, and a ReLU follows the last batch norm; in "
+    "the authors' code a projection has its own batch norm and ReLU, and no ReLU follows the last."
+)
 _BY_MODEL: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("cifar_quick", "article"): ("Cifar-quick: learning rate 0.1 as the article; the authors' older code has 0.05.",),
     ("resnet56", "article"): ("ResNet-56: 1×1 projection shortcuts, as the authors' code; the article says nothing.",),
     ("resnet56", "cosine"): ("ResNet-56: 1×1 projection shortcuts, as the authors' code; the article says nothing.",),
     ("resnet20", "cosine"): ("ResNet-20: neither the article nor the authors' code has it; 1×1 projection shortcuts.",),
-    ("wrn16_8", "article"): ("WRN-16-8: batches of 128 and the schedule of its own article, as the article says.",),
+    ("wrn16_8", "article"): (
+        "WRN-16-8: batches of 128 and the schedule of its own article, as the article says.",
+        "WRN-16-8: the authors' code has a batch norm after the block's own.",
+        _WRN,
+    ),
     ("wrn16_8", "cosine"): (
         "WRN-16-8: γ is 1/3 in every block; the authors' code has 1 but for the stem, and a batch "
         "norm after the block's own.",
+        _WRN,
     ),
     ("densenet40", "article"): (
         "DenseNet-40: the authors have published no code for it; epochs and steps are those of ResNet-56.",
