@@ -76,7 +76,7 @@ def networks(record: Mapping[str, Any], what: str) -> str:
 def int8(record: Mapping[str, Any], network: str, granularity: str) -> str:
     """How static quantisation changed accuracy."""
     figures = next(found for name, found in record["summary_percent"].items() if name.split()[0] == network)
-    changes = [-drop for drop in figures[f"int8_{granularity}"]["drops"]]
+    changes = [0.0 - drop for drop in figures[f"int8_{granularity}"]["drops"]]
     return f"{signed(fmean(changes))} points ({', '.join(map(signed, changes))})"
 
 

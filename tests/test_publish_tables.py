@@ -71,6 +71,13 @@ def test_a_gain_over_another_contender_and_those_of_other_records() -> None:
     assert publish.VIEWS["finetuned"](tuned) == "+1.50 points (95 % interval −4.85 to +7.85, n = 2 pairs)"
 
 
+def test_no_block_is_told_apart_from_another() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "blocks_cifar_quick.json").read_text())
+    gains = [figure["gain"] for figure in record["grids"]["blocks"]["figures"] if figure["variant"] != "plain"]
+    assert len(gains) == 8
+    assert all(low <= gain["mean"] <= high for gain in gains for low, high in (other["interval"] for other in gains))
+
+
 def test_each_network_has_its_best_learning_rate() -> None:
     folder = ROOT / "results" / "cifar10-jpeg"
 
