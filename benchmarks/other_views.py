@@ -3,7 +3,7 @@
 ``h200`` and, in a sentence, ``h200_gain`` with network, epochs, contender and kernel draw, and a contender to compare
 with if it is not plain, are those of h200_pairs.json; ``attempts`` with a row those of attacks.json; ``networks`` with
 a row those of random_networks.json; ``int8`` with network and granularity those of int8.json; ``finetuned`` is that of
-finetune.json.
+finetune.json; ``scales``, and ``scale`` with a block, are those of output_scales.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
+from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.statistics import Sample, paired_difference
 from view_cells import GAIN, adjusted_p, gain_cells, said, signed, spread, table
 
@@ -88,7 +89,20 @@ def finetuned(record: Mapping[str, Any]) -> str:
     return said(paired_difference(plain, acnet))
 
 
+def scales(record: Mapping[str, Any]) -> str:
+    """The output scale that each block of `reproduce blocks` starts at."""
+    titles = {variant.key: variant.title for variant in load_grid("blocks").variants}
+    measured = {name: found for name, found in record["scales"].items() if name in titles}
+    rows = [[titles[name], *(f"{value:.2f}" for value in found.values())] for name, found in measured.items()]
+    return table(["new block", *next(iter(measured.values()))], rows)
+
+
+def scale(record: Mapping[str, Any], name: str) -> str:
+    """The output scale that a block starts at in a layer that changes the number of channels."""
+    return f"{record['scales'][name]['32 to 64, 5×5']:.2f}"
+
+
 INLINE: dict[str, Callable[..., str]] = {
-    view.__name__: view for view in (h200_gain, attempts, networks, int8, finetuned)
+    view.__name__: view for view in (h200_gain, attempts, networks, int8, finetuned, scale)
 }
-TABLES: dict[str, Callable[..., str]] = {h200.__name__: h200}
+TABLES: dict[str, Callable[..., str]] = {view.__name__: view for view in (h200, scales)}

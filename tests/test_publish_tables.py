@@ -109,6 +109,16 @@ def test_the_picture_of_the_readme_says_what_the_records_say(tmp_path: Path) -> 
     assert "ResNet-20, 10 epochs" in texts[0]
 
 
+def test_new_blocks_have_the_output_scales_that_are_published() -> None:
+    measure = _load("output_scales")
+    scales = json.loads((ROOT / "results" / "output_scales.json").read_text())["scales"]
+    assert set(scales) == set(measure.VARIANTS)
+    for name, by_shape in scales.items():
+        for title, shape in measure.SHAPES.items():
+            measured = measure.output_scale(measure.builder(name), shape, seed=5)
+            assert measured == pytest.approx(by_shape[title], rel=0.04), (name, title)
+
+
 def test_a_published_record_names_no_folder_of_the_machine() -> None:
     record = {
         "command": [
