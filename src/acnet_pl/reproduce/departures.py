@@ -25,8 +25,9 @@ _BY_RECIPE: Mapping[tuple[str, str], tuple[str, ...]] = {
         "decay. Steps, epochs and batches of 64 are those of the authors' older code, weight decay 1e-4 unless the "
         "recipe says otherwise.",
         "1-D kernels have 3 weights on 5×5 kernels too, as the article's text and the authors' code until July 2020.",
-        "γ: 1 in every branch (ablations/article_block.yaml; conv/acb.yaml alone has 1/3), as the authors' older code; "
-        "the article does not give it.",
+        "γ: 1 in every branch (ablations/article_block.yaml; conv/acb.yaml alone has 1/3). The article does not give "
+        "it. The authors' older code leaves it as PyTorch has it: 0 to 1 at random in PyTorch 1.1, which it names, 1 "
+        "in later ones.",
         "Biases: at the learning rate of the weights; the authors' older code doubles it, batch norms' β too.",
     ),
     ("CIFAR", "cosine"): (
