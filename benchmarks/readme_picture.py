@@ -1,25 +1,30 @@
 """Draw the README's picture: the block before and after fusing, and the gain of ACNet over plain with its interval.
 
-    python benchmarks/readme_picture.py --pairs results/cifar10-jpeg/h200_pairs.json --out docs/images/acnet.svg
+    python benchmarks/readme_picture.py
 
-Gains are the mean over pairs of one seed, with the 95 % interval of Student's t distribution.
+Gains are the mean over pairs of one seed, with the 95 % interval of Student's t distribution. A test compares the texts
+of the picture with those of the records.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("svg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from acnet_pl.reproduce.statistics import Sample, paired_difference
+from table_views import load_record
 
+OUT = Path(__file__).parent.parent / "docs" / "images" / "acnet.svg"
+RECORDS = (
+    ("ResNet-20", "resnet20", "cifar10-jpeg/cheaper_resnet20.json#cheaper"),
+    ("Cifar-quick", "cifar_quick", "cifar10-jpeg/cheaper_cifar_quick.json#cheaper"),
+)
 SQUARE, LINE, INK = "#4c9f9a", "#d9822b", "#7a7f87"  # readable on white and on black
 
 
@@ -33,25 +38,34 @@ def kernel(axes: Any, x: float, y: float, rows: int, columns: int, *, skeleton: 
     axes.text(x, y - rows / 2 - 0.35, label, ha="center", va="top", fontsize=9, color=INK)
 
 
-def gains(pairs: dict[str, Any]) -> list[tuple[str, Sample]]:
-    """The gain of ACNet over plain, both with PyTorch's kernel draw, by network and epochs."""
+def gains() -> list[tuple[str, Sample]]:
+    """The gain of ACNet over plain, by network and epochs."""
     found = []
-    for title, accuracies in pairs["top1_test_last_epoch"].items():
-        plain, acnet = (dict(enumerate(accuracies[f"{name}_torchinit"])) for name in ("plain", "acnet"))
-        gain = paired_difference(Sample(plain), Sample(acnet))
-        network, epochs, _ = title.split(", ")
-        name = {"cifar_quick": "Cifar-quick", "resnet20": "ResNet-20"}[network]
-        found.append((f"{name}, {epochs}\n{gain.n} pairs", gain))
+    for title, model, source in RECORDS:
+        grid = load_record(source)
+        percent = {
+            figure["variant"]: Sample({int(seed): top1 for seed, top1 in figure["percent"]["by_seed"].items()})
+            for figure in grid["figures"]
+            if figure["model"] == model and figure["percent"]["n"]
+        }
+        gain = paired_difference(percent["plain"], percent["acb"])
+        found.append((f"{title}, {grid['plans'][0]['epochs']} epochs\n{gain.n} pairs", gain))
     return found
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    mpl.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "acnet", "text.color": INK})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 2.9), width_ratios=(1.5, 1))
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(arguments)
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "acnet", "text.color": INK}):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        draw().savefig(options.out, transparent=True, metadata={"Date": None})
+
+
+def draw() -> Figure:
+    """Draw the block on the left and the gains on the right."""
+    figure = Figure(figsize=(9.2, 2.9))
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     kernel(left, 2, 0, 3, 3, label="3×3")
     kernel(left, 6, 0, 1, 3, label="1×3")
     kernel(left, 9, 0, 3, 1, label="3×1")
@@ -63,7 +77,7 @@ def main() -> None:
     left.set(xlim=(0, 17), ylim=(-3, 3), aspect="equal")
     left.axis("off")
 
-    rows = gains(json.loads(options.pairs.read_text()))
+    rows = gains()
     for place, (_, gain) in enumerate(reversed(rows)):
         low, high = gain.interval() or (gain.mean, gain.mean)
         right.plot([low, high], [place, place], color=LINE, linewidth=2)
@@ -72,7 +86,7 @@ def main() -> None:
         right.text(high + 0.06, place, f"{gain.mean:+.2f} ({low:+.2f} to {high:+.2f})", va="center", fontsize=8.5)
     right.axvline(0, color=INK, linewidth=1)
     right.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=8.5)
-    right.set(xlim=(-0.15, 3.4), ylim=(-0.6, len(rows) - 0.4))
+    right.set(xlim=(-0.15, 3.1), ylim=(-0.6, len(rows) - 0.4))
     right.set_xticks([0, 1, 2])
     right.set_title("gain in top-1 points, CIFAR-10 (JPEG copy)", fontsize=9.5, color=INK)
     right.tick_params(colors=INK)
@@ -80,8 +94,7 @@ def main() -> None:
         right.spines[side].set_visible(False)
     right.spines["bottom"].set_color(INK)
     figure.tight_layout()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, transparent=True, metadata={"Date": None})
+    return figure
 
 
 if __name__ == "__main__":

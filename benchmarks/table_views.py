@@ -2,22 +2,23 @@
 
 Views of a ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``rates``
 with model, variant and the FILE#GRID of the same pairs at other learning rates, ``pruning`` with ratios in percent,
-``magnitude``, and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant. ``h200`` and, in a
-sentence, ``h200_gain`` with network, epochs, contender and kernel draw are those of h200_pairs.json; ``attempts`` with
-a row are those of attacks.json, ``networks`` with a row those of random_networks.json.
+``magnitude``; and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant, ``cost`` with model,
+variant and which cost. other_views.py has those of records of other forms.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+import other_views
 from acnet_pl.reproduce.grid import load_grid
-from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
+from acnet_pl.reproduce.statistics import Sample, paired_difference
+from view_cells import GAIN, adjusted_p, gain_cells, said, signed, spread, table
 
 RESULTS = Path(__file__).parent.parent / "results"
 Figures = Mapping[tuple[str, str], Sample]
@@ -36,12 +37,12 @@ def gains(grid: Mapping[str, Any]) -> str:
     costs = _COSTS.get(grid["name"], ())
     rows = []
     found = {key: _gain(figures, key, base) for key in figures if key[1] != base}
-    adjusted = _adjusted(found)
+    adjusted = adjusted_p(found)
     for key, sample in figures.items():
-        row = [_title(grid, key), str(sample.n), _spread(sample), *_gain_cells(found.get(key), adjusted.get(key))]
+        row = [_title(grid, key), str(sample.n), spread(sample), *gain_cells(found.get(key), adjusted.get(key))]
         rows.append([*row, *(_cost(grid, key, base, name) for name in costs)])
-    columns = ["", "n", "top-1", *_GAIN, *costs]
-    return _table(columns, rows)
+    columns = ["", "n", "top-1", *GAIN, *costs]
+    return table(columns, rows)
 
 
 def measures(grid: Mapping[str, Any]) -> str:
@@ -49,8 +50,8 @@ def measures(grid: Mapping[str, Any]) -> str:
     keys = list(dict.fromkeys(figure["measure"] for figure in grid["figures"]))
     columns = [re.sub(r"rotation/(\w+)/top1", r"\1", key).replace("_", " ") for key in keys]
     each = [_figures(grid, key) for key in keys]
-    rows = [[_title(grid, key), *(_spread(figures[key]) for figures in each)] for key in each[0]]
-    return _table(["", *columns], rows)
+    rows = [[_title(grid, key), *(spread(figures[key]) for figures in each)] for key in each[0]]
+    return table(["", *columns], rows)
 
 
 def rates(grid: Mapping[str, Any], model: str, variant: str, *others: str) -> str:
@@ -67,11 +68,13 @@ def rates(grid: Mapping[str, Any], model: str, variant: str, *others: str) -> st
     }
     best = [max(samples, key=lambda rate: samples[rate][arm].mean) for arm in (0, 1)]
     samples[f"best of each: {best[0]}, {best[1]}"] = [samples[best[arm]][arm] for arm in (0, 1)]
-    rows = []
-    for rate, (plain, other) in samples.items():
-        difference, _, _, by_seed = _gain_cells(gain := paired_difference(plain, other), None)
-        rows.append([rate, str(gain.n), _spread(plain), _spread(other), difference, _interval(gain), by_seed])
-    return _table(["learning rate", "n", *(_title(grid, key) for key in keys), _GAIN[0], _GAIN[1], _GAIN[3]], rows)
+    each_gain = {rate: paired_difference(*pair) for rate, pair in samples.items()}
+    adjusted = adjusted_p(each_gain)
+    rows = [
+        [rate, str(each_gain[rate].n), spread(plain), spread(other), *gain_cells(each_gain[rate], adjusted.get(rate))]
+        for rate, (plain, other) in samples.items()
+    ]
+    return table(["learning rate", "n", *(_title(grid, key) for key in keys), *GAIN], rows)
 
 
 def pruning(grid: Mapping[str, Any], percents: str) -> str:
@@ -82,7 +85,7 @@ def pruning(grid: Mapping[str, Any], percents: str) -> str:
         for curve in curves:
             cells = [_pruned(curve, curve["ratios"].index(ratio)) for ratio in ratios]
             rows.append([_title(grid, tuple(name.split("/"))), curve["where"].replace("_", "-"), *cells])
-    return _table(["", "removed at", *(f"{ratio:.0%}" for ratio in ratios)], rows)
+    return table(["", "removed at", *(f"{ratio:.0%}" for ratio in ratios)], rows)
 
 
 def magnitude(grid: Mapping[str, Any]) -> str:
@@ -91,60 +94,17 @@ def magnitude(grid: Mapping[str, Any]) -> str:
     for name, found in grid.get("magnitude", {}).items():
         matrix = "; ".join(" ".join(f"{value:.3f}" for value in row) for row in found["average"])
         rows.append([_title(grid, tuple(name.split("/"))), matrix, f"{found['shares']['skeleton']:.1%}"])
-    return _table(["", "A, row by row", "skeleton's share"], rows)
-
-
-def h200(record: Mapping[str, Any]) -> str:
-    """The paired runs on an H200: a contender's gain is over the plain network of the same kernel draw."""
-    titles = {
-        "cifar_quick": "Cifar-quick",
-        "resnet20": "ResNet-20",
-        "plain": "plain",
-        "acnet": "ACNet, γ = 1/3",
-        "norm_after_sum": "one batch norm after the sum",
-        "scaled": "scaled branches, one batch norm after the sum",
-    }
-    rows = []
-    for (network, epochs), samples in _h200(record).items():
-        pairs = {key: paired_difference(samples["plain", key[1]], samples[key]) for key in samples if key[0] != "plain"}
-        adjusted = _adjusted(pairs)
-        for key in sorted(samples, key=lambda key: key[1]):
-            cells = _gain_cells(pairs.get(key), adjusted.get(key))
-            draw = {"pytorch": "PyTorch's", "fan_out": "fan-out"}[key[1]]
-            rows.append(
-                [titles[network], epochs, draw, titles[key[0]], str(samples[key].n), _spread(samples[key]), *cells]
-            )
-    return _table(["network", "epochs", "kernel draw", "", "n", "top-1", *_GAIN], rows)
-
-
-def h200_gain(record: Mapping[str, Any], network: str, epochs: str, contender: str, draw: str) -> str:
-    """A gain of these runs in a sentence."""
-    samples = _h200(record)[network, epochs]
-    return _said(paired_difference(samples["plain", draw], samples[contender, draw]))
-
-
-def _h200(record: Mapping[str, Any]) -> dict[tuple[str, str], dict[tuple[str, str], Sample]]:
-    """By network and epochs, the accuracies by contender and kernel draw."""
-    found = {}
-    for heading, contenders in record["top1_test_last_epoch"].items():
-        network, epochs = heading.split(" epochs")[0].split(", ")
-        found[network, epochs] = {
-            (name.removesuffix("_torchinit"), "pytorch" if name.endswith("_torchinit") else "fan_out"): Sample(
-                dict(enumerate(values))
-            )
-            for name, values in contenders.items()
-        }
-    return found
+    return table(["", "A, row by row", "skeleton's share"], rows)
 
 
 def gain(grid: Mapping[str, Any], model: str, variant: str, base: str | None = None) -> str:
     """A gain in a sentence, over plain or another variant."""
-    return _said(_gain(_figures(grid), (model, variant), base or _base(grid)))
+    return said(_gain(_figures(grid), (model, variant), base or _base(grid)))
 
 
 def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
     """An accuracy in a sentence."""
-    return _spread(_figures(grid)[model, variant])
+    return spread(_figures(grid)[model, variant])
 
 
 def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
@@ -155,29 +115,23 @@ def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
         if (figure["model"], figure["variant"], figure["measure"]) == (model, variant, grid["figures"][0]["measure"])
     ]
     found = figure["gain"]["correlation"]
-    low, high = map(_signed, found["interval"])
-    return f"r = {_signed(found['value'])} (95 % interval {low} to {high}, n = {found['n']} pairs)"
+    low, high = map(signed, found["interval"])
+    return f"r = {signed(found['value'])} (95 % interval {low} to {high}, n = {found['n']} pairs)"
 
 
-def attempts(record: Mapping[str, Any], row: str) -> str:
-    """How many attempts of a row of benchmarks/attacks.py were held."""
-    count = record["rows"][row]
-    return f"{count['held']:,} of {count['attempts']:,} attempts held"
+def cost(grid: Mapping[str, Any], model: str, variant: str, name: str) -> str:
+    """A cost of training in a sentence, relative to plain."""
+    return _cost(grid, (model, variant), _base(grid), name)
 
 
-def networks(record: Mapping[str, Any], what: str) -> str:
-    """What tests/nn/test_random_networks.py counted of one of the things that it makes of a network."""
-    counts = record["rows"][what.replace("_", " ")]
-    return ", ".join(f"{count:,} {how}" for how, count in counts.items())
-
-
-INLINE = {view.__name__: view for view in (h200_gain, gain, top1, correlation, attempts, networks)}
+INLINE: Mapping[str, Callable[..., str]] = other_views.INLINE | {
+    view.__name__: view for view in (gain, top1, correlation, cost)
+}
 """Views that are written in a sentence."""
 
-VIEWS: Mapping[str, Callable[..., str]] = INLINE | {
-    view.__name__: view for view in (gains, rates, measures, pruning, magnitude, h200)
+VIEWS: Mapping[str, Callable[..., str]] = {**INLINE, **other_views.TABLES} | {
+    view.__name__: view for view in (gains, rates, measures, pruning, magnitude)
 }
-_GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
 _COSTS = {"cheaper": ("multiplications", "time"), "blocks": ("parameters", "multiplications")}  # of training, by grid
 
 
@@ -196,30 +150,6 @@ def _base(grid: Mapping[str, Any]) -> str:
 
 def _gain(figures: Figures, key: tuple[str, str], base: str) -> Sample:
     return paired_difference(figures[key[0], base], figures[key])
-
-
-def _adjusted(found: Figures) -> dict[tuple[str, str], float]:
-    p_values = {key: p for key, sample in found.items() if (p := sample.p_value()) is not None}
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
-
-
-def _gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
-    if found is None:
-        return [""] * len(_GAIN)
-    by_seed = ", ".join(_signed(value) for value in found.values.values())
-    if found.std is None:
-        return ["needs 2 pairs", "", "", by_seed]
-    p = "" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
-    return [f"{_signed(found.mean)} ± {found.std:.2f}", _interval(found), p, by_seed]
-
-
-def _said(found: Sample) -> str:
-    return f"{_signed(found.mean)} points (95 % interval {_interval(found)}, n = {found.n} pairs)"
-
-
-def _interval(found: Sample) -> str:
-    interval = found.interval()
-    return "needs 2 pairs" if interval is None else " to ".join(map(_signed, interval))
 
 
 def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -> str:
@@ -260,16 +190,3 @@ def _title(grid: Mapping[str, Any], key: tuple[str, ...]) -> str:
     several = len({figure["model"] for figure in grid["figures"]}) > 1
     variant = variants.get(key[1], key[1])
     return f"{models.get(key[0], key[0])}, {variant}" if several else variant
-
-
-def _spread(sample: Sample) -> str:
-    return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines)

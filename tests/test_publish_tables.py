@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("publish_tables", ROOT / "benchmarks" / "publish_tables.py")
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +24,7 @@ def _load() -> Any:
     return module
 
 
-publish = _load()
+publish = _load("publish_tables")
 
 
 @pytest.mark.parametrize("path", publish.places(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -56,6 +56,28 @@ def test_the_figures_are_those_of_the_record() -> None:
     assert said.endswith("+0.42 to +1.22, n = 6 pairs)")  # 0.817 ± 2.571 · 0.380 / √6
 
 
+def test_a_gain_over_another_contender_and_those_of_other_records() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "h200_pairs.json").read_text())
+    runs = record["top1_test_last_epoch"]["resnet20, 10 epochs, seeds 0-5"]
+    after = runs["norm_after_sum_torchinit"]
+    differences = [b - a for a, b in zip(after, runs["acnet_torchinit"], strict=True)]
+    said = publish.VIEWS["h200_gain"](record, "resnet20", "10", "acnet", "pytorch", "norm_after_sum")
+    assert said.startswith(f"{sum(differences) / 6:+.2f} points")
+    drops = {"drops": [0.25, -0.07]}
+    assert publish.VIEWS["int8"]({"summary_percent": {"acnet folded": {"int8_x": drops}}}, "acnet", "x") == (
+        "−0.09 points (−0.25, +0.07)"
+    )
+    tuned = {"runs": [{"seed": seed, "plain": 0.5, "acnet_in_stock": top1} for seed, top1 in enumerate((0.51, 0.52))]}
+    assert publish.VIEWS["finetuned"](tuned) == "+1.50 points (95 % interval −4.85 to +7.85, n = 2 pairs)"
+
+
+def test_no_block_is_told_apart_from_another() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "blocks_cifar_quick.json").read_text())
+    gains = [figure["gain"] for figure in record["grids"]["blocks"]["figures"] if figure["variant"] != "plain"]
+    assert len(gains) == 8
+    assert all(low <= gain["mean"] <= high for gain in gains for low, high in (other["interval"] for other in gains))
+
+
 def test_each_network_has_its_best_learning_rate() -> None:
     folder = ROOT / "results" / "cifar10-jpeg"
 
@@ -75,6 +97,26 @@ def test_each_network_has_its_best_learning_rate() -> None:
     assert [float(cell.split(" ")[0]) for cell in row[1:5]] == pytest.approx(
         [2, plain[best[0]], acnet[best[1]], acnet[best[1]] - plain[best[0]]], abs=0.006
     )
+
+
+def test_the_picture_of_the_readme_says_what_the_records_say(tmp_path: Path) -> None:
+    _load("readme_picture").main(["--out", str(tmp_path / "acnet.svg")])
+    texts = [  # matplotlib writes each text as a comment beside its outlines
+        re.findall(r"<!-- (.*?) -->", (folder / "acnet.svg").read_text(), re.DOTALL)
+        for folder in (tmp_path, ROOT / "docs" / "images")
+    ]
+    assert texts[0] == texts[1], "run python benchmarks/readme_picture.py"
+    assert "ResNet-20, 10 epochs" in texts[0]
+
+
+def test_new_blocks_have_the_output_scales_that_are_published() -> None:
+    measure = _load("output_scales")
+    scales = json.loads((ROOT / "results" / "output_scales.json").read_text())["scales"]
+    assert set(scales) == set(measure.VARIANTS)
+    for name, by_shape in scales.items():
+        for title, shape in measure.SHAPES.items():
+            measured = measure.output_scale(measure.builder(name), shape, seed=5)
+            assert measured == pytest.approx(by_shape[title], rel=0.04), (name, title)
 
 
 def test_a_published_record_names_no_folder_of_the_machine() -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
+from acnet_pl.nn import ACBConv
 from acnet_pl.reproduce import ARTICLE, TARGETS
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.grid import Run, load_grid
@@ -154,7 +157,21 @@ def test_a_report_names_what_the_recipe_had_to_choose(name: str, recipe: str) ->
         assert "last five evaluations" in said
         assert "drawn as PyTorch draws them" in said
     assert ("contradicts itself" in said) == (name == "table3")
+    assert ("older code doubles it" in said) == (recipe == "article" and load_grid(name).data.title.startswith("CIFAR"))
+    assert ("--data.color 0" in said) == (recipe == "cosine" and load_grid(name).data.title.startswith("ImageNet"))
+    assert ("no ReLU follows the last" in said) == any(model.key == "wrn16_8" for model in load_grid(name).models)
+    assert ("Structure and scale differ together" in said) == (name == "table4")
     assert ("DenseNet-40: the authors have published no code" in said) == (name in ("table1", "table2"))
+
+
+@pytest.mark.parametrize(("conv", "scales"), [("acb", (0.58, 1.73)), ("acb_horizontal", (0.58, 1.41))])
+def test_the_output_scales_that_ablations_name_are_those_of_new_blocks(conv: str, scales: tuple[float, float]) -> None:
+    options = yaml.safe_load((EXPERIMENTS / f"conv/{conv}.yaml").read_text())["model"]["conv"]["init_args"]
+    article = yaml.safe_load((EXPERIMENTS / "ablations/article_block.yaml").read_text())["model"]["conv"]["init_args"]
+    for arguments, scale in zip((options, options | article), scales, strict=True):
+        torch.manual_seed(0)
+        block = ACBConv(**arguments)(16, 32, 3, padding=1)
+        assert block(torch.randn(64, 16, 16, 16)).std().item() == pytest.approx(scale, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +182,7 @@ def test_a_recipes_header_names_what_it_had_to_choose(path: Path) -> None:
     assert "script averages five evaluations" in text
     assert "as PyTorch draws them" in text
     assert ("published no code" in text) == path.stem.startswith("densenet40")
+    assert ("older code doubles it" in text) == (path.parent.name == "cifar10" and "staircase" in path.stem)
+    assert ("no colour shift" in text) == (path.parent.name == "imagenet" and "staircase" not in path.stem)
+    assert ("no ReLU after the last batch norm" in text) == path.stem.startswith("wrn")
     assert ("contradicts itself" in text) == path.stem.startswith("densenet121")

@@ -1,0 +1,55 @@
+"""Cells, tables and sentences that the views of records share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from acnet_pl.reproduce.statistics import Sample, holm
+
+Key = TypeVar("Key")
+GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
+
+
+def adjusted_p(found: Mapping[Key, Sample]) -> dict[Key, float]:
+    """The p of each gain, adjusted for all of them by Holm's method."""
+    p_values = {key: p for key, sample in found.items() if (p := sample.p_value()) is not None}
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+
+
+def gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
+    """A gain's cells under the columns of ``GAIN``."""
+    if found is None:
+        return [""] * len(GAIN)
+    by_seed = ", ".join(signed(value) for value in found.values.values())
+    if found.std is None:
+        return ["needs 2 pairs", "", "", by_seed]
+    p = "" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    return [f"{signed(found.mean)} ± {found.std:.2f}", interval_of(found), p, by_seed]
+
+
+def said(found: Sample) -> str:
+    """A gain in a sentence."""
+    return f"{signed(found.mean)} points (95 % interval {interval_of(found)}, n = {found.n} pairs)"
+
+
+def interval_of(found: Sample) -> str:
+    """The 95 % interval of a mean."""
+    interval = found.interval()
+    return "needs 2 pairs" if interval is None else " to ".join(map(signed, interval))
+
+
+def spread(sample: Sample) -> str:
+    """Mean and standard deviation."""
+    return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+
+
+def signed(value: float) -> str:
+    """A number with its sign."""
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines)
