@@ -10,7 +10,7 @@ from typing import Any
 
 from acnet_pl.reproduce.json_file import read_json
 
-__all__ = ["checked_summary", "read_summary", "summary_fault"]
+__all__ = ["checked_summary", "figure_of", "read_summary", "summary_fault"]
 
 # Figures that reports compute with; each is a number from 0 on if present.
 _AMOUNTS = {
@@ -47,6 +47,22 @@ def summary_fault(folder: Path) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def figure_of(summary: Mapping[str, Any], measure: str, validates_on_test_images: bool) -> float | None:
+    """Return a figure of a summary, 0 to 1; the accuracy of a network is that of the fused one in float32.
+
+    Args:
+        summary: Result of `checked_summary`.
+        measure: Key of a `Measure`.
+        validates_on_test_images: Whether validation and test images are the same.
+    """
+    part, _, name = measure.partition("/")
+    value = summary.get(part, {}).get(name)
+    if measure == "rotation/original/top1" and "evaluated" not in summary and validates_on_test_images:
+        # Written before `test` evaluated in float32, as the equivalence check always has.
+        value = summary.get("equivalence", {}).get("fused_accuracy", value)
+    return None if value is None else float(value)
 
 
 def checked_summary(summary: Any) -> dict[str, Any]:
