@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -142,8 +143,33 @@ def test_runs_of_several_devices_are_marked(
             summary.write_text(summary.read_text().replace("a device", "another device"))
     result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
     assert result.mixed == ["device: a device (1 runs), another device (1 runs)"]
+    assert "no fingerprint of the data" in result.fingerprint
     text = write_report(tmp_path / "out", {"table1": result}, []).with_suffix(".md").read_text()
     assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
+
+
+def test_unknown_versions_other_data_and_copies_are_marked(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=(0, 1), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    changes: list[dict[str, Any]] = [
+        {"versions": {}, "data_fingerprint": "aa"},
+        {"versions": {}, "data_fingerprint": "bb"},
+        {"rotation": {"samples": 100, "original/top1": 0.8}},
+        {},
+    ]
+    for run, change in zip(runs, changes, strict=True):
+        path = fabricate(run, 0.81 if run.run.variant == "acb" else 0.8) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    found = dict(remark.split(": ", 1) for remark in result.mixed)
+    assert found["torch"] == "unknown (2 runs), 2.9 (2 runs)"
+    assert found["data, by fingerprint"] == "aa (1 runs), bb (1 runs), unknown (2 runs)"
+    assert found["test images"] == "10,000 (3 runs), 100 (1 runs)"
+    assert "COPIED? cifar_quick_staircase-acb-seed0, cifar_quick_staircase-acb-seed1" in found
+    assert result.test_images is None
+    assert len(result.time_ratios("cifar_quick", "acb")) == 1, "unknown devices are not one kind of device"
 
 
 @pytest.mark.usefixtures("undrawn")

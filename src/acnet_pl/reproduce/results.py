@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
+from acnet_pl.reproduce.mixture import copied, mixed
 from acnet_pl.reproduce.plan import describe_data
 from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
@@ -116,23 +116,23 @@ class GridResult:
 
     @property
     def test_images(self) -> int | None:
-        """Return the number of test images of the finished runs."""
-        counts = [
-            run.summary["rotation"].get("samples") for run in self.runs if run.summary and "rotation" in run.summary
-        ]
-        return next((int(count) for count in counts if count), None)
+        """Return the number of test images of the finished runs; None if they differ in it."""
+        rotations = [run.summary.get("rotation", {}) for run in self.runs if run.summary]
+        counts = {int(samples) for rotation in rotations if (samples := rotation.get("samples"))}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return which copy of the data the finished runs were tested on, in one sentence."""
+        found = {run.summary.get("data_fingerprint") for run in self.runs if run.summary} - {None}
+        if not found:
+            return "The summaries have no fingerprint of the data, so which copy of the images was used is unknown."
+        return f"Fingerprint of the test images: {', '.join(sorted(map(str, found)))}."
 
     @property
     def mixed(self) -> list[str]:
-        """Return versions, devices and engines that differ among the finished runs."""
-        summaries = [run.summary for run in self.runs if run.summary and "versions" in run.summary]
-        made = [{**one["versions"], "engine": one.get("engine", {}).get("name", "fit")} for one in summaries]
-        found = []
-        for name in dict.fromkeys(name for one in made for name in one):
-            counts = Counter(str(one.get(name)) for one in made)
-            if len(counts) > 1:
-                found.append(f"{name}: " + ", ".join(f"{value} ({count} runs)" for value, count in counts.items()))
-        return found
+        """Return what differs among the finished runs besides what is compared, and runs that may be copies."""
+        return [*mixed(self.runs), *copied(self.runs)]
 
     def macs_ratio(self, model: str, variant: str) -> float | None:
         """Return the multiply-accumulates of a training relative to the baseline."""
@@ -147,7 +147,9 @@ class GridResult:
     def time_ratios(self, model: str, variant: str) -> list[float]:
         """Return training times relative to the baseline of the same seed, of pairs finished on one kind of device."""
         pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)
-        seconds = [(b.training_seconds, own.training_seconds) for b, own in pairs if b.device == own.device]
+        seconds = [
+            (b.training_seconds, own.training_seconds) for b, own in pairs if b.device and b.device == own.device
+        ]
         return [own / base for base, own in seconds if own and base]
 
     @cached_property

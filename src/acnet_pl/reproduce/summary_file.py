@@ -89,6 +89,8 @@ def checked_summary(summary: Any) -> dict[str, Any]:
     for name, value in _amounts(summary):
         if not 0 <= value <= _MOST:
             raise ValueError(f"`{name}` is {value}, expected a number from 0 to {_MOST:g}")
+    if not isinstance(summary.get("data_fingerprint"), (str, type(None))):
+        raise ValueError(f"`data_fingerprint` is a {type(summary['data_fingerprint']).__name__}, expected text")
     for name, value in summary.get("versions", {}).items():
         if not isinstance(value, str):
             raise ValueError(f"`versions/{name}` is a {type(value).__name__}, expected text")
