@@ -21,6 +21,7 @@ from acnet_pl.nn import fuse_model
 from acnet_pl.reproduce import TARGETS, plots
 from acnet_pl.reproduce.costs import gain_over_cost
 from acnet_pl.reproduce.grid import load_grid
+from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import correlations, write_report
 from acnet_pl.reproduce.results import GridResult
@@ -369,9 +370,10 @@ def test_blocks_that_are_half_finished_stand_side_by_side(
     ("plain", "acnet", "said"),
     [
         ((0.80, 0.81, 0.80), (0.81, 0.82, 0.811), "+1.03 points (95% interval +0.89 to +1.18, 3 pairs)."),
+        ((0.80, 0.81, 0.80), (0.79, 0.79, 0.80), "the interval includes zero, so this may be chance."),
         (
-            (0.80, 0.81, 0.80),
             (0.79, 0.79, 0.80),
+            (0.80, 0.81, 0.80),
             "this may be chance, and a gain of this size needs about 7 more pairs.",
         ),
         ((0.80,), (0.81,), ", from one pair of runs; an interval needs at least two pairs."),
@@ -394,11 +396,29 @@ def test_the_headline_says_what_came_out_and_what_it_would_take(
     page = write_report(tmp_path / "out", {"table1": result}, []).read_text()
     (headline,) = re.findall(r'<p class="headline">(.*?)</p>', page)
     assert headline.startswith(
-        "Cifar-quick: ACNet 8" if acnet[0] > 0.8 else "Cifar-quick: ACNet 79.33 % against plain 80.33 %"
+        "Cifar-quick: ACNet 8" if acnet[0] >= 0.8 else "Cifar-quick: ACNet 79.33 % against plain 80.33 %"
     )
     assert headline.endswith(said)
     kinds = re.findall(r'<td class="(gain|loss|fall)"', page)
-    assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance" in said else [])
+    assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance." in said else [])
+
+
+def test_equal_gains_have_no_interval_and_pairs_alone_are_told_from_all_runs(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=(0, 1, 2), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    for run in runs:
+        acnet = run.run.variant == "acb"
+        fabricate(run, None if acnet and run.run.seed == 2 else (0.7801, 0.7814, 0.9)[run.run.seed] + 0.01 * acnet)
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    assert list(headlines(result)) == [
+        "Cifar-quick: ACNet 79.08 % against plain 78.08 %, +1.00 points (2 pairs without spread, so there is no "
+        "interval); these accuracies are of the pairs alone, those of the table of all finished runs."
+    ]
+    (table,) = main_tables(result)
+    cells = [cell.text for cell in table.rows[0]]
+    assert cells[cells.index("+1.00 ± 0.00") + 1] == "—"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -15,7 +15,7 @@ from acnet_pl.reproduce.grid import Grid, Measure, Selection
 from acnet_pl.reproduce.mixture import copied, mixed
 from acnet_pl.reproduce.plan import describe_data
 from acnet_pl.reproduce.run_result import RunResult
-from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
+from acnet_pl.reproduce.statistics import Correlation, Sample, adjusted, correlation, in_percent, paired_difference
 from acnet_pl.reproduce.summary_file import summary_fault
 
 __all__ = ["GridResult", "fused_file"]
@@ -94,8 +94,7 @@ class GridResult:
 
     def sample(self, model: str, variant: str, measure: Measure) -> Sample:
         """Return a figure over the finished seeds, in percent."""
-        figures = {run.planned.run.seed: run.figure(measure) for run in self.of(model, variant)}
-        return Sample({seed: 100 * figure for seed, figure in figures.items() if figure is not None})
+        return in_percent({run.planned.run.seed: run.figure(measure) for run in self.of(model, variant)})
 
     def gain(self, model: str, variant: str, measure: Measure) -> Sample:
         """Return the paired differences from the baseline, in percentage points; empty without pairs."""
@@ -108,11 +107,10 @@ class GridResult:
         base = self.sample(model, self.grid.variants[0].key, measure)
         return correlation(base, self.sample(model, variant, measure))
 
-    def adjusted(self, measure: Measure) -> dict[tuple[str, str], float]:
-        """Return Holm-adjusted p of all gains of a measure, by model and variant."""
+    def adjusted(self, measure: Measure) -> dict[tuple[str, str], float | None]:
+        """Return Holm-adjusted p of a measure's gains with two pairs, by model and variant; None without spread."""
         keys = [(model.key, variant.key) for model in self.grid.models for variant in self.grid.variants[1:]]
-        found = {key: p for key in keys if (p := self.gain(*key, measure).p_value()) is not None}
-        return dict(zip(found, holm(list(found.values())), strict=True))
+        return adjusted({key: self.gain(*key, measure) for key in keys})
 
     @property
     def test_images(self) -> int | None:
@@ -209,8 +207,8 @@ class GridResult:
     def _gain(self, model: str, variant: str, measure: Measure) -> dict[str, Any]:
         if variant == self.grid.variants[0].key:
             return {}
-        adjusted = self.adjusted(measure)
-        holm_p = {"p_holm": adjusted.get((model, variant)), "comparisons": len(adjusted)}
+        p_values = self.adjusted(measure)
+        holm_p = {"p_holm": p_values.get((model, variant)), "comparisons": len(p_values)}
         correlated = {"correlation": asdict(self.correlation(model, variant, measure))}
         return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p, **correlated}}
 
