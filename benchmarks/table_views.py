@@ -17,7 +17,10 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from acnet_pl.reproduce.grid import load_grid
-from acnet_pl.reproduce.statistics import Sample, holm, paired_difference
+from acnet_pl.reproduce.statistics import Sample, in_percent, paired_difference
+from acnet_pl.reproduce.statistics import adjusted as adjusted_p
+from acnet_pl.reproduce.statistics import correlation as correlation_of
+from acnet_pl.reproduce.summary_file import checked_summary, figure_of
 
 RESULTS = Path(__file__).parent.parent / "results"
 Figures = Mapping[tuple[str, str], Sample]
@@ -27,7 +30,19 @@ def load_record(source: str) -> Mapping[str, Any]:
     """What ``FILE#GRID`` or ``FILE`` is."""
     file, _, part = source.partition("#")
     record: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    return {**record["grids"][part], "name": part} if part else record
+    return checked_grid(source, {**record["grids"][part], "name": part}) if part else record
+
+
+def checked_grid(source: str, grid: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The grid of a record, if its figures are those of its runs."""
+    for figure in grid["figures"]:
+        of_runs = _figures(grid, figure["measure"]).get((figure["model"], figure["variant"]), Sample({}))
+        stored = {int(seed): value for seed, value in figure["percent"]["by_seed"].items()}
+        if stored.keys() != of_runs.values.keys() or any(abs(stored[n] - of_runs.values[n]) > 1e-9 for n in stored):
+            raise ValueError(
+                f"{source}: the figures of {figure['variant']} are {stored}, and its runs have {dict(of_runs.values)}"
+            )
+    return grid
 
 
 def gains(grid: Mapping[str, Any]) -> str:
@@ -36,7 +51,7 @@ def gains(grid: Mapping[str, Any]) -> str:
     costs = _COSTS.get(grid["name"], ())
     rows = []
     found = {key: _gain(figures, key, base) for key in figures if key[1] != base}
-    adjusted = _adjusted(found)
+    adjusted = adjusted_p(found)
     for key, sample in figures.items():
         row = [_title(grid, key), str(sample.n), _spread(sample), *_gain_cells(found.get(key), adjusted.get(key))]
         rows.append([*row, *(_cost(grid, key, base, name) for name in costs)])
@@ -46,7 +61,7 @@ def gains(grid: Mapping[str, Any]) -> str:
 
 def measures(grid: Mapping[str, Any]) -> str:
     """All measures of each variant."""
-    keys = list(dict.fromkeys(figure["measure"] for figure in grid["figures"]))
+    keys = [measure.key for measure in load_grid(grid["name"]).measures]
     columns = [re.sub(r"rotation/(\w+)/top1", r"\1", key).replace("_", " ") for key in keys]
     each = [_figures(grid, key) for key in keys]
     rows = [[_title(grid, key), *(_spread(figures[key]) for figures in each)] for key in each[0]]
@@ -107,7 +122,7 @@ def h200(record: Mapping[str, Any]) -> str:
     rows = []
     for (network, epochs), samples in _h200(record).items():
         pairs = {key: paired_difference(samples["plain", key[1]], samples[key]) for key in samples if key[0] != "plain"}
-        adjusted = _adjusted(pairs)
+        adjusted = adjusted_p(pairs)
         for key in sorted(samples, key=lambda key: key[1]):
             cells = _gain_cells(pairs.get(key), adjusted.get(key))
             draw = {"pytorch": "PyTorch's", "fan_out": "fan-out"}[key[1]]
@@ -149,14 +164,12 @@ def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
 
 def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
     """How the accuracies of pairs correlate, in a sentence."""
-    (figure,) = [
-        figure
-        for figure in grid["figures"]
-        if (figure["model"], figure["variant"], figure["measure"]) == (model, variant, grid["figures"][0]["measure"])
-    ]
-    found = figure["gain"]["correlation"]
-    low, high = map(_signed, found["interval"])
-    return f"r = {_signed(found['value'])} (95 % interval {low} to {high}, n = {found['n']} pairs)"
+    figures = _figures(grid)
+    found = correlation_of(figures[model, _base(grid)], figures[model, variant])
+    if found.value is None or found.interval is None:
+        return f"r = {found}"
+    low, high = map(_signed, found.interval)
+    return f"r = {_signed(found.value)} (95 % interval {low} to {high}, n = {found.n} pairs)"
 
 
 def attempts(record: Mapping[str, Any], row: str) -> str:
@@ -182,25 +195,23 @@ _COSTS = {"cheaper": ("multiplications", "time"), "blocks": ("parameters", "mult
 
 
 def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
-    measure = measure or grid["figures"][0]["measure"]
-    return {
-        (figure["model"], figure["variant"]): Sample({int(k): v for k, v in figure["percent"]["by_seed"].items()})
-        for figure in grid["figures"]
-        if figure["measure"] == measure and figure["percent"]["n"]
-    }
+    """The figures of the record's runs, by the rules of the report."""
+    measure = measure or load_grid(grid["name"]).measures[0].key
+    same_images = "0 training images held out" in grid["data"]
+    found: dict[tuple[str, str], dict[int, float | None]] = {}
+    for run in grid["runs"]:
+        if run["summary"]:
+            figure = figure_of(checked_summary(run["summary"]), measure, same_images)
+            found.setdefault((run["model"], run["variant"]), {})[run["seed"]] = figure
+    return {key: in_percent(figures) for key, figures in found.items()}
 
 
 def _base(grid: Mapping[str, Any]) -> str:
-    return str(grid["figures"][0]["variant"])
+    return str(grid["runs"][0]["variant"])
 
 
 def _gain(figures: Figures, key: tuple[str, str], base: str) -> Sample:
     return paired_difference(figures[key[0], base], figures[key])
-
-
-def _adjusted(found: Figures) -> dict[tuple[str, str], float]:
-    p_values = {key: p for key, sample in found.items() if (p := sample.p_value()) is not None}
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def _gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
@@ -209,7 +220,7 @@ def _gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
     by_seed = ", ".join(_signed(value) for value in found.values.values())
     if found.std is None:
         return ["needs 2 pairs", "", "", by_seed]
-    p = "" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    p = "—" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
     return [f"{_signed(found.mean)} ± {found.std:.2f}", _interval(found), p, by_seed]
 
 
@@ -219,7 +230,9 @@ def _said(found: Sample) -> str:
 
 def _interval(found: Sample) -> str:
     interval = found.interval()
-    return "needs 2 pairs" if interval is None else " to ".join(map(_signed, interval))
+    if interval is None:
+        return "needs 2 pairs" if found.std is None else "—"
+    return " to ".join(map(_signed, interval))
 
 
 def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -> str:
@@ -237,12 +250,12 @@ def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -
     if name == "parameters":
         trained = [summary["fused"]["parameters_trained"] for summary in both[0]]
         return f"{trained[0] / trained[1]:.2f}"
-    times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) == _device(b)]
+    times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) and _device(a) == _device(b)]
     return f"{median(times):.2f}" if times else "on another machine"
 
 
-def _device(summary: Mapping[str, Any]) -> str:
-    return str(summary.get("versions", {}).get("device"))
+def _device(summary: Mapping[str, Any]) -> Any:
+    return summary.get("versions", {}).get("device")
 
 
 def _pruned(curve: Mapping[str, Any], index: int) -> str:
@@ -257,7 +270,7 @@ def _title(grid: Mapping[str, Any], key: tuple[str, ...]) -> str:
     known = load_grid(grid["name"])
     models = {model.key: model.title for model in known.models}
     variants = {variant.key: variant.title for variant in known.variants}
-    several = len({figure["model"] for figure in grid["figures"]}) > 1
+    several = len({run["model"] for run in grid["runs"]}) > 1
     variant = variants.get(key[1], key[1])
     return f"{models.get(key[0], key[0])}, {variant}" if several else variant
 

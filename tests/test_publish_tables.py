@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_the_figures_are_those_of_the_record() -> None:
     said = publish.VIEWS["h200_gain"](record, "resnet20", "10", "acnet", "pytorch")
     assert said.startswith(f"{sum(gains) / 6:+.2f} points")
     assert said.endswith("+0.42 to +1.22, n = 6 pairs)")  # 0.817 ± 2.571 · 0.380 / √6
+
+
+def test_a_record_whose_figures_are_not_those_of_its_runs_is_refused() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "cheaper_cifar_quick.json").read_text())
+    grid = {**record["grids"]["cheaper"], "name": "cheaper"}
+    views = sys.modules["table_views"]
+    assert views.checked_grid("file", grid) is grid
+    grid["runs"][0]["summary"]["rotation"]["original/top1"] += 0.01
+    with pytest.raises(ValueError, match="file: the figures of plain are"):
+        views.checked_grid("file", grid)
 
 
 def test_each_network_has_its_best_learning_rate() -> None:
