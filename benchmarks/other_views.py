@@ -14,7 +14,8 @@ from typing import Any
 
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.statistics import Sample, paired_difference
-from view_cells import GAIN, adjusted_p, gain_cells, said, signed, spread, table
+from acnet_pl.reproduce.statistics import adjusted as adjusted_p
+from view_cells import GAIN, gain_cells, said, signed, spread, table
 
 
 def h200(record: Mapping[str, Any]) -> str:

@@ -17,8 +17,11 @@ from typing import Any
 
 import other_views
 from acnet_pl.reproduce.grid import load_grid
-from acnet_pl.reproduce.statistics import Sample, paired_difference
-from view_cells import GAIN, adjusted_p, gain_cells, said, signed, spread, table
+from acnet_pl.reproduce.statistics import Sample, in_percent, paired_difference
+from acnet_pl.reproduce.statistics import adjusted as adjusted_p
+from acnet_pl.reproduce.statistics import correlation as correlation_of
+from acnet_pl.reproduce.summary_file import checked_summary, figure_of
+from view_cells import GAIN, gain_cells, said, signed, spread, table
 
 RESULTS = Path(__file__).parent.parent / "results"
 Figures = Mapping[tuple[str, str], Sample]
@@ -28,7 +31,19 @@ def load_record(source: str) -> Mapping[str, Any]:
     """What ``FILE#GRID`` or ``FILE`` is."""
     file, _, part = source.partition("#")
     record: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    return {**record["grids"][part], "name": part} if part else record
+    return checked_grid(source, {**record["grids"][part], "name": part}) if part else record
+
+
+def checked_grid(source: str, grid: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The grid of a record, if its figures are those of its runs."""
+    for figure in grid["figures"]:
+        of_runs = _figures(grid, figure["measure"]).get((figure["model"], figure["variant"]), Sample({}))
+        stored = {int(seed): value for seed, value in figure["percent"]["by_seed"].items()}
+        if stored.keys() != of_runs.values.keys() or any(abs(stored[n] - of_runs.values[n]) > 1e-9 for n in stored):
+            raise ValueError(
+                f"{source}: the figures of {figure['variant']} are {stored}, and its runs have {dict(of_runs.values)}"
+            )
+    return grid
 
 
 def gains(grid: Mapping[str, Any]) -> str:
@@ -47,7 +62,7 @@ def gains(grid: Mapping[str, Any]) -> str:
 
 def measures(grid: Mapping[str, Any]) -> str:
     """All measures of each variant."""
-    keys = list(dict.fromkeys(figure["measure"] for figure in grid["figures"]))
+    keys = [measure.key for measure in load_grid(grid["name"]).measures]
     columns = [re.sub(r"rotation/(\w+)/top1", r"\1", key).replace("_", " ") for key in keys]
     each = [_figures(grid, key) for key in keys]
     rows = [[_title(grid, key), *(spread(figures[key]) for figures in each)] for key in each[0]]
@@ -109,14 +124,12 @@ def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
 
 def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
     """How the accuracies of pairs correlate, in a sentence."""
-    (figure,) = [
-        figure
-        for figure in grid["figures"]
-        if (figure["model"], figure["variant"], figure["measure"]) == (model, variant, grid["figures"][0]["measure"])
-    ]
-    found = figure["gain"]["correlation"]
-    low, high = map(signed, found["interval"])
-    return f"r = {signed(found['value'])} (95 % interval {low} to {high}, n = {found['n']} pairs)"
+    figures = _figures(grid)
+    found = correlation_of(figures[model, _base(grid)], figures[model, variant])
+    if found.value is None or found.interval is None:
+        return f"r = {found}"
+    low, high = map(signed, found.interval)
+    return f"r = {signed(found.value)} (95 % interval {low} to {high}, n = {found.n} pairs)"
 
 
 def cost(grid: Mapping[str, Any], model: str, variant: str, name: str) -> str:
@@ -136,16 +149,19 @@ _COSTS = {"cheaper": ("multiplications", "time"), "blocks": ("parameters", "mult
 
 
 def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
-    measure = measure or grid["figures"][0]["measure"]
-    return {
-        (figure["model"], figure["variant"]): Sample({int(k): v for k, v in figure["percent"]["by_seed"].items()})
-        for figure in grid["figures"]
-        if figure["measure"] == measure and figure["percent"]["n"]
-    }
+    """The figures of the record's runs, by the rules of the report."""
+    measure = measure or load_grid(grid["name"]).measures[0].key
+    same_images = "0 training images held out" in grid["data"]
+    found: dict[tuple[str, str], dict[int, float | None]] = {}
+    for run in grid["runs"]:
+        if run["summary"]:
+            figure = figure_of(checked_summary(run["summary"]), measure, same_images)
+            found.setdefault((run["model"], run["variant"]), {})[run["seed"]] = figure
+    return {key: in_percent(figures) for key, figures in found.items()}
 
 
 def _base(grid: Mapping[str, Any]) -> str:
-    return str(grid["figures"][0]["variant"])
+    return str(grid["runs"][0]["variant"])
 
 
 def _gain(figures: Figures, key: tuple[str, str], base: str) -> Sample:
@@ -167,12 +183,12 @@ def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -
     if name == "parameters":
         trained = [summary["fused"]["parameters_trained"] for summary in both[0]]
         return f"{trained[0] / trained[1]:.2f}"
-    times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) == _device(b)]
+    times = [a["training_seconds"] / b["training_seconds"] for a, b in both if _device(a) and _device(a) == _device(b)]
     return f"{median(times):.2f}" if times else "on another machine"
 
 
-def _device(summary: Mapping[str, Any]) -> str:
-    return str(summary.get("versions", {}).get("device"))
+def _device(summary: Mapping[str, Any]) -> Any:
+    return summary.get("versions", {}).get("device")
 
 
 def _pruned(curve: Mapping[str, Any], index: int) -> str:
@@ -187,6 +203,6 @@ def _title(grid: Mapping[str, Any], key: tuple[str, ...]) -> str:
     known = load_grid(grid["name"])
     models = {model.key: model.title for model in known.models}
     variants = {variant.key: variant.title for variant in known.variants}
-    several = len({figure["model"] for figure in grid["figures"]}) > 1
+    several = len({run["model"] for run in grid["runs"]}) > 1
     variant = variants.get(key[1], key[1])
     return f"{models.get(key[0], key[0])}, {variant}" if several else variant

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-from acnet_pl.reproduce.statistics import Sample, holm
+from acnet_pl.reproduce.statistics import Sample
 
-Key = TypeVar("Key")
 GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
-
-
-def adjusted_p(found: Mapping[Key, Sample]) -> dict[Key, float]:
-    """The p of each gain, adjusted for all of them by Holm's method."""
-    p_values = {key: p for key, sample in found.items() if (p := sample.p_value()) is not None}
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
@@ -24,7 +16,7 @@ def gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
     by_seed = ", ".join(signed(value) for value in found.values.values())
     if found.std is None:
         return ["needs 2 pairs", "", "", by_seed]
-    p = "" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    p = "—" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
     return [f"{signed(found.mean)} ± {found.std:.2f}", interval_of(found), p, by_seed]
 
 
@@ -36,7 +28,9 @@ def said(found: Sample) -> str:
 def interval_of(found: Sample) -> str:
     """The 95 % interval of a mean."""
     interval = found.interval()
-    return "needs 2 pairs" if interval is None else " to ".join(map(signed, interval))
+    if interval is None:
+        return "needs 2 pairs" if found.std is None else "—"
+    return " to ".join(map(signed, interval))
 
 
 def spread(sample: Sample) -> str:

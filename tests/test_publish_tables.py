@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_no_block_is_told_apart_from_another() -> None:
     gains = [figure["gain"] for figure in record["grids"]["blocks"]["figures"] if figure["variant"] != "plain"]
     assert len(gains) == 8
     assert all(low <= gain["mean"] <= high for gain in gains for low, high in (other["interval"] for other in gains))
+
+
+def test_a_record_whose_figures_are_not_those_of_its_runs_is_refused() -> None:
+    record = json.loads((ROOT / "results" / "cifar10-jpeg" / "cheaper_cifar_quick.json").read_text())
+    grid = {**record["grids"]["cheaper"], "name": "cheaper"}
+    views = sys.modules["table_views"]
+    assert views.checked_grid("file", grid) is grid
+    grid["runs"][0]["summary"]["rotation"]["original/top1"] += 0.01
+    with pytest.raises(ValueError, match="file: the figures of plain are"):
+        views.checked_grid("file", grid)
 
 
 def test_each_network_has_its_best_learning_rate() -> None:

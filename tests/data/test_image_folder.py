@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from acnet_pl.data import DataError, ImageFolderDataModule
 from acnet_pl.data.class_folders import FileSplit
+from acnet_pl.data.fingerprint import fingerprint
 from acnet_pl.data.photo_folders import PhotoFolders, photos_below
 
 
@@ -63,6 +64,13 @@ def test_the_split_takes_a_share_of_each_class_and_nothing_twice(root: Path) -> 
     assert sorted(train + val) == sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     assert val == paths(module(root, seed=7).val_set), "the seed of a run chooses no other photos"
     assert any(val != paths(module(root, split_seed=n).val_set) for n in (1, 2))
+
+
+def test_a_fingerprint_tells_folders_with_other_classes_or_counts_apart(root: Path) -> None:
+    first = fingerprint(module(root, "test"))
+    assert first == fingerprint(module(root, "test", seed=7))
+    (root / "owl").rename(root / "swan")
+    assert fingerprint(module(root, "test")) != first
 
 
 def test_photos_that_are_added_move_no_photo_that_was_trained_on_into_validation(tmp_path: Path) -> None:

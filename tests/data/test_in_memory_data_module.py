@@ -13,6 +13,7 @@ from torch.utils.data import DistributedSampler
 
 from acnet_pl.data import InMemoryDataModule, InMemoryImages
 from acnet_pl.data.augment import augment
+from acnet_pl.data.fingerprint import fingerprint
 
 TRAIN, VAL, TEST = 40, 11, 13
 
@@ -294,3 +295,15 @@ def test_normalize_serves_outside_of_a_trainer() -> None:
     assert torch.equal(handed_labels, labels)
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (data.mean, data.std))
     torch.testing.assert_close(handed * std + mean, images.permute(0, 3, 1, 2) / 255)
+
+
+def test_a_fingerprint_tells_copies_of_other_content_apart_and_is_that_of_any_seed() -> None:
+    def made(brighter: int, seed: int = 1) -> str | None:
+        data = NumberedImages(seed=seed)
+        data.setup()
+        data.test_set.images.add_(brighter)
+        return fingerprint(data)
+
+    assert made(0) == made(0, seed=2)
+    assert made(0) != made(1)
+    assert fingerprint(None) is None

@@ -56,6 +56,18 @@ def test_what_is_fixed_stays_and_what_is_added_is_marked(
     assert said(tmp_path, fixed) == [one]
 
 
+def test_finished_seeds_in_no_plan_are_marked(
+    tmp_path: Path, plan: Callable[..., Any], fabricate: Callable[..., Path]
+) -> None:
+    fix_plan(tmp_path, plan((0, 1)))
+    more = plan((0, 1, 2, 3, 4))
+    assert len(said(tmp_path, more)) == 1, "no run of the others is finished"
+    for run in more["table1"][1]:
+        if run.run.seed < 4:
+            fabricate(run, 0.8)
+    assert "MIXED. 2 seeds (2, 3) added later, in no recorded plan" in said(tmp_path, more)[1]
+
+
 def test_other_epochs_are_another_plan_and_named(tmp_path: Path, plan: Callable[..., Any]) -> None:
     fix_plan(tmp_path, plan((0, 1), epochs=1))
     fix_plan(tmp_path, plan((0, 1, 2), epochs=2))
@@ -96,7 +108,8 @@ def damaged(**changes: Any) -> str:
         (damaged(epochs=[2]), "`epochs` is '[2]', expected an integer from 0"),
         (damaged(epochs="2"), "`epochs` is '2', expected"),
         (damaged(finished=-1), "`finished` is '-1', expected"),
-        (damaged(recorded=3), "`recorded` is '3', expected text"),
+        (damaged(recorded=3), "`recorded` is '3', expected a time such as"),
+        (damaged(recorded="zzz"), "`recorded` is 'zzz', expected a time such as"),
         (damaged(model=["vgg16"]), "`model` is \"['vgg16']\", expected text"),
     ],
 )

@@ -85,7 +85,7 @@ def test_figures_and_records_are_those_of_fit(by_graphs: Path, by_fit: Path) -> 
     assert own["equivalence"]["max_rel_difference"] < 1e-5
     same = ("parameters_trained", "parameters_fused", "macs_trained", "macs_fused", "weights")
     assert [own["fused"][name] for name in same] == [reference["fused"][name] for name in same]
-    for name in ("backbone", "conv", "epochs", "versions"):
+    for name in ("backbone", "conv", "epochs", "versions", "data_fingerprint"):
         assert own[name] == reference[name]
     for column in ("train/loss", "train/mean_loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr"):
         mine, theirs = logged(by_graphs, column), logged(by_fit, column)[: len(logged(by_graphs, column))]

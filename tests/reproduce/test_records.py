@@ -100,12 +100,74 @@ def test_a_run_with_other_options_is_left_out_and_named(
     assert " with --data.batch_size" in warned
 
 
+CONV = {"class_path": "acnet_pl.nn.conv.PlainConv", "init_args": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"conv": CONV}, "model.conv.init_args.draw fan_out instead of pytorch"),  # as before there was a choice
+        ({"conv": {**CONV, "class_path": "acnet_pl.nn.conv.ACBConv"}}, "ACBConv instead of"),
+        ({"epochs": 30}, "30 epochs instead of 2"),
+        ({"metrics": {"test/top1": 0.81}}, "metrics/test/top1 0.8100 beside rotation/original/top1 0.8000"),
+        ({"equivalence": {"fused_accuracy": 0.81}}, "equivalence/fused_accuracy 0.8100 beside"),
+    ],
+)
+def test_a_run_that_contradicts_its_command_or_itself_is_left_out_and_named(
+    record: Path, parser: SettingsParser, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    content = json.loads(record.read_text())
+    content["grids"]["table1"]["runs"][0]["summary"].update(change)
+    record.write_text(json.dumps(content))
+    options = Options(("table1",), ("cifar_quick",), ("plain", "acb"), (0, 1), epochs=2, runs_dir=tmp_path / "here")
+    runs, (left_out,) = with_records(make_plan(options, parser)["table1"][1], read_records([record]))
+    assert [run.record is not None for run in runs] == [False, True, True, False]
+    assert left_out.startswith(f"{record}: cifar_quick_staircase-plain-seed0 with ")
+    assert reason in left_out
+
+
+def test_a_former_default_is_no_other_option_where_it_is_asked_for(
+    record: Path, parser: SettingsParser, tmp_path: Path
+) -> None:
+    content = json.loads(record.read_text())
+    content["grids"]["table1"]["runs"][0]["summary"]["conv"] = CONV
+    record.write_text(json.dumps(content))
+    draw = ("--model.conv.draw", "fan_out")
+    options = Options(("table1",), ("cifar_quick",), ("plain",), (0,), epochs=2, runs_dir=tmp_path / "here", fit=draw)
+    ((run,), left_out) = with_records(make_plan(options, parser)["table1"][1], read_records([record]))
+    assert (run.record is not None, left_out) == (True, [])
+
+
+def test_a_run_in_two_records_counts_if_both_have_the_same_figures(
+    record: Path, parser: SettingsParser, tmp_path: Path
+) -> None:
+    content, other = json.loads(record.read_text()), tmp_path / "other.json"
+    first, second, _, _ = content["grids"]["table1"]["runs"]
+    first["folder"] = "elsewhere"
+    second["summary"]["metrics"]["val/loss"] = 0.5
+    other.write_text(json.dumps(content))
+    options = Options(("table1",), ("cifar_quick",), ("plain", "acb"), (0, 1), epochs=2, runs_dir=tmp_path / "here")
+    runs, (left_out,) = with_records(make_plan(options, parser)["table1"][1], read_records([record, other]))
+    assert [run.record is not None for run in runs] == [True, False, True, False]
+    assert "acb-seed0 with figures that contradict those of the same run in " in left_out
+    assert str(other) in left_out
+
+
+def test_runs_of_a_record_that_are_not_planned_are_named(
+    record: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.write_text(record.read_text().replace("staircase-acb-", "staircase-former-"))
+    capsys.readouterr()
+    assert reproduce("--runs_dir", str(tmp_path / "here"), "--records", str(record), "--list") == 0
+    assert f"left out of {record}: cifar_quick_staircase-former-seed0, which" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda content: content.update(format="other"), "its format is not 'acnet_pl.results/1'"),
         (lambda content: content.pop("grids"), "it lacks 'grids'"),
-        (lambda content: content.update(grids=[]), "expected a results.json"),
+        (lambda content: content.update(grids=[]), "it is not laid out as a record; expected a results.json"),
         (lambda content: content["grids"]["table1"]["runs"][0].pop("command"), "it lacks 'command'"),
         (lambda content: content["grids"]["table1"]["runs"][0].update(command="fit"), "is not a list of words"),
         (

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,7 @@ from acnet_pl.nn import fuse_model
 from acnet_pl.reproduce import TARGETS, plots
 from acnet_pl.reproduce.costs import gain_over_cost
 from acnet_pl.reproduce.grid import load_grid
+from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.plan import Options, make_plan
 from acnet_pl.reproduce.report import correlations, write_report
 from acnet_pl.reproduce.results import GridResult
@@ -142,8 +144,33 @@ def test_runs_of_several_devices_are_marked(
             summary.write_text(summary.read_text().replace("a device", "another device"))
     result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
     assert result.mixed == ["device: a device (1 runs), another device (1 runs)"]
+    assert "no fingerprint of the data" in result.fingerprint
     text = write_report(tmp_path / "out", {"table1": result}, []).with_suffix(".md").read_text()
     assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
+
+
+def test_unknown_versions_other_data_and_copies_are_marked(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=(0, 1), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    changes: list[dict[str, Any]] = [
+        {"versions": {}, "data_fingerprint": "aa"},
+        {"versions": {}, "data_fingerprint": "bb"},
+        {"rotation": {"samples": 100, "original/top1": 0.8}},
+        {},
+    ]
+    for run, change in zip(runs, changes, strict=True):
+        path = fabricate(run, 0.81 if run.run.variant == "acb" else 0.8) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    found = dict(remark.split(": ", 1) for remark in result.mixed)
+    assert found["torch"] == "unknown (2 runs), 2.9 (2 runs)"
+    assert found["data, by fingerprint"] == "aa (1 runs), bb (1 runs), unknown (2 runs)"
+    assert found["test images"] == "10,000 (3 runs), 100 (1 runs)"
+    assert "COPIED? cifar_quick_staircase-acb-seed0, cifar_quick_staircase-acb-seed1" in found
+    assert result.test_images is None
+    assert len(result.time_ratios("cifar_quick", "acb")) == 1, "unknown devices are not one kind of device"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -343,9 +370,10 @@ def test_blocks_that_are_half_finished_stand_side_by_side(
     ("plain", "acnet", "said"),
     [
         ((0.80, 0.81, 0.80), (0.81, 0.82, 0.811), "+1.03 points (95% interval +0.89 to +1.18, 3 pairs)."),
+        ((0.80, 0.81, 0.80), (0.79, 0.79, 0.80), "the interval includes zero, so this may be chance."),
         (
-            (0.80, 0.81, 0.80),
             (0.79, 0.79, 0.80),
+            (0.80, 0.81, 0.80),
             "this may be chance, and a gain of this size needs about 7 more pairs.",
         ),
         ((0.80,), (0.81,), ", from one pair of runs; an interval needs at least two pairs."),
@@ -368,11 +396,29 @@ def test_the_headline_says_what_came_out_and_what_it_would_take(
     page = write_report(tmp_path / "out", {"table1": result}, []).read_text()
     (headline,) = re.findall(r'<p class="headline">(.*?)</p>', page)
     assert headline.startswith(
-        "Cifar-quick: ACNet 8" if acnet[0] > 0.8 else "Cifar-quick: ACNet 79.33 % against plain 80.33 %"
+        "Cifar-quick: ACNet 8" if acnet[0] >= 0.8 else "Cifar-quick: ACNet 79.33 % against plain 80.33 %"
     )
     assert headline.endswith(said)
     kinds = re.findall(r'<td class="(gain|loss|fall)"', page)
-    assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance" in said else [])
+    assert kinds == (["gain"] if "+1.03" in said else ["fall"] if "chance." in said else [])
+
+
+def test_equal_gains_have_no_interval_and_pairs_alone_are_told_from_all_runs(
+    tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    options = Options(("table1",), ("cifar_quick",), seeds=(0, 1, 2), epochs=2, runs_dir=tmp_path)
+    grid, runs = make_plan(options, parser)["table1"]
+    for run in runs:
+        acnet = run.run.variant == "acb"
+        fabricate(run, None if acnet and run.run.seed == 2 else (0.7801, 0.7814, 0.9)[run.run.seed] + 0.01 * acnet)
+    result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
+    assert list(headlines(result)) == [
+        "Cifar-quick: ACNet 79.08 % against plain 78.08 %, +1.00 points (2 pairs without spread, so there is no "
+        "interval); these accuracies are of the pairs alone, those of the table of all finished runs."
+    ]
+    (table,) = main_tables(result)
+    cells = [cell.text for cell in table.rows[0]]
+    assert cells[cells.index("+1.00 ± 0.00") + 1] == "—"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -69,6 +69,9 @@ def test_the_plan_names_runs_and_cost(capsys: pytest.CaptureFixture[str], tmp_pa
     warned = "Warning: ResNet-8: 1 pairs are planned, and a gain of +0.50 needs 10 (ACNet; ACNet, border). "
     assert f"{warned}Give --seeds 0 1 2 3 4 5 6 7 8 9, or" in shown
     assert "Once a run is finished, this tells how many hours" in shown
+    assert main([*arguments, "--gain", "0.001"]) == 0
+    shown = capsys.readouterr().out
+    assert "a gain of +0.001 needs more than 10,000 (ACNet; ACNet, border). Look for a larger gain, or" in shown
     assert main([*arguments, "--gain", "4", "--seeds", "0", "1", "2", "3"]) == 0
     assert "Warning" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

@@ -76,6 +76,23 @@ def test_a_long_run_is_reported_in_lines_where_no_bar_is_drawn(
     assert "1/1 cifar_quick_staircase-plain-seed0: 1 of 2 epochs" in run_all(runs[:1])[1]
 
 
+def test_progress_counts_no_test_as_an_epoch_and_ends_at_all_runs(
+    runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs[0].runs_dir / runs[0].run.name / "a"
+    write = "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); path.mkdir(); path = path / 'metrics.csv'; "
+    write += "path.write_text('epoch,loss\\n0,1\\n1,1\\n2,1\\n'); time.sleep(0.5)"
+    monkeypatch.setattr(runner, "command_line", lambda run, python: [python, "-c", write, str(folder)])
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.05)
+    seen: list[int] = []
+    assert runner._run(runs[0], seen.append) == 0
+    assert max(seen) == runs[0].epochs == 2
+    monkeypatch.setattr(runner, "_run", lambda run, advance: 1)
+    monkeypatch.setattr(runner, "_end", lambda run: "")
+    monkeypatch.setattr(runner, "_cost", lambda run: 49.0)  # 4 / (4 · 49) · (4 · 49) is less than 4
+    assert f"{len(runs)}/{len(runs)} " in run_all(runs)[1].splitlines()[-1]
+
+
 def test_what_failed_is_run_again_and_alone(runs: list[PlannedRun], attempts: list[str]) -> None:
     run_all(runs)
     assert run_all([run for run in runs if run.state() != "finished"])[0] == {}

@@ -18,7 +18,7 @@ from acnet_pl.reproduce.graphs import run_side_by_side
 from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.plan import Options, PlannedRun, make_plan
 from acnet_pl.reproduce.power import needs, power_table, warnings
-from acnet_pl.reproduce.records import Records, read_records, with_records
+from acnet_pl.reproduce.records import Records, read_records, unplanned, with_records
 from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.run_result import RunResult
@@ -90,9 +90,11 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
 def _with_records(
     plan: dict[str, tuple[Grid, list[PlannedRun]]], records: Records
 ) -> dict[str, tuple[Grid, list[PlannedRun]]]:
-    """Return the plan with what the records have of its runs, and say what they have with other options."""
+    """Return the plan with what the records have of its runs, and say what of them is left out."""
     found = {name: (grid, *with_records(runs, records)) for name, (grid, runs) in plan.items()}
-    for reason in dict.fromkeys(reason for _, _, left_out in found.values() for reason in left_out):
+    names = {run.run.name for _, runs in plan.values() for run in runs}
+    left_out = [reason for _, _, reasons in found.values() for reason in reasons] + unplanned(names, records)
+    for reason in dict.fromkeys(left_out):
         print(f"Warning: left out of {reason}", file=sys.stderr)  # --list prints commands for a shell
     return {name: (grid, runs) for name, (grid, runs, _) in found.items()}
 

@@ -20,6 +20,7 @@ from acnet_pl.callbacks import EpochTimer, EquivalenceCheck, FuseOnFitEnd, Rotat
 from acnet_pl.cli.loggers import run_name
 from acnet_pl.config.files import run_config
 from acnet_pl.config.run_folder import MARKER
+from acnet_pl.data.fingerprint import fingerprint
 from acnet_pl.modules import ImageClassifier
 from acnet_pl.provenance import EVALUATED, versions
 
@@ -52,6 +53,8 @@ def write_summary(
         "metrics": {name: value for name, value in figures.items() if not name.startswith("equivalence/")},
         "versions": versions(),
     }
+    if "test" not in (missing or {}):
+        summary["data_fingerprint"] = fingerprint(trainer.datamodule)  # type: ignore[attr-defined]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EquivalenceCheck) and callback.result is not None:
             summary["equivalence"] = callback.result.as_dict()

@@ -12,7 +12,7 @@ __all__ = ["deployed", "gain_over_cost"]
 
 
 def gain_over_cost(result: GridResult) -> Iterator[Chart]:
-    """Draw one chart for each model and kind of cost: a point and an interval for each variant with two pairs."""
+    """Draw one chart for each model and kind of cost: a point for each variant with two pairs, and its interval."""
     measure = result.grid.measures[0]
     for model in result.grid.models:
         for label in ("multiplications (× plain)", "kept activations (× plain)", "time (× plain)"):
@@ -20,10 +20,10 @@ def gain_over_cost(result: GridResult) -> Iterator[Chart]:
             for style, variant in enumerate(result.grid.variants[1:], 1):
                 gain = result.gain(model.key, variant.key, measure)
                 interval, cost = gain.interval(), _cost(result, model.key, variant.key, label)
-                if interval is None or cost is None:
+                if gain.n < 2 or cost is None:
                     continue
                 series.append(Series(variant.title, style, [(cost, gain.mean)]))
-                series.append(Series("", style, [(cost, value) for value in interval], faint=True))
+                series.append(Series("", style, [(cost, value) for value in interval or ()], faint=True))
             if len(series) > 1:
                 yield line_chart(series, model.title, label, f"gain in {measure.title} (points)")
 

@@ -17,6 +17,7 @@ from acnet_pl.reproduce.plan import PlannedRun
 __all__ = ["FixedPlan", "fix_plan", "plan_of", "read_plans", "remarks"]
 
 _FORMAT = "acnet_pl.plan/1"
+_TIME = "%Y-%m-%d %H:%M UTC"
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,20 @@ def plan_of(found: Any) -> FixedPlan:
             is_sound, expected = is_sound and len({*value}) == len(value), "a list of integers that differ"
         elif name in ("epochs", "finished", "runs"):
             is_sound, expected = type(value) is int and value >= 0, "an integer from 0"
+        elif name == "recorded":
+            is_sound, expected = isinstance(value, str) and _is_time(value), "a time such as 2026-01-31 10:00 UTC"
         else:
             is_sound, expected = isinstance(value, str), "text"
         if not is_sound:
             raise ValueError(f"`{name}` is {str(value)[:40]!r}, expected {expected}")
     return FixedPlan(**{**found, "seeds": tuple(found["seeds"])})
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.strptime(text, _TIME).strftime(_TIME) == text  # dates are compared as text
+    except ValueError:
+        return False
 
 
 def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> list[str]:
@@ -138,6 +148,7 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
     said = []
     titles = {model.key: model.title for model in grid.models}
     for asked in _asked({grid.name: (grid, runs)}):
+        finished = {run.run.seed for run in runs if run.run.model == asked.model and run.state() == "finished"}
         title, own = titles[asked.model], [one for one in recorded if one.is_of(asked)]
         if not own:
             said.append(f"{title}: the number of seeds and epochs was not recorded before the first run.")
@@ -153,6 +164,11 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
                     f"{title}: MIXED. {_numbers(added)} added on {later.recorded}, when {later.finished} runs had "
                     "finished; interval and p do not allow for a look at the figures in between."
                 )
+        if unrecorded := finished - {seed for one in own for seed in one.seeds}:
+            said.append(
+                f"{title}: MIXED. {_numbers(sorted(unrecorded))} added later, in no recorded plan; interval and p do "
+                "not allow for a look at the figures in between."
+            )
         if missing := {*first.seeds} - seeds:
             said.append(f"{title}: MIXED. {_numbers(sorted(missing))} of the fixed ones are left out here.")
         others = {one.epochs for one in recorded if (one.grid, one.model) == (asked.grid, asked.model)} - {asked.epochs}
@@ -162,7 +178,7 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
 
 
 def _asked(plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]) -> list[FixedPlan]:
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    now = datetime.now(timezone.utc).strftime(_TIME)
     asked = []
     for name, (grid, runs) in plan.items():
         for model in grid.models:

@@ -20,6 +20,7 @@ from acnet_pl.callbacks.equivalence import EquivalenceError
 from acnet_pl.callbacks.fuse import FusedNetwork
 from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError, read_checkpoint
 from acnet_pl.config.run_folder import MARKER, Claim, make_run_folder, write_config
+from acnet_pl.data.fingerprint import fingerprint
 from acnet_pl.data.in_memory import InMemoryDataModule
 from acnet_pl.data.training_loader import TrainingSampler
 from acnet_pl.deploy import save_fused
@@ -49,6 +50,7 @@ class ImageSets:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._sets: dict[str, dict[str, DeviceImages]] = {}
+        self._fingerprints: dict[str, str | None] = {}
 
     def of(self, data: InMemoryDataModule, config: Mapping[str, Any]) -> dict[str, DeviceImages]:
         """Return the "train", "val" and "test" images of a data module.
@@ -57,8 +59,7 @@ class ImageSets:
             data: The module.
             config: Its configuration; the seed decides nothing here.
         """
-        options = {name: value for name, value in config["init_args"].items() if name != "seed"}
-        key = json.dumps([config["class_path"], options], sort_keys=True, default=str)
+        key = _without_seed(config)
         if key not in self._sets:
             data.prepare_data()
             data.setup("fit")
@@ -67,7 +68,17 @@ class ImageSets:
             self._sets[key] = {
                 name: DeviceImages.of(images, data.mean, data.std, self.device) for name, images in sets.items()
             }
+            self._fingerprints[key] = fingerprint(data)
         return self._sets[key]
+
+    def fingerprint_of(self, config: Mapping[str, Any]) -> str | None:
+        """Return the `fingerprint` of a data module that `of` has loaded."""
+        return self._fingerprints[_without_seed(config)]
+
+
+def _without_seed(config: Mapping[str, Any]) -> str:
+    options = {name: value for name, value in config["init_args"].items() if name != "seed"}
+    return json.dumps([config["class_path"], options], sort_keys=True, default=str)
 
 
 class GraphRun:
@@ -96,6 +107,7 @@ class GraphRun:
         self.objects = objects
         self.data = objects.data
         self.sets = sets.of(self.data, planned.config["data"])
+        self.fingerprint = sets.fingerprint_of(planned.config["data"])
         self.model: ImageClassifier = objects.model
         self.training = self._training(autocast)
         self.folder, self._claim = self._open_folder()
@@ -166,6 +178,7 @@ class GraphRun:
             "evaluated": EVALUATED,
             "metrics": {f"val/{name}": value for name, value in self.validate().items()},
             "versions": versions(),
+            "data_fingerprint": self.fingerprint,
         }
         if (alone := engine.get("step_seconds_alone")) is not None:
             summary["seconds_per_epoch"] = alone * self.training.steps

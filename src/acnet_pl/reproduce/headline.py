@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from acnet_pl.reproduce.results import GridResult
-from acnet_pl.reproduce.statistics import CONFIDENCE, pairs_needed
+from acnet_pl.reproduce.statistics import CONFIDENCE, Sample, pairs_needed
 
 __all__ = ["headlines"]
 
@@ -24,19 +24,26 @@ def headlines(result: GridResult) -> Iterator[str]:
         gain = result.gain(model.key, other.key, measure)
         if not gain.n:
             continue
-        plain, own = (
-            sum(result.sample(model.key, variant.key, measure).values[seed] for seed in gain.values) / gain.n
-            for variant in (base, other)
-        )
+        every = [result.sample(model.key, variant.key, measure) for variant in (base, other)]
+        plain, own = (Sample({seed: sample.values[seed] for seed in gain.values}).mean for sample in every)
         said = f"{model.title}: {other.title} {own:.2f} % against plain {plain:.2f} %"
         interval = gain.interval()
-        if interval is None or gain.std is None:
+        if gain.n == 1:
             yield f"{said}, from one pair of runs; an interval needs at least two pairs."
             continue
-        mean, low, high = (f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in (gain.mean, *interval))
-        said += f", {mean} points ({CONFIDENCE:.0%} interval {low} to {high}, {gain.n} pairs)"
-        if interval[0] <= 0 <= interval[1]:
-            said += "; the interval includes zero, so this may be chance"
-            more = pairs_needed(gain.mean, gain.std) - gain.n if gain.mean else 0
-            said += f", and a gain of this size needs about {more} more pairs" if 0 < more <= 100 else ""
+        said += f", {_signed(gain.mean)} points ("
+        if interval is None or gain.std is None:
+            said += f"{gain.n} pairs without spread, so there is no interval)"
+        else:
+            said += f"{CONFIDENCE:.0%} interval {' to '.join(map(_signed, interval))}, {gain.n} pairs)"
+            if interval[0] <= 0 <= interval[1]:
+                said += "; the interval includes zero, so this may be chance"
+                more = (pairs_needed(gain.mean, gain.std) or 0) - gain.n if gain.mean > 0 else 0
+                said += f", and a gain of this size needs about {more} more pairs" if 0 < more <= 100 else ""
+        if any(sample.n > gain.n for sample in every):
+            said += "; these accuracies are of the pairs alone, those of the table of all finished runs"
         yield f"{said}."
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -117,6 +117,11 @@ class PlannedRun:
         """Return the number of epochs."""
         return int(self.config["trainer"]["max_epochs"] or 0)
 
+    @property
+    def validates_on_test_images(self) -> bool:
+        """Return True if no images are held out, so that validation and test images are the same."""
+        return (self.config["data"].get("init_args") or {}).get("val_size") == 0
+
     @cached_property
     def cost(self) -> TrainingCost:
         """Return the cost of a training step per image, in the first epoch."""

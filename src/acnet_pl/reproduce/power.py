@@ -20,6 +20,10 @@ ASSUMED_SPREAD = 0.5
 Cifar-quick and ResNet-20 had 0.2 to 0.6 after 10 epochs on CIFAR-10."""
 
 
+_MOST_ADVISED = 200
+"""Pairs that a warning still advises to train."""
+
+
 @dataclass(frozen=True)
 class Need:
     """Number of pairs that a comparison with the baseline needs, and its basis.
@@ -43,8 +47,8 @@ class Need:
     planned: int
 
     @property
-    def pairs(self) -> int:
-        """Return the number of pairs that the gain needs."""
+    def pairs(self) -> int | None:
+        """Return the number of pairs that the gain needs; None if it is more than 10,000."""
         return pairs_needed(self.gain, self.spread)
 
 
@@ -85,22 +89,34 @@ def power_table(comparisons: Sequence[Need]) -> Table:
     title = f"Pairs that a gain needs (paired t, two-sided {1 - CONFIDENCE:.0%}, {POWER:.0%} power)"
     table = Table("network", "variant", "gain", "spread", "pairs needed", "planned", title=title, title_justify="left")
     for need in comparisons:
-        spread = f"{need.spread:.2f} ({f'{need.seen} pairs' if need.seen else 'assumed'})"
-        gain = f"{need.gain:+.2f} ({need.source})"
-        table.add_row(need.model, need.variant, gain, spread, str(need.pairs), str(need.planned))
+        spread = f"{_points(need.spread)} ({f'{need.seen} pairs' if need.seen else 'assumed'})"
+        gain = f"{_points(need.gain, '+')} ({need.source})"
+        table.add_row(need.model, need.variant, gain, spread, _count(need.pairs), str(need.planned))
     return table
 
 
 def warnings(comparisons: Sequence[Need]) -> Iterator[str]:
     """Yield a line for each network and number of pairs that is planned and too small for the gains of its variants."""
-    short: dict[tuple[str, float, int, int], list[str]] = {}
+    short: dict[tuple[str, float, int, int | None], list[str]] = {}
     for need in comparisons:
-        if need.planned < need.pairs:
+        if need.pairs is None or need.planned < need.pairs:
             short.setdefault((need.model, need.gain, need.planned, need.pairs), []).append(need.variant)
     for (model, gain, planned, pairs), variants in short.items():
-        seeds = " ".join(map(str, range(pairs))) if pairs <= 16 else f"$(seq 0 {pairs - 1})"
+        if pairs is None or pairs > _MOST_ADVISED:
+            advice = "Look for a larger gain"
+        else:
+            advice = f"Give --seeds {' '.join(map(str, range(pairs))) if pairs <= 16 else f'$(seq 0 {pairs - 1})'}"
         yield (
-            f"Warning: {model}: {planned} pairs are planned, and a gain of {gain:+.2f} needs {pairs} "
-            f"({'; '.join(variants)}). Give --seeds {seeds}, or expect an interval with zero in it. Each comparison is "
+            f"Warning: {model}: {planned} pairs are planned, and a gain of {_points(gain, '+')} needs {_count(pairs)} "
+            f"({'; '.join(variants)}). {advice}, or expect an interval with zero in it. Each comparison is "
             "counted by itself; p adjusted for several (Holm) needs more."
         )
+
+
+def _count(pairs: int | None) -> str:
+    return "more than 10,000" if pairs is None else f"{pairs:,}"
+
+
+def _points(value: float, sign: str = "") -> str:
+    """Return points with two decimals, or with more where these would say something else."""
+    return format(value, f"{sign}.2f" if abs(round(value, 2) - value) < 1e-9 and abs(value) < 1000 else f"{sign}.3g")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.errors import UsageError
+from acnet_pl.reproduce.contradictions import confirmed, contradictions
 from acnet_pl.reproduce.curves import EpochFigures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, plan_of
 from acnet_pl.reproduce.json_file import read_json
@@ -16,7 +18,7 @@ from acnet_pl.reproduce.plan import PlannedRun
 from acnet_pl.reproduce.settings import IMMATERIAL
 from acnet_pl.reproduce.summary_file import checked_summary
 
-__all__ = ["FORMAT", "RecordedRun", "Records", "read_records", "with_records"]
+__all__ = ["FORMAT", "RecordedRun", "Records", "read_records", "unplanned", "with_records"]
 
 FORMAT = "acnet_pl.results/1"
 # What differs from machine to machine, besides options that decide no figure.
@@ -44,17 +46,23 @@ class RecordedRun:
     summary: Mapping[str, Any]
     curve: tuple[EpochFigures, ...]
 
+    @property
+    def figures(self) -> str:
+        """Return what was measured, as text to compare; two trainings differ in it."""
+        measured = [self.summary.get(part) for part in ("metrics", "rotation", "equivalence", "epochs")]
+        return json.dumps([measured, [astuple(epoch) for epoch in self.curve]], sort_keys=True)
+
 
 @dataclass(frozen=True)
 class Records:
     """What records hold.
 
     Attributes:
-        runs: Finished runs by name; the first record that has one counts.
+        runs: All finished runs by name.
         plans: Seeds and epochs that were fixed there, oldest first.
     """
 
-    runs: Mapping[str, RecordedRun]
+    runs: Mapping[str, Sequence[RecordedRun]]
     plans: tuple[FixedPlan, ...]
 
 
@@ -67,7 +75,7 @@ def read_records(files: Sequence[Path]) -> Records:
     Raises:
         UsageError: A file is missing or is no record.
     """
-    runs: dict[str, RecordedRun] = {}
+    runs: dict[str, list[RecordedRun]] = {}
     plans: list[FixedPlan] = []
     for file in files:
         try:
@@ -79,11 +87,14 @@ def read_records(files: Sequence[Path]) -> Records:
                     plans += [one] if one not in plans else []
                 for run in grid["runs"]:
                     if run["summary"]:
-                        runs.setdefault(run["name"], _run(file, run))
+                        found = _run(file, run)
+                        runs.setdefault(found.name, []).append(found)
         except OSError as error:
             raise UsageError(f"--records {file}: {error.strerror or error}") from error
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            if isinstance(error, (TypeError, AttributeError)):
+                reason = "it is not laid out as a record"
             raise UsageError(
                 f"--records {file}: {reason}; expected a results.json, which `reproduce` writes beside its report"
             ) from error
@@ -98,18 +109,43 @@ def with_records(runs: Sequence[PlannedRun], records: Records) -> tuple[list[Pla
         records: Result of `read_records`.
 
     Returns:
-        The runs, and a sentence for the runs of each record that were trained with the same other options, which are
-        left out.
+        The runs, and a sentence for the runs of each record that are left out for the same reason: they were trained
+        with other options, contradict themselves, or are in the records twice with different figures.
     """
     found: list[PlannedRun] = []
     others: dict[tuple[Path, str], list[str]] = {}
     for planned in runs:
-        recorded = records.runs.get(planned.run.name)
-        changes = _changes(recorded.command[3:], planned.arguments) if recorded else []
-        if recorded and changes:
-            others.setdefault((recorded.file, "; ".join(changes)), []).append(recorded.name)
-        found.append(replace(planned, record=recorded) if recorded and not changes else planned)
-    return found, [f"{file}: {_some(names)} with {changes}" for (file, changes), names in others.items()]
+        fitting: list[RecordedRun] = []
+        for recorded in records.runs.get(planned.run.name, ()):
+            known = confirmed(planned, recorded.summary)
+            reasons = _changes(recorded.command[3:], planned.arguments, known)
+            reasons = reasons or [*contradictions(planned, recorded.summary)]
+            if reasons:
+                others.setdefault((recorded.file, "; ".join(reasons)), []).append(recorded.name)
+            else:
+                fitting.append(recorded)
+        if len({one.figures for one in fitting}) > 1:
+            files = ", ".join(dict.fromkeys(str(one.file) for one in fitting))
+            others.setdefault(
+                (fitting[0].file, f"figures that contradict those of the same run in {files}"), []
+            ).append(planned.run.name)
+            fitting = []
+        found.append(replace(planned, record=fitting[0]) if fitting else planned)
+    return found, [f"{file}: {_some(names)} with {reasons}" for (file, reasons), names in others.items()]
+
+
+def unplanned(names: Collection[str], records: Records) -> list[str]:
+    """Return a sentence for each record with runs that are not planned, such as those of a variant since renamed.
+
+    Args:
+        names: Names of all planned runs.
+        records: Result of `read_records`.
+    """
+    others: dict[Path, list[str]] = {}
+    for name, recorded in records.runs.items():
+        for file in dict.fromkeys(one.file for one in recorded if name not in names):
+            others.setdefault(file, []).append(name)
+    return [f"{file}: {_some(found)}, which this command does not plan" for file, found in others.items()]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -142,13 +178,13 @@ def _epoch(figures: Mapping[str, Any]) -> EpochFigures:
     return EpochFigures(**own)
 
 
-def _changes(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return options that decide figures and differ, in words."""
+def _changes(old: Sequence[str], new: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return options that decide figures and differ, in words, but for those that are known to be alike."""
     was, now = _options(old), _options(new)
     return [
         f"--{name} {was.get(name, 'not given')} instead of {now.get(name, 'the default')}"
         for name in (was | now)
-        if was.get(name) != now.get(name)
+        if was.get(name) != now.get(name) and name not in known
     ]
 
 

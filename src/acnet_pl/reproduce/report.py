@@ -142,6 +142,8 @@ def _reading(result: GridResult) -> Iterator[str]:
             f"{share:.0%} would differ by ± {error:.1f} points (one standard error). Most of that is common to both "
             "networks of a pair. The intervals do not include it."
         )
+    if result.finished:
+        yield result.fingerprint
     yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,9 +12,10 @@ from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
+from acnet_pl.reproduce.mixture import copied, mixed
 from acnet_pl.reproduce.plan import describe_data
 from acnet_pl.reproduce.run_result import RunResult
-from acnet_pl.reproduce.statistics import Correlation, Sample, correlation, holm, paired_difference
+from acnet_pl.reproduce.statistics import Correlation, Sample, adjusted, correlation, in_percent, paired_difference
 from acnet_pl.reproduce.summary_file import summary_fault
 
 __all__ = ["GridResult", "fused_file"]
@@ -94,8 +94,7 @@ class GridResult:
 
     def sample(self, model: str, variant: str, measure: Measure) -> Sample:
         """Return a figure over the finished seeds, in percent."""
-        figures = {run.planned.run.seed: run.figure(measure) for run in self.of(model, variant)}
-        return Sample({seed: 100 * figure for seed, figure in figures.items() if figure is not None})
+        return in_percent({run.planned.run.seed: run.figure(measure) for run in self.of(model, variant)})
 
     def gain(self, model: str, variant: str, measure: Measure) -> Sample:
         """Return the paired differences from the baseline, in percentage points; empty without pairs."""
@@ -108,31 +107,30 @@ class GridResult:
         base = self.sample(model, self.grid.variants[0].key, measure)
         return correlation(base, self.sample(model, variant, measure))
 
-    def adjusted(self, measure: Measure) -> dict[tuple[str, str], float]:
-        """Return Holm-adjusted p of all gains of a measure, by model and variant."""
+    def adjusted(self, measure: Measure) -> dict[tuple[str, str], float | None]:
+        """Return Holm-adjusted p of a measure's gains with two pairs, by model and variant; None without spread."""
         keys = [(model.key, variant.key) for model in self.grid.models for variant in self.grid.variants[1:]]
-        found = {key: p for key in keys if (p := self.gain(*key, measure).p_value()) is not None}
-        return dict(zip(found, holm(list(found.values())), strict=True))
+        return adjusted({key: self.gain(*key, measure) for key in keys})
 
     @property
     def test_images(self) -> int | None:
-        """Return the number of test images of the finished runs."""
-        counts = [
-            run.summary["rotation"].get("samples") for run in self.runs if run.summary and "rotation" in run.summary
-        ]
-        return next((int(count) for count in counts if count), None)
+        """Return the number of test images of the finished runs; None if they differ in it."""
+        rotations = [run.summary.get("rotation", {}) for run in self.runs if run.summary]
+        counts = {int(samples) for rotation in rotations if (samples := rotation.get("samples"))}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return which copy of the data the finished runs were tested on, in one sentence."""
+        found = {run.summary.get("data_fingerprint") for run in self.runs if run.summary} - {None}
+        if not found:
+            return "The summaries have no fingerprint of the data, so which copy of the images was used is unknown."
+        return f"Fingerprint of the test images: {', '.join(sorted(map(str, found)))}."
 
     @property
     def mixed(self) -> list[str]:
-        """Return versions, devices and engines that differ among the finished runs."""
-        summaries = [run.summary for run in self.runs if run.summary and "versions" in run.summary]
-        made = [{**one["versions"], "engine": one.get("engine", {}).get("name", "fit")} for one in summaries]
-        found = []
-        for name in dict.fromkeys(name for one in made for name in one):
-            counts = Counter(str(one.get(name)) for one in made)
-            if len(counts) > 1:
-                found.append(f"{name}: " + ", ".join(f"{value} ({count} runs)" for value, count in counts.items()))
-        return found
+        """Return what differs among the finished runs besides what is compared, and runs that may be copies."""
+        return [*mixed(self.runs), *copied(self.runs)]
 
     def macs_ratio(self, model: str, variant: str) -> float | None:
         """Return the multiply-accumulates of a training relative to the baseline."""
@@ -147,7 +145,9 @@ class GridResult:
     def time_ratios(self, model: str, variant: str) -> list[float]:
         """Return training times relative to the baseline of the same seed, of pairs finished on one kind of device."""
         pairs = zip(self.of(model, self.grid.variants[0].key), self.of(model, variant), strict=True)
-        seconds = [(b.training_seconds, own.training_seconds) for b, own in pairs if b.device == own.device]
+        seconds = [
+            (b.training_seconds, own.training_seconds) for b, own in pairs if b.device and b.device == own.device
+        ]
         return [own / base for base, own in seconds if own and base]
 
     @cached_property
@@ -207,8 +207,8 @@ class GridResult:
     def _gain(self, model: str, variant: str, measure: Measure) -> dict[str, Any]:
         if variant == self.grid.variants[0].key:
             return {}
-        adjusted = self.adjusted(measure)
-        holm_p = {"p_holm": adjusted.get((model, variant)), "comparisons": len(adjusted)}
+        p_values = self.adjusted(measure)
+        holm_p = {"p_holm": p_values.get((model, variant)), "comparisons": len(p_values)}
         correlated = {"correlation": asdict(self.correlation(model, variant, measure))}
         return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p, **correlated}}
 

@@ -11,7 +11,7 @@ from acnet_pl.reproduce.curves import EpochFigures, read_curve
 from acnet_pl.reproduce.grid import Measure
 from acnet_pl.reproduce.plan import PlannedRun, State
 from acnet_pl.reproduce.records import RecordedRun
-from acnet_pl.reproduce.summary_file import read_summary
+from acnet_pl.reproduce.summary_file import figure_of, read_summary
 
 __all__ = ["RunResult"]
 
@@ -50,18 +50,7 @@ class RunResult:
 
     def figure(self, measure: Measure) -> float | None:
         """Return a figure of the finished run, 0 to 1."""
-        part, _, name = measure.key.partition("/")
-        summary = self.summary or {}
-        value = summary.get(part, {}).get(name)
-        if measure.key == "rotation/original/top1" and "evaluated" not in summary and self._tested_on_validation_images:
-            # Written before `test` evaluated in float32, as the equivalence check always has.
-            value = summary.get("equivalence", {}).get("fused_accuracy", value)
-        return None if value is None else float(value)
-
-    @property
-    def _tested_on_validation_images(self) -> bool:
-        """Return True if no images are held out, so that validation and test images are the same."""
-        return (self.planned.config["data"].get("init_args") or {}).get("val_size") == 0
+        return figure_of(self.summary or {}, measure.key, self.planned.validates_on_test_images)
 
     def curve(self) -> list[EpochFigures]:
         """Return the figures of each epoch from metrics.csv, or from the record."""

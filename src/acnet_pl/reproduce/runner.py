@@ -96,7 +96,7 @@ def run_all(runs: Sequence[PlannedRun], console: Console) -> dict[str, int]:
 
             code = _run(run, advance)
             done += weight
-            progress.update(total, completed=scale * done)
+            progress.update(total, completed=round(scale * done, 6))  # shown as a whole number, rounded down
             progress.remove_task(task)
             if code == 0 and run.state() == "finished":
                 console.print(f"{number}/{len(runs)} {run.run.name}: finished", highlight=False)
@@ -119,7 +119,7 @@ def _run(run: PlannedRun, advance: Callable[[int], None]) -> int:
                 try:
                     return process.wait(_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
-                    advance(_epochs_done(log.parent, started))
+                    advance(min(_epochs_done(log.parent, started), run.epochs))
         except BaseException:
             # Ctrl-C reaches the run as well, which saves and ends; what stops this process alone has to stop it too.
             try:
@@ -131,7 +131,7 @@ def _run(run: PlannedRun, advance: Callable[[int], None]) -> int:
 
 
 def _epochs_done(parent: Path, since: float) -> int:
-    """Return the finished epochs of the run that writes below a folder."""
+    """Return the epochs that the run that writes below a folder has logged; its test counts as one more."""
     files = [path for path in parent.glob("*/metrics.csv") if path.is_file() and path.stat().st_mtime >= since]
     if not files:
         return 0

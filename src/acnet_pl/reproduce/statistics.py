@@ -6,14 +6,19 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import atanh, tanh
-from typing import Any
+from math import atanh, isfinite, nan, tanh
+from typing import Any, TypeVar
 
-__all__ = ["CONFIDENCE", "POWER", "Correlation", "Sample", "correlation", "holm", "paired_difference", "pairs_needed"]
+__all__ = ["CONFIDENCE", "POWER", "Correlation", "Sample", "adjusted", "correlation", "holm", "in_percent"]
+__all__ += ["paired_difference", "pairs_needed"]
 
 CONFIDENCE = 0.95
 POWER = 0.8
 _MOST_PAIRS = 10_000
+_ROUNDING = 1e-12  # relative, of computing with floats
+_DECIMALS = 12  # of percent; an accuracy is a count of images
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -34,21 +39,26 @@ class Sample:
 
     @property
     def mean(self) -> float:
-        """Return the mean; NaN without figures."""
-        return statistics.fmean(self.values.values()) if self.values else float("nan")
+        """Return the mean, free of rounding as the figures are; NaN without figures."""
+        return round(statistics.fmean(self.values.values()), _DECIMALS) + 0.0 if self.values else nan  # no -0.0
 
     @property
     def std(self) -> float | None:
-        """Return the sample standard deviation (n - 1); None for fewer than two figures."""
-        return statistics.stdev(self.values.values()) if self.n > 1 else None
+        """Return the sample standard deviation (n - 1), 0 if it is rounding alone; None for fewer than two figures."""
+        if self.n < 2:
+            return None
+        if not all(map(isfinite, self.values.values())):
+            return nan
+        spread = statistics.stdev(self.values.values())
+        return spread if spread > _ROUNDING * max(map(abs, self.values.values())) else 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-        """Return the confidence interval of the mean by Student's t; None for fewer than two figures.
+        """Return the confidence interval of the mean by Student's t; None without spread.
 
         Args:
             confidence: 0 to 1.
         """
-        if self.std is None:
+        if not self.std or not isfinite(self.std):
             return None
         from scipy.stats import t
 
@@ -57,7 +67,7 @@ class Sample:
 
     def p_value(self) -> float | None:
         """Return the two-sided p of a zero mean by Student's t test; None without spread."""
-        if not self.std:
+        if not self.std or not isfinite(self.std):
             return None
         from scipy.stats import t
 
@@ -76,14 +86,25 @@ class Sample:
         }
 
 
+def in_percent(figures: Mapping[int, float | None]) -> Sample:
+    """Return figures from 0 to 1 in percent, without those that are None.
+
+    Examples:
+        >>> in_percent({0: 0.7858, 1: None}).values
+        {0: 78.58}
+    """
+    return Sample({seed: round(100 * figure, _DECIMALS) for seed, figure in figures.items() if figure is not None})
+
+
 def paired_difference(base: Sample, other: Sample) -> Sample:
-    """Return ``other - base`` for each seed that both have.
+    """Return ``other - base`` for each seed that both have, free of rounding: equal differences are equal.
 
     Examples:
         >>> paired_difference(Sample({0: 0.5, 1: 0.25}), Sample({1: 0.75, 2: 0.9})).values
         {1: 0.5}
     """
-    return Sample({seed: other.values[seed] - base.values[seed] for seed in base.values if seed in other.values})
+    pairs = {seed: (base.values[seed], other.values[seed]) for seed in base.values if seed in other.values}
+    return Sample({seed: round(own - plain, _DECIMALS) for seed, (plain, own) in pairs.items()})
 
 
 @dataclass(frozen=True)
@@ -154,7 +175,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int:
+def adjusted(gains: Mapping[_Key, Sample]) -> dict[_Key, float | None]:
+    """Return Holm-adjusted p of all gains with two pairs; None without spread, but counted among the comparisons."""
+    found = {key: gain.p_value() for key, gain in gains.items() if gain.n > 1}
+    values = holm([1.0 if p is None else p for p in found.values()])
+    return {key: None if found[key] is None else p for key, p in zip(found, values, strict=True)}
+
+
+def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int | None:
     """Return the pairs that the two-sided paired t test needs to find a gain.
 
     Args:
@@ -164,7 +192,7 @@ def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: f
         confidence: 1 minus the level of the test.
 
     Returns:
-        The smallest number, at least 2 and at most 10,000.
+        The smallest number, at least 2; None if it is more than 10,000.
 
     Raises:
         ValueError: The gain is 0, which no number finds, or the spread is negative.
@@ -183,5 +211,5 @@ def pairs_needed(gain: float, spread: float, power: float = POWER, confidence: f
         # The distribution's tail is not computed that far out; the test is certain to find such a gain.
         return 1.0 if noncentrality > 30 + critical else float(nct.sf(critical, pairs - 1, noncentrality))
 
-    pairs = range(2, _MOST_PAIRS)
-    return 2 + bisect_left(pairs, power, key=power_of)
+    needed = 2 + bisect_left(range(2, _MOST_PAIRS + 1), power, key=power_of)
+    return needed if needed <= _MOST_PAIRS else None

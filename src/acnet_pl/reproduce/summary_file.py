@@ -10,7 +10,7 @@ from typing import Any
 
 from acnet_pl.reproduce.json_file import read_json
 
-__all__ = ["checked_summary", "read_summary", "summary_fault"]
+__all__ = ["checked_summary", "figure_of", "read_summary", "summary_fault"]
 
 # Figures that reports compute with; each is a number from 0 on if present.
 _AMOUNTS = {
@@ -49,6 +49,22 @@ def summary_fault(folder: Path) -> str | None:
     return None
 
 
+def figure_of(summary: Mapping[str, Any], measure: str, validates_on_test_images: bool) -> float | None:
+    """Return a figure of a summary, 0 to 1; the accuracy of a network is that of the fused one in float32.
+
+    Args:
+        summary: Result of `checked_summary`.
+        measure: Key of a `Measure`.
+        validates_on_test_images: Whether validation and test images are the same.
+    """
+    part, _, name = measure.partition("/")
+    value = summary.get(part, {}).get(name)
+    if measure == "rotation/original/top1" and "evaluated" not in summary and validates_on_test_images:
+        # Written before `test` evaluated in float32, as the equivalence check always has.
+        value = summary.get("equivalence", {}).get("fused_accuracy", value)
+    return None if value is None else float(value)
+
+
 def checked_summary(summary: Any) -> dict[str, Any]:
     """Return a summary with the present names, if all is sound that reports use.
 
@@ -73,6 +89,8 @@ def checked_summary(summary: Any) -> dict[str, Any]:
     for name, value in _amounts(summary):
         if not 0 <= value <= _MOST:
             raise ValueError(f"`{name}` is {value}, expected a number from 0 to {_MOST:g}")
+    if not isinstance(summary.get("data_fingerprint"), (str, type(None))):
+        raise ValueError(f"`data_fingerprint` is a {type(summary['data_fingerprint']).__name__}, expected text")
     for name, value in summary.get("versions", {}).items():
         if not isinstance(value, str):
             raise ValueError(f"`versions/{name}` is a {type(value).__name__}, expected text")

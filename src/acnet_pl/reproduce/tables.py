@@ -162,24 +162,27 @@ def _mean(sample: Sample, result: GridResult) -> Cell:
     return Cell(f"{sample.mean:.2f}{spread}{short}", note=values)
 
 
-def _gain_headings(adjusted: Mapping[tuple[str, str], float]) -> list[str]:
+def _gain_headings(adjusted: Mapping[tuple[str, str], float | None]) -> list[str]:
     return ["gain", _INTERVAL, *(["p (Holm)"] if len(adjusted) > 1 else []), "by seed", "pairs"]
 
 
-def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float], key: tuple[str, str]) -> list[Cell]:
+def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float | None], key: tuple[str, str]) -> list[Cell]:
     """Return the cells under `_gain_headings`; without an interval, no mean gain but the difference of each seed."""
     by_seed = Cell(", ".join(_signed(value) for value in gain.values.values()), "quiet")
     interval = gain.interval()
-    p = [_probability(adjusted.get(key))] if len(adjusted) > 1 else []
-    if interval is None:
+    p = [_probability(adjusted[key]) if key in adjusted else Cell("", "quiet")] if len(adjusted) > 1 else []
+    if gain.std is None:
         return [Cell("needs 2 pairs", "missing"), Cell("", "missing"), *p, by_seed, Cell(str(gain.n))]
+    if interval is None:
+        mean, without = Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}"), Cell("—", "missing", note="no spread")
+        return [mean, without, *p, by_seed, Cell(str(gain.n))]
     kind = "gain" if interval[0] > 0 else "loss" if interval[1] < 0 else "fall" if gain.mean < 0 else ""
     cells = [Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}", kind)]
     return [*cells, Cell(" to ".join(map(_signed, interval))), *p, by_seed, Cell(str(gain.n))]
 
 
 def _probability(p: float | None) -> Cell:
-    return Cell("", "quiet") if p is None else Cell("< 0.001" if p < 0.001 else f"{p:.3f}")
+    return Cell("—", "missing") if p is None else Cell("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def _signed(value: float) -> str:
