@@ -159,6 +159,18 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         {"model/backbone": {"class_path": "acnet_pl.backbones.Timm", "init_args": {"options": {"x": UNREAD[0]}}}},
         {"trainer/callbacks": "[{class_path: pytorch_lightning.callbacks.LambdaCallback, init_args: {setup: a.b}}]"},
         {"trainer/logger": "{class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: /elsewhere}}"},
+        {
+            "trainer/logger": {
+                "class_path": "pytorch_lightning.loggers.WandbLogger",
+                "init_args": {"settings": {"x_files_dir": "elsewhere"}},
+            }
+        },
+        {
+            "trainer/logger": {
+                "class_path": "pytorch_lightning.loggers.WandbLogger",
+                "dict_kwargs": {"entity": "somebody"},
+            }
+        },
         {"trainer/plugins": {"trojan_horse.Net"}},
         {"trainer/plugins": b"trojan_horse.Net"},
         {"trainer/callbacks": [INLINE]},
@@ -313,6 +325,29 @@ def test_names_of_files_and_runs_name_no_package(tmp_path: Path, monkeypatch: py
                 ]
             },
             "trainer.logger.name",
+        ),
+        *(
+            ({"trainer/logger": [{"class_path": f"pytorch_lightning.loggers.{name}", "init_args": options}]}, option)
+            for name, options, option in (
+                ("TensorBoardLogger", {"save_dir": "", "sub_dir": ".$EMPTY./user"}, "trainer.logger.sub_dir"),
+                ("TensorBoardLogger", {"save_dir": "local://elsewhere"}, "trainer.logger.save_dir"),
+                ("MLFlowLogger", {"artifact_location": "elsewhere"}, "trainer.logger.artifact_location"),
+            )
+        ),
+        (
+            {"trainer/logger": [{"class_path": "acnet_pl.loggers.MetricsCSV", "init_args": {"folder": "elsewhere"}}]},
+            "trainer.logger.folder",
+        ),
+        (
+            {
+                "trainer/callbacks": [
+                    {
+                        "class_path": "pytorch_lightning.callbacks.SpikeDetection",
+                        "init_args": {"exclude_batches_path": "results.json"},
+                    }
+                ]
+            },
+            "trainer.callbacks.exclude_batches_path",
         ),
     ],
     ids=str,

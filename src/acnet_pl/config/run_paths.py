@@ -17,8 +17,11 @@ __all__ = ["check_paths"]
 _WRITERS = {"trainer", *CALLBACKS}
 """Groups of options of which the classes write files."""
 
-_FOLDERS = ("cache_dir", "dir", "dirpath", "log_dir", "output_dir", "root_dir", "save_dir")
-"""Options whose relative paths begin at the working directory, and not at the run's folder."""
+_PLACE = re.compile(r"((?<!sub_)dir|(?<!class_)path|folder|root|uri|location)$")
+"""Options, by the last words of their names, whose relative paths begin at the working directory; a logger's sub_dir does not."""
+
+_FILLED_IN = ("dir", "log_dir", "save_dir")
+"""Options of loggers, which have the run's folder where these are empty."""
 
 _UNUSED = "trainer.default_root_dir"
 """Option in whose place a resumed run takes its own folder."""
@@ -68,8 +71,11 @@ def _leaves(name: str, text: str, folder: Path) -> bool:
     """Return True for a path that may lead out of a run's folder; other texts, such as names and patterns, do not."""
     if re.search(r"\{[^{}]*:[^{}]*[^\d.defg{}][^{}]*\}", text):  # {step:c} is a slash at step 47
         return True
+    if "$" in text or "://" in text:  # which a logger replaces by a variable, or opens as an address
+        return True
     path = Path(text)
-    if name.rpartition(".")[2] in _FOLDERS and text not in ("", "."):  # loggers have the run's folder for these two
+    option = name.rpartition(".")[2]
+    if _PLACE.search(option) and not (option in _FILLED_IN and text in ("", ".")):
         place = Path.cwd() / path
     elif path.is_absolute() or ".." in path.parts or text.startswith("~"):
         place = folder / path

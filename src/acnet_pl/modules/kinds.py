@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from lightning_fabric.plugins import ClusterEnvironment
@@ -22,7 +23,7 @@ from acnet_pl.modules.schedules import Schedule
 from acnet_pl.nn import ConvBuilder
 from acnet_pl.trust import TRUSTED, is_named
 
-__all__ = ["KINDS", "check_kind", "check_place"]
+__all__ = ["KINDS", "check_kind", "check_passed_on", "check_place"]
 
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (nn.Module,),
@@ -84,6 +85,23 @@ def check_place(what: str, found: Any, path: str) -> None:
         raise ValueError(
             f"the {what} {path} is not of torch.nn or torch.optim, of which files may name classes of PyTorch; if you "
             f"trust it, add --trust {package} to the command"
+        )
+
+
+def check_passed_on(what: str, found: Any, options: Mapping[Any, Any]) -> None:
+    """Raise ValueError for options that a logger passes on to the library behind it: servers, keys, folders.
+
+    Args:
+        what: What the class path describes, for the message.
+        found: The class.
+        options: Its options.
+    """
+    if not (inspect.isclass(found) and issubclass(found, Logger)) or is_named(found.__module__.partition(".")[0]):
+        return
+    if unknown := [name for name in options if name not in inspect.signature(found).parameters]:
+        raise ValueError(
+            f"the option {unknown[0]} of the {what} {found.__name__} is passed on to the library that logs; if you "
+            f"trust it, add --trust {found.__module__.partition('.')[0]} to the command"
         )
 
 

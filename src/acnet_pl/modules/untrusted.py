@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from acnet_pl.modules.kinds import KINDS, check_kind, check_place
+from acnet_pl.modules.kinds import KINDS, check_kind, check_passed_on, check_place
 from acnet_pl.regular_files import read_text
 from acnet_pl.trust import TRUSTED, is_standard, is_trusted
 from acnet_pl.yaml_text import parse
@@ -80,6 +80,7 @@ def check_parts(parts: Mapping[str, Any]) -> None:
             options = description.get(key) or {}
             if not isinstance(options, Mapping):
                 raise ValueError(f"the options of the {what} are {options!r}, expected names and values")
+            check_passed_on(what, found, options)
             _check_options(what, found, options)
 
 
