@@ -18,7 +18,7 @@ _WRITERS = {"trainer", *CALLBACKS}
 """Groups of options of which the classes write files."""
 
 _PLACE = re.compile(r"((?<!sub_)dir|(?<!class_)path|folder|root|uri|location)$")
-"""Options, by the last words of their names, whose relative paths begin at the working directory; a logger's sub_dir does not."""
+"""Options, by how their names end, whose relative paths begin at the working directory: not a logger's sub_dir."""
 
 _FILLED_IN = ("dir", "log_dir", "save_dir")
 """Options of loggers, which have the run's folder where these are empty."""
