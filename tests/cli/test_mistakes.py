@@ -1,6 +1,7 @@
 """Every mistake at the keyboard ends in one readable message and an exit code, without a traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -112,6 +113,16 @@ def test_a_checkpoint_for_another_number_of_classes(finished, tmp_path, capsys, 
     args += ["--data.root", str(cifar100_root), "--data.verify", "false", "--runs_dir", str(tmp_path)]
     assert main(args) == 1
     check(capsys.readouterr().err, ["the classes of these data are not those", "(10)", "(100)"])
+
+
+def test_an_evaluation_writes_through_no_link_out_of_the_run(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    shutil.rmtree(run / "test", ignore_errors=True)
+    (run / "test").symlink_to(tmp_path / "mine")
+    assert main(["test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--wandb.mode", "disabled"]) == 1
+    check(capsys.readouterr().err, ["test is a link, where results are to be written"])
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path, capsys):

@@ -19,7 +19,7 @@ import torch
 
 from acnet_pl.callbacks import RunCheckpoint
 from acnet_pl.config.files import run_order
-from acnet_pl.config.run_folder import Claim, check_entries, make_run_folder
+from acnet_pl.config.run_folder import Claim, check_entries, make_run_folder, separate_files
 
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 FIRST = ["at", STEP, 1]
@@ -258,6 +258,20 @@ def test_a_link_out_of_a_run_folder_is_not_written_through(name: str, tmp_path: 
         with pytest.raises(OSError, match="it is a link, expected a regular file"):
             Claim.of(run)
     assert victim.read_text() == "mine"
+
+
+def test_a_file_that_has_a_name_elsewhere_too_is_left_there_as_it_is(tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (run / "tables").mkdir(parents=True)
+    (run / "checkpoints").mkdir()
+    victim.write_text("mine")
+    for name in ("UNFINISHED", "hparams.yaml", "tables/rotation.csv", "checkpoints/last.ckpt"):
+        os.link(victim, run / name)
+    separate_files(run)
+    (run / "hparams.yaml").write_text("new")
+    (run / "tables/rotation.csv").write_text("new")
+    assert victim.read_text() == "mine"
+    assert victim.stat().st_nlink == 3  # a checkpoint is replaced, and the marker locked
 
 
 def test_entries_that_belong_in_a_run_folder(tmp_path: Path) -> None:

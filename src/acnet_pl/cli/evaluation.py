@@ -54,10 +54,18 @@ def evaluation_folder(config: Namespace, command: str | None, name: str) -> Path
         config: The options of the command.
         command: validate, test or predict.
         name: Name of the run, for checkpoints that are in no run's folder.
+
+    Raises:
+        ValueError: ``COMMAND`` in the run's folder is a link.
     """
     run, _ = data_of_checkpoint(Path(config.ckpt_path)) if config.ckpt_path else (None, None)
     if run is None or config.runs_dir != RunSettings.runs_dir or config.name is not None:
         return make_run_folder(config.runs_dir, name, f"-{command}")
+    if (run / str(command)).is_symlink():
+        raise ValueError(
+            f"{run / str(command)} is a link, where results are to be written; remove it, or give --runs_dir for a "
+            "folder elsewhere"
+        )
     return make_run_folder(str(run), str(command))
 
 

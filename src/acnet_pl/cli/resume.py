@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from acnet_pl.atomic import atomic_path, remove_unfinished
 from acnet_pl.callbacks.newest_checkpoint import LAST, newest_checkpoint
 from acnet_pl.config.files import CONFIG, run_config, run_order
-from acnet_pl.config.run_folder import MARKER, Claim, check_entries, write_config
+from acnet_pl.config.run_folder import MARKER, Claim, check_entries, separate_files, write_config
 from acnet_pl.modules import ImageClassifier
 
 __all__ = ["Found", "find_run", "wandb_id", "way_on"]
@@ -77,6 +77,7 @@ def find_run(resume: str, candidates: Iterable[Path], config: str, model: ImageC
         checkpoint = newest_checkpoint(folder, model, set_aside=first)
         if first:
             remove_unfinished(folder)
+            separate_files(folder)
             if changed := _changed(_flat(_comparable(run_config(folder))), _flat(_comparable(options))):
                 _keep_both(folder, config, changed, checkpoint)
         rank_zero_info(f"Going on with the run in {folder}, from {checkpoint.name if checkpoint else 'the beginning'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from acnet_pl.atomic import atomic_path
 from acnet_pl.config.files import CONFIG, run_order
 
-__all__ = ["MARKER", "Claim", "check_entries", "make_run_folder", "write_config"]
+__all__ = ["MARKER", "Claim", "check_entries", "make_run_folder", "separate_files", "write_config"]
 
 MARKER = "UNFINISHED"
 _NOTE = (
@@ -101,6 +102,18 @@ def check_entries(folder: Path) -> None:
             else:
                 what = "is neither a file nor a folder"
             raise ValueError(f"{entry} {what}, where the run may write; remove it, or copy here what it stands for")
+
+
+def separate_files(folder: Path) -> None:
+    """Make files that have names elsewhere too (hard links) the folder's own, before they are written to.
+
+    Checkpoints are left, which are replaced and never written to, and the marker, which is locked.
+    """
+    for above, _, files in os.walk(folder):
+        for entry in (Path(above, name) for name in files if above != str(folder / "checkpoints") and name != MARKER):
+            if not entry.is_symlink() and entry.stat().st_nlink > 1:
+                with atomic_path(entry) as own:
+                    shutil.copyfile(entry, own)
 
 
 def make_run_folder(runs_dir: str, name: str, suffix: str = "") -> Path:
