@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +15,7 @@ import yaml
 
 from acnet_pl.cli import main
 from acnet_pl.config.errors import UsageError
+from acnet_pl.config.run_paths import _PLACE
 from acnet_pl.config.trusted import take_trusted
 from acnet_pl.modules.untrusted import check_classes, check_parts
 from acnet_pl.trust import trusting
@@ -360,6 +364,42 @@ def test_a_run_of_someone_else_writes_into_its_folder_alone(
     message = capsys.readouterr().err
     assert f"{run / 'config.yaml'} cannot be resumed: {option} is " in message
     assert f"give your own on the command line: --{option}" in " ".join(message.split())
+
+
+# Options of writers that take text: names, patterns and modes, which are joined to a folder or are no path at all.
+NO_PLACES = {
+    *("filename", "checkpoint_name", "prefix", "name", "version", "sub_dir", "run_name", "run_id", "id", "tags"),
+    *(
+        "experiment_name",
+        "experiment_key",
+        "project",
+        "workspace",
+        "teamspace",
+        "metadata",
+        "api_key",
+        "recipe",
+        "config",
+    ),
+    *("attr_name", "batch_arg_name", "device", "duration", "interval", "mode", "monitor", "network", "weights"),
+    *("parameter_names", "parameters_to_prune", "pruning_fn", "sort_by_key", "table_kwargs", "console_kwargs"),
+    *("process_group_backend", "logging_batch_size_per_gpu", "offload_optimizer_device", "offload_params_device"),
+    *("remote_device", "ignore_modules", "checkpoint"),
+}
+
+
+def test_which_options_of_the_classes_that_write_are_places() -> None:
+    """A library's new option that takes text is to be looked at: run_paths.py tells by its name if it is a place."""
+    libraries = [importlib.import_module(f"pytorch_lightning.{name}") for name in
+                 ("callbacks", "loggers", "profilers", "strategies", "plugins", "plugins.environments")]  # fmt: skip
+    libraries += [importlib.import_module(f"acnet_pl.{name}") for name in ("callbacks", "loggers")]
+    found: dict[str, str] = {}
+    for made in (made for library in libraries for made in vars(library).values() if inspect.isclass(made)):
+        for parameter in inspect.signature(made.__init__).parameters.values():
+            if re.search(r"\bstr\b|Path|_PATH", str(parameter.annotation)):
+                found[parameter.name] = made.__name__
+    assert {"save_dir", "dirpath", "folder", "exclude_batches_path", "artifact_location"} <= found.keys()
+    unknown = {name: made for name, made in found.items() if not _PLACE.search(name) and name not in NO_PLACES}
+    assert not unknown
 
 
 def test_paths_that_the_command_line_names_are_gone_on_with(stranger: Any) -> None:

@@ -18,8 +18,10 @@ import pytest
 import torch
 
 from acnet_pl.callbacks import RunCheckpoint
+from acnet_pl.callbacks.newest_checkpoint import newest_checkpoint
 from acnet_pl.config.files import run_order
 from acnet_pl.config.run_folder import Claim, check_entries, make_run_folder, separate_files
+from acnet_pl.loggers import MetricsCSV
 
 STEP = "acnet_pl.modules:ImageClassifier.training_step"
 FIRST = ["at", STEP, 1]
@@ -258,6 +260,51 @@ def test_a_link_out_of_a_run_folder_is_not_written_through(name: str, tmp_path: 
         with pytest.raises(OSError, match="it is a link, expected a regular file"):
             Claim.of(run)
     assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("loops", "x"),
+        ("loops/fit_loop", None),
+        ("loops/fit_loop/epoch_progress/current/ready", -3),
+        ("epoch", "1"),
+        ("callbacks", []),
+        ("optimizer_states", []),
+        ("optimizer_states", [{"state": {}}]),
+        ("acnet_pl", [1]),
+        ("acnet_pl/steps_logged", None),
+        ("acnet_pl/rows", -1),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_passed_over(place: str, value: Any, halfway: Any, tmp_path: Path) -> None:
+    (last,) = halfway[1].glob("runs/mortal/*/checkpoints/last.ckpt")
+    content = torch.load(last)
+    model: Any = SimpleNamespace(hparams=content["hyper_parameters"])
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(content, tmp_path / "checkpoints/previous.ckpt")
+    *parents, key = place.split("/")
+    inner = content
+    for name in parents:
+        inner = inner[name]
+    inner[key] = value
+    torch.save(content, tmp_path / "checkpoints/last.ckpt")
+    with pytest.warns(UserWarning, match=f"its {place.replace('/', '.')}.* is not as RunCheckpoint writes it"):
+        assert newest_checkpoint(tmp_path, model) == tmp_path / "checkpoints/previous.ckpt"
+    assert newest_checkpoint(tmp_path, model, set_aside=False) == tmp_path / "checkpoints/previous.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"1,2\n3,4\n", "does not name the columns"), (b"step,a\n1,\xff\n", "codec"), (b"", "0 of the 2 rows")],
+)
+def test_a_table_of_metrics_that_was_edited_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    found = pytest.raises(ValueError, match=f"{path} cannot be read .*{message}")
+    with found if content else pytest.warns(UserWarning, match=f"{path} has {message}"):
+        MetricsCSV(tmp_path).rewind(2)
+    assert path.exists() == bool(content)
 
 
 def test_a_file_that_has_a_name_elsewhere_too_is_left_there_as_it_is(tmp_path: Path) -> None:

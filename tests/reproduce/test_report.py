@@ -20,9 +20,11 @@ from acnet_pl.modules.architecture import build_network
 from acnet_pl.nn import fuse_model
 from acnet_pl.reproduce import TARGETS, plots
 from acnet_pl.reproduce.costs import gain_over_cost
+from acnet_pl.reproduce.elements import Points, Section
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.plan import Options, make_plan
+from acnet_pl.reproduce.render import render
 from acnet_pl.reproduce.report import correlations, write_report
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.run_result import RunResult
@@ -280,6 +282,10 @@ def test_the_page_escapes_what_it_is_given(
     assert "<script" not in page
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
+    points = Points("Versions", ["![a](b)\n# c", "<b>|*_`"])
+    text = render("report.md", "", "", [Section("", "", [points])])
+    assert r"!\[a\](b) # c" in text
+    assert r"\<b\>\|\*\_\`" in text
 
 
 @pytest.mark.parametrize(("theme", "page"), [(plots.LIGHT, "#ffffff"), (plots.DARK, "#14171a")])

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.utilities import rank_zero_warn
 
 from acnet_pl.atomic import atomic_path
 from acnet_pl.regular_files import check_regular
@@ -43,7 +44,11 @@ class MetricsCSV(CSVLogger):
         return count
 
     def rewind(self, rows: int) -> None:
-        """Keep the rows that were logged before a checkpoint, and drop later ones."""
+        """Keep the rows that were logged before a checkpoint, and drop later ones.
+
+        Raises:
+            ValueError: The file is not a table of metrics.
+        """
         self.experiment.rewind(rows)
 
 
@@ -61,10 +66,20 @@ class _Writer(ExperimentWriter):
         kept: list[dict[str, Any]] = []
         if self.path.exists():
             check_regular(self.path)
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                kept = list(islice(reader, rows))
-                self.metrics_keys = sorted(reader.fieldnames or [])
+            try:
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    reader = csv.DictReader(file)
+                    kept = list(islice(reader, rows))
+                    self.metrics_keys = sorted(reader.fieldnames or [])
+                if kept and "step" not in self.metrics_keys:
+                    raise ValueError("its first line does not name the columns")
+            except (ValueError, csv.Error) as error:  # bytes that are not UTF-8 too
+                raise ValueError(
+                    f"{self.path} cannot be read as the run's table of metrics ({error}); move it away, and the run "
+                    "goes on with a new one"
+                ) from error
+        if len(kept) < rows:
+            rank_zero_warn(f"{self.path} has {len(kept)} of the {rows} rows that were logged before the checkpoint")
         self.metrics, self.count = [], len(kept)
         if kept:
             self._write(kept)

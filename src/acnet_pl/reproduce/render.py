@@ -42,4 +42,4 @@ def _image(svg: str) -> str:
 
 def _plain(text: str) -> str:
     """Escape what Markdown would take for markup."""
-    return "".join(f"\\{character}" if character in "|*_<>`" else character for character in text)
+    return "".join(f"\\{character}" if character in "|*_<>`[]" else character for character in " ".join(text.split()))
