@@ -29,7 +29,12 @@ ROWS = {
     "disk": ["faults/test_full_disk.py"],
     "processes": ["faults/test_two_processes.py", "faults/test_fresh_store.py"],
     "nonfinite": ["callbacks/test_nonfinite_check.py"],
-    "code": ["cli/test_trust.py", "data/test_safe_pickle.py", "modules/test_architecture.py"],
+    "code": [
+        "cli/test_trust.py",
+        "callbacks/test_best_checkpoints.py",
+        "data/test_safe_pickle.py",
+        "modules/test_architecture.py",
+    ],
     "damaged": ["faults/test_damaged_configs.py", "test_checkpoint.py", "test_deploy.py", "data/test_cifar.py"],
 }
 
