@@ -25,7 +25,7 @@ class Scored(Own):
 
 def fit(folder: Path, epochs: int, goes_on: bool = True, **options: Any) -> tuple[ModelCheckpoint, FuseOnFitEnd]:
     options = {"filename": "{epoch}", "monitor": "score", "mode": "max", "save_top_k": 2, **options}
-    best, fuse = ModelCheckpoint(folder / "checkpoints", **options), FuseOnFitEnd()
+    best, fuse = ModelCheckpoint(options.pop("dirpath", folder / "checkpoints"), **options), FuseOnFitEnd()
     last = folder / "checkpoints" / "last.ckpt"
     run = trainer(folder, RunCheckpoint(), best, fuse, enable_checkpointing=True, max_epochs=epochs)
     run.fit(Scored(), loader(Own), loader(Own), ckpt_path=last if goes_on else None)
@@ -95,6 +95,25 @@ def test_a_state_removes_and_names_nothing_outside_the_folder(path: str, stopped
         best, _ = fit(folder, 5, save_top_k=1)
     assert Path(best.best_model_path).name == "epoch=3.ckpt"
     assert thesis.read_text() == "precious"
+
+
+def test_in_a_folder_of_the_users_what_is_no_checkpoint_of_the_network_is_left_alone(
+    stopped: Path, tmp_path: Path
+) -> None:
+    folder, models = moved(stopped, tmp_path), tmp_path / "models"
+    models.mkdir()
+    shutil.copy(folder / "checkpoints/epoch=1.ckpt", models / "kept.ckpt")
+    (models / "thesis.ckpt").write_text("precious")
+
+    def forge(state: dict[str, Any]) -> None:
+        scores = {"/x/thesis.ckpt": torch.tensor(-9.0), "/x/kept.ckpt": torch.tensor(0.9)}
+        state |= {"dirpath": "/x", "best_k_models": scores, "best_model_path": "/x/kept.ckpt"}
+        state |= {"kth_best_model_path": "/x/thesis.ckpt", "last_model_path": ""}
+
+    edit(folder, forge)
+    best, _ = fit(folder, 5, dirpath=models)
+    assert best.best_model_path == str(models / "kept.ckpt")
+    assert (models / "thesis.ckpt").read_text() == "precious"
 
 
 def test_a_state_that_is_none_is_left_out(stopped: Path, tmp_path: Path) -> None:

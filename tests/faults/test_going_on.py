@@ -327,6 +327,11 @@ def test_entries_that_belong_in_a_run_folder(tmp_path: Path) -> None:
     (logs / "debug-core.log").symlink_to("/elsewhere/core.log")  # by W&B itself
     (tmp_path / "wandb/latest-run").symlink_to("run-1")
     check_entries(tmp_path)
+    for name in ("files", "logs/debug.log"):  # where W&B would write through a link
+        (tmp_path / "wandb/run-1" / name).symlink_to(__file__)
+        with pytest.raises(ValueError, match=f"{name} is a link that leads out of the run's folder"):
+            check_entries(tmp_path)
+        (tmp_path / "wandb/run-1" / name).unlink()
     os.link(__file__, tmp_path / "UNFINISHED")  # not by a link: the same file twice
     claim = Claim.of(tmp_path)
     assert claim is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,24 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from acnet_pl.checkpoint import AtomicCheckpointIO, CheckpointError
+
 __all__ = ["check_names", "relocate_checkpoints"]
 
 
-def relocate_checkpoints(trainer: Trainer, states: dict[str, Any]) -> None:
+def relocate_checkpoints(trainer: Trainer, checkpoint: Mapping[str, Any], run: Path) -> None:
     """Rewrite the states of ModelCheckpoints for the folders that they write to now.
 
     A state names files by absolute paths: after a run's folder was moved, Lightning forgets which was the best. It also
-    removes files that the state names, wherever they are. What is not in the callback's folder is left out here.
+    removes files that the state names, wherever they are. What is not in the callback's folder is left out here, and
+    where that is not in the run's, what is no checkpoint of the same network.
 
     Args:
         trainer: Its ModelCheckpoints are set up.
-        states: The callbacks' states in a checkpoint, by their keys; changed in place.
+        checkpoint: From which the training goes on; the callbacks' states in it are changed in place.
+        run: The run's folder.
     """
+    states = checkpoint.get("callbacks") or {}
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
             continue
@@ -31,7 +37,9 @@ def relocate_checkpoints(trainer: Trainer, states: dict[str, Any]) -> None:
             for key in keys:
                 del states[key]
             # As process 0 sees the files: the processes are to decide alike which checkpoint is better.
-            found = trainer.strategy.broadcast(_relocated(callback, state) if trainer.is_global_zero else None)
+            found = trainer.strategy.broadcast(
+                _relocated(callback, state, checkpoint, run) if trainer.is_global_zero else None
+            )
             if found is not None:
                 states[callback.state_key] = found
 
@@ -62,12 +70,17 @@ def check_names(trainer: Trainer, folder: Path, names: tuple[str, ...]) -> None:
             )
 
 
-def _relocated(callback: ModelCheckpoint, state: Any) -> dict[str, Any] | None:
+def _relocated(
+    callback: ModelCheckpoint, state: Any, checkpoint: Mapping[str, Any], run: Path
+) -> dict[str, Any] | None:
     """Return a state of the files that are in the callback's folder; None where there are none."""
     try:
         scores, worst = dict(state["best_k_models"]), state["kth_best_model_path"]
         named = [state["best_model_path"], state["last_model_path"], worst, *scores]
-        where = {name: _there(name, Path(state["dirpath"]), Path(str(callback.dirpath))) for name in named}
+        new = Path(str(callback.dirpath))
+        where = {name: _there(name, Path(state["dirpath"]), new) for name in named}
+        if not new.resolve().is_relative_to(run.resolve()):  # a folder of the user's, with other files
+            where = {name: path if _alike(path, checkpoint) else "" for name, path in where.items()}
         models = {where[name]: score for name, score in scores.items() if where[name]}
         rank = {path: float(score) for path, score in models.items()}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -93,6 +106,17 @@ def _relocated(callback: ModelCheckpoint, state: Any) -> dict[str, Any] | None:
         kth = final(rank, key=rank.__getitem__) if models else ""
         found |= {"kth_value": models[kth]} if models else {}
     return found | {"kth_best_model_path": kth}
+
+
+def _alike(path: str, checkpoint: Mapping[str, Any]) -> bool:
+    """Return True for a checkpoint with the weights of the same layers."""
+    if not path:
+        return False
+    try:
+        content = AtomicCheckpointIO().load_checkpoint(path)
+    except CheckpointError:
+        return False
+    return list(content["state_dict"]) == list(checkpoint["state_dict"])
 
 
 def _there(name: str, old: Path, new: Path) -> str:

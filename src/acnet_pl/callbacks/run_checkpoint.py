@@ -116,7 +116,7 @@ class RunCheckpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` stored."""
-        relocate_checkpoints(trainer, checkpoint.get("callbacks") or {})
+        relocate_checkpoints(trainer, checkpoint, self._folder.parent)
         self._resumed = checkpoint.get(KEY)
         if (
             self._resumed is not None and self.resume_from is None
