@@ -75,7 +75,8 @@ def _keep(path: Path, previous: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that a killed process left below a folder nobody else writes to."""
     for file in folder.rglob(f"{_PREFIX}*"):
-        file.unlink(missing_ok=True)
+        if file.is_symlink() or not file.is_dir():
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

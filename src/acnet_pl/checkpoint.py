@@ -183,7 +183,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_path(path, previous) as unfinished:
                 unfinished.write_bytes(content)
         except OSError as error:
-            full = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            full = "; free some space," if error.errno in (errno.ENOSPC, errno.EDQUOT) else ";"
             raise OSError(
                 error.errno,
                 f"cannot write a checkpoint of {len(content) / 1e6:.1f} MB: {error.strerror}. The earlier checkpoints "

@@ -1,5 +1,6 @@
 """Every mistake at the keyboard ends in one readable message and an exit code, without a traceback."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -113,6 +114,15 @@ def test_a_checkpoint_for_another_number_of_classes(finished, tmp_path, capsys, 
     args += ["--data.root", str(cifar100_root), "--data.verify", "false", "--runs_dir", str(tmp_path)]
     assert main(args) == 1
     check(capsys.readouterr().err, ["the classes of these data are not those", "(10)", "(100)"])
+
+
+def test_a_full_disk_is_said_with_the_way_on(capsys):
+    with readable_errors("fit") as outcome:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/tables/\x1b[2Ja.csv")
+    assert outcome.code == 1
+    said = capsys.readouterr().err
+    assert "No space left on device: run/tables/\\x1b[2Ja.csv could not be written; free some space" in said
+    assert "--resume auto" in said
 
 
 def test_an_evaluation_writes_through_no_link_out_of_the_run(finished, tmp_path, capsys):

@@ -230,6 +230,20 @@ def test_a_device_that_is_not_there(finished, photos, device, capsys):
     assert f"--device {device}: this machine has auto, cpu" in capsys.readouterr().err
 
 
+def test_numbers_that_are_none_and_names_that_a_terminal_would_obey(finished, photos, tmp_path, capsys):
+    whole, path, output = finished / "fused.safetensors", tmp_path / "net.safetensors", tmp_path / "p.csv"
+    info = {"format": "acnet_pl.fused/1", **acnet_pl.fused_info(whole)}
+    huge = {name: value * 1e30 if name.endswith("weight") else value for name, value in load_file(whole).items()}
+    save_file(huge, path, {"acnet_pl": json.dumps(info)})
+    assert main(["predict", str(path), str(photos), "--device", "cpu", "--output", str(output)]) == 1
+    assert f"{path} gives no finite logits for {photos}" in capsys.readouterr().err
+    assert not output.exists()
+    about = {**info["preprocessing"], "class_names": [f"\x1b[2J{number}" for number in range(10)]}
+    save_file(load_file(whole), path, {"acnet_pl": json.dumps({**info, "preprocessing": about})})
+    assert main(["predict", str(path), str(photos), "--device", "cpu", "--output", str(output)]) == 0
+    assert "\x1b[2J" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -175,6 +175,15 @@ def test_runs_of_a_record_that_are_not_planned_are_named(
             "`metrics/test/top1` is 80, expected an accuracy",
         ),
         (lambda content: content["grids"]["table1"]["runs"][0].update(curve=[{"epoch": "1"}]), "expected a number"),
+        (lambda content: content["grids"]["table1"]["runs"][0].update(curve=[{"epoch": 10**30}]), "no number from 1"),
+        (
+            lambda content: content["grids"]["table1"]["runs"][0].update(curve=[{"epoch": 1, "train_loss": 10**400}]),
+            "`train_loss` of an epoch is beyond 1e+38",
+        ),
+        (
+            lambda content: content["grids"]["table1"]["runs"][0]["summary"].update(versions={"torch": "\ud800"}),
+            "is no text that can be printed",
+        ),
         (lambda content: content["grids"]["table1"]["plans"][0].update(epochs="2"), "`epochs` is '2'"),
     ],
 )

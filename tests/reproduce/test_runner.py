@@ -105,3 +105,10 @@ def test_a_run_that_says_it_worked_and_left_no_result_has_failed(
 ) -> None:
     monkeypatch.setattr(runner, "command_line", lambda run, python="python": [sys.executable, "-c", "pass"])
     assert run_all(runs[:1])[0] == {"cifar_quick_staircase-plain-seed0": 0}
+
+
+@pytest.mark.parametrize("text", [b"epoch,step\ninf,1\n", b"epoch,step\nx,1\n", b"epoch\n\xff\n"])
+def test_a_table_that_no_run_has_written_does_not_stop_the_progress(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/metrics.csv").write_bytes(text)
+    assert runner._epochs_done(tmp_path, 0) == 0

@@ -61,7 +61,7 @@ def newest_checkpoint(folder: Path, model: LightningModule, set_aside: bool = Tr
             return path
         except CheckpointError as error:
             rank_zero_warn(f"Passing over a checkpoint: {error}")
-            if set_aside:
+            if set_aside and not path.with_name(f"{name}.damaged").is_dir():
                 path.replace(path.with_name(f"{name}.damaged"))
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.messages import RUNNING, show_mistake
+from acnet_pl.terminal_text import printable
 
 __all__ = ["Outcome", "readable_errors"]
 
 
 # Exceptions that a user's mistake may raise, besides those of libraries.
 _USERS: tuple[type[Exception], ...] = (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -49,7 +52,7 @@ def readable_errors(command: str) -> Iterator[Outcome]:
         message = _message(error)
         if message is None or os.environ.get("ACNET_PL_DEBUG"):
             raise
-        print(f"acnet_pl {command}: error: {message}", file=sys.stderr)
+        print(f"acnet_pl {command}: error: {printable(message)}", file=sys.stderr)
         outcome.code = 1
     finally:
         RUNNING.reset(running)
@@ -85,6 +88,9 @@ def _message(error: Exception) -> str | None:
     if "Union subtypes" in text:  # the parser's text around a class's own error
         said = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- ")]
         return "\n  ".join(line for line in said if not line.startswith("Expected a")) or text
+    if isinstance(error, OSError) and error.errno in _FULL and "--resume" not in text:
+        where = error.filename or "a file"
+        return f"{error.strerror}: {where} could not be written; free some space, and a run goes on with --resume auto"
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror}: {error.filename}"
     return text

@@ -23,6 +23,7 @@ from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.runner import command_line, run_all
+from acnet_pl.terminal_text import printable
 
 __all__ = ["reproduce"]
 
@@ -95,7 +96,7 @@ def _with_records(
     names = {run.run.name for _, runs in plan.values() for run in runs}
     left_out = [reason for _, _, reasons in found.values() for reason in reasons] + unplanned(names, records)
     for reason in dict.fromkeys(left_out):
-        print(f"Warning: left out of {reason}", file=sys.stderr)  # --list prints commands for a shell
+        print(f"Warning: left out of {printable(reason)}", file=sys.stderr)  # --list prints commands for a shell
     return {name: (grid, runs) for name, (grid, runs, _) in found.items()}
 
 

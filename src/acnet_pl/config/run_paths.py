@@ -50,7 +50,8 @@ def check_paths(content: Mapping[str, Any], folder: Path, arguments: Arguments) 
         if writes and not replaced and _leaves(name, text, folder):
             raise ValueError(
                 f"{folder / CONFIG} cannot be resumed: {name} is {text!r}, outside of the run's folder; to write "
-                f"elsewhere, give your own on the command line: --{name}"
+                f"elsewhere, give your own on the command line: --{name}, or the whole command that began the run with "
+                "--resume auto"
             )
 
 

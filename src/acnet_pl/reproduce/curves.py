@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-__all__ = ["EpochFigures", "read_curve"]
+__all__ = ["LARGEST", "MOST_EPOCHS", "EpochFigures", "read_curve"]
 
-_LARGEST = 1e38  # of a figure; those of float32 are no larger
+LARGEST = 1e38  # of a figure; those of float32 are no larger
+MOST_EPOCHS = 1_000_000
 _COLUMNS = {
     "train/loss": "logged_loss",
     "train/mean_loss": "train_loss",
@@ -83,8 +84,8 @@ def read_curve(path: Path, epochs: int) -> list[EpochFigures]:
 def _epoch(text: str) -> int:
     """Return the number of an epoch, counted from 1."""
     number = _number("epoch", text)
-    if not (number >= 0 and number.is_integer()):
-        raise ValueError(f"`epoch` is {text}, expected a whole number from 0")
+    if not (0 <= number < MOST_EPOCHS and number.is_integer()):
+        raise ValueError(f"`epoch` is {text}, expected a whole number from 0 to {MOST_EPOCHS:,}")
     return int(number) + 1
 
 
@@ -94,8 +95,8 @@ def _number(column: str, text: str) -> float:
         number = float(text)
     except ValueError as error:
         raise ValueError(f"`{column}` is {text[:40]!r}, expected a number") from error
-    if abs(number) > _LARGEST and math.isfinite(number):
-        raise ValueError(f"`{column}` is {text[:40]}, expected a number up to {_LARGEST:g}")
+    if abs(number) > LARGEST and math.isfinite(number):
+        raise ValueError(f"`{column}` is {text[:40]}, expected a number up to {LARGEST:g}")
     return number
 
 

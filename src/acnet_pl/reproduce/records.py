@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from typing import Any
 from acnet_pl.config.arguments import Arguments
 from acnet_pl.config.errors import UsageError
 from acnet_pl.reproduce.contradictions import confirmed, contradictions
-from acnet_pl.reproduce.curves import EpochFigures
+from acnet_pl.reproduce.curves import LARGEST, MOST_EPOCHS, EpochFigures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, plan_of
 from acnet_pl.reproduce.json_file import read_json
 from acnet_pl.reproduce.plan import PlannedRun
@@ -173,8 +174,10 @@ def _epoch(figures: Mapping[str, Any]) -> EpochFigures:
     for name, value in own.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ValueError(f"`{name}` of an epoch is a {type(value).__name__}, expected a number")
-    if not isinstance(own.get("epoch"), int):
-        raise ValueError("an epoch has no number")
+        if value is not None and LARGEST < abs(value) != math.inf:
+            raise ValueError(f"`{name}` of an epoch is beyond {LARGEST:g}, expected a figure")
+    if not isinstance(own.get("epoch"), int) or not 0 < own["epoch"] <= MOST_EPOCHS:
+        raise ValueError(f"an epoch has no number from 1 to {MOST_EPOCHS:,}")
     return EpochFigures(**own)
 
 

@@ -135,9 +135,12 @@ def _epochs_done(parent: Path, since: float) -> int:
     files = [path for path in parent.glob("*/metrics.csv") if path.is_file() and path.stat().st_mtime >= since]
     if not files:
         return 0
-    with max(files, key=lambda path: path.stat().st_mtime).open(newline="", encoding="utf-8") as file:
-        epochs = [row["epoch"] for row in csv.DictReader(file) if row.get("epoch")]
-    return 1 + max((int(float(epoch)) for epoch in epochs), default=-1)
+    try:
+        with max(files, key=lambda path: path.stat().st_mtime).open(newline="", encoding="utf-8") as file:
+            epochs = [row["epoch"] for row in csv.DictReader(file) if row.get("epoch")]
+        return 1 + max((int(float(epoch)) for epoch in epochs), default=-1)
+    except (OSError, ValueError, OverflowError, csv.Error):  # half written, or not by the run
+        return 0
 
 
 def _cost(run: PlannedRun) -> float:

@@ -94,6 +94,10 @@ def checked_summary(summary: Any) -> dict[str, Any]:
     for name, value in summary.get("versions", {}).items():
         if not isinstance(value, str):
             raise ValueError(f"`versions/{name}` is a {type(value).__name__}, expected text")
+    versions = summary.get("versions", {})
+    for text in (summary.get("data_fingerprint") or "", *versions, *versions.values()):
+        if not text.isprintable():
+            raise ValueError(f"{text!r} in `versions` or `data_fingerprint` is no text that can be printed")
     return summary
 
 

@@ -62,6 +62,7 @@ def predict(
     from acnet_pl.cli.predictor import load_predictor
     from acnet_pl.data.errors import DataError
     from acnet_pl.loggers.csv_text import spreadsheet_text
+    from acnet_pl.terminal_text import printable
 
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     predictor = load_predictor(file, device)
@@ -87,6 +88,11 @@ def predict(
                     )
                 unreadable.append(f"{paths[number]}: {answer}")
                 continue
+            if not answer.isfinite().all():
+                raise ValueError(
+                    f"{file} gives no finite logits for {paths[number]}, so its weights or what it says of its images "
+                    "are wrong; take another file of the same run"
+                )
             row: list[str] = [spreadsheet_text(str(paths[number]))]
             best = answer.topk(min(_BEST, len(answer)))
             labels = [names[index] for index in best.indices.tolist()]
@@ -101,7 +107,7 @@ def predict(
             right += truths[number] == labels[0]
     seconds = time.perf_counter() - started
     for line in unreadable:
-        console.print(f"Left out {line}")
+        console.print(printable(f"Left out {line}"))
     if found.passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.passed_over.most_common(5))
         console.print(f"Ignored other files: {kinds}")
@@ -110,7 +116,7 @@ def predict(
             f"{right:,} of {judged:,} photos in folders named after a class got that class ({right / judged:.1%})"
         )
     if about := about_folders(unjudged, found.roots, names, any(truths)):
-        console.print(about)
+        console.print(printable(about))
     count = len(paths) - len(unreadable)
     console.print(f"Wrote {output}: {count:,} photos, {count / seconds:.0f} images/s")
 
