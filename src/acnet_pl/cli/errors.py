@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from acnet_pl.cli.terminal_text import printable
 from acnet_pl.config.errors import UsageError
 from acnet_pl.config.messages import RUNNING, show_mistake
-from acnet_pl.terminal_text import printable
 
 __all__ = ["Outcome", "readable_errors"]
 

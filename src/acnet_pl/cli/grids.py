@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acnet_pl.cli.gains import log_gains
+from acnet_pl.cli.terminal_text import printable
 from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
 from acnet_pl.reproduce.graphs import run_side_by_side
@@ -23,7 +24,6 @@ from acnet_pl.reproduce.report import write_report
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.runner import command_line, run_all
-from acnet_pl.terminal_text import printable
 
 __all__ = ["reproduce"]
 

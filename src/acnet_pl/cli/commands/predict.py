@@ -60,9 +60,9 @@ def predict(
 
     from acnet_pl.atomic import atomic_path
     from acnet_pl.cli.predictor import load_predictor
+    from acnet_pl.cli.terminal_text import printable
     from acnet_pl.data.errors import DataError
     from acnet_pl.loggers.csv_text import spreadsheet_text
-    from acnet_pl.terminal_text import printable
 
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     predictor = load_predictor(file, device)
