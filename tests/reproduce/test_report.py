@@ -146,7 +146,7 @@ def test_runs_of_several_devices_are_marked(
             summary.write_text(summary.read_text().replace("a device", "another device"))
     result = GridResult(grid, [RunResult.of(run) for run in runs], "article", "last", 5)
     assert result.mixed == ["device: a device (1 runs), another device (1 runs)"]
-    assert "no fingerprint of the data" in result.fingerprint
+    assert "no fingerprint of the data" in result.fingerprint_remark
     text = write_report(tmp_path / "out", {"table1": result}, []).with_suffix(".md").read_text()
     assert "another device (1 runs)" in text.partition("| Cifar-quick |")[0]
 

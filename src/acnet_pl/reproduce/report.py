@@ -143,7 +143,7 @@ def _reading(result: GridResult) -> Iterator[str]:
             "networks of a pair. The intervals do not include it."
         )
     if result.finished:
-        yield result.fingerprint
+        yield result.fingerprint_remark
     yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
 
 

@@ -120,7 +120,7 @@ class GridResult:
         return counts.pop() if len(counts) == 1 else None
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint_remark(self) -> str:
         """Return which copy of the data the finished runs were tested on, in one sentence."""
         found = {run.summary.get("data_fingerprint") for run in self.runs if run.summary} - {None}
         if not found:
