@@ -17,8 +17,9 @@ from acnet_pl.reproduce.settings import SettingsParser
 
 @pytest.fixture
 def plan(tmp_path: Path, parser: SettingsParser) -> Callable[..., Any]:
-    def make(seeds: tuple[int, ...], epochs: int = 2) -> Any:
-        return make_plan(Options(("table1",), ("cifar_quick",), (), seeds, epochs=epochs, runs_dir=tmp_path), parser)
+    def make(seeds: tuple[int, ...], epochs: int = 2, variants: tuple[str, ...] = ()) -> Any:
+        options = Options(("table1",), ("cifar_quick",), variants, seeds, epochs=epochs, runs_dir=tmp_path)
+        return make_plan(options, parser)
 
     return make
 
@@ -38,7 +39,7 @@ def test_what_is_fixed_stays_and_what_is_added_is_marked(
     fix_plan(tmp_path, fixed)
     (one,) = said(tmp_path, fixed)
     assert one.startswith("Cifar-quick: 2 seeds (0, 1), 2 epochs, fixed on 20")
-    assert one.endswith("before any run had finished.")
+    assert one.endswith("before any run of theirs had finished.")
 
     before = (tmp_path / "plan.json").read_text()
     fix_plan(tmp_path, fixed)
@@ -52,8 +53,50 @@ def test_what_is_fixed_stays_and_what_is_added_is_marked(
     first, added = said(tmp_path, plan((0, 1, 5)))
     assert first == one
     assert "MIXED. seed 5 added on 20" in added
-    assert "when 4 runs had finished" in added
+    assert "when 2 runs of theirs had finished" in added
     assert said(tmp_path, fixed) == [one]
+
+
+def test_each_variant_has_a_plan_of_its_own(
+    tmp_path: Path, plan: Callable[..., Any], fabricate: Callable[..., Path]
+) -> None:
+    fix_plan(tmp_path, plan((0, 1, 2), variants=("plain",)))
+    for run in plan((0, 1, 2), variants=("plain",))["table1"][1]:
+        fabricate(run, 0.8)
+    assert said(tmp_path, plan((0, 1, 2)))[1:] == [
+        "Cifar-quick, ACNet: the number of seeds and epochs was not recorded before the first run."
+    ]
+    fix_plan(tmp_path, plan((0, 1), variants=("plain", "acb")))
+    first, second = said(tmp_path, plan((0, 1, 2)))
+    assert first.startswith("Cifar-quick, plain: 3 seeds (0, 1, 2), 2 epochs, fixed on 20")
+    assert second.startswith("Cifar-quick, ACNet: 2 seeds (0, 1), 2 epochs, fixed on 20")
+    assert second.endswith("before any run of theirs had finished.")
+    blocks = plan((0, 1, 2), variants=("acb",))["table1"][1]
+    fabricate(blocks[0], 0.8)
+    unfinished = said(tmp_path, plan((0, 1, 2)))[2]
+    assert unfinished.startswith("Cifar-quick, ACNet: UNFINISHED. seed 1 of the fixed ones")
+    fabricate(blocks[1], 0.8)
+    assert len(said(tmp_path, plan((0, 1, 2)))) == 2
+    fabricate(blocks[2], 0.8)
+    assert said(tmp_path, plan((0, 1, 2)))[2].startswith("Cifar-quick, ACNet: MIXED. seed 2 added later")
+
+
+def test_a_plan_of_the_first_format_holds_for_variants_without_another(
+    tmp_path: Path, plan: Callable[..., Any]
+) -> None:
+    fix_plan(tmp_path, plan((0, 1), variants=("plain",)))
+    content = json.loads((tmp_path / "plan.json").read_text())
+    (own,) = content["plans"]
+    del own["variant"]
+    own |= {"runs": 4, "seeds": [0, 1, 2]}
+    (tmp_path / "plan.json").write_text(json.dumps({"format": "acnet_pl.plan/1", "plans": [own]}))
+    (one,) = said(tmp_path, plan((0, 1, 2)))
+    assert one.startswith("Cifar-quick: 3 seeds (0, 1, 2), 2 epochs, fixed on 20")
+    assert one.endswith("before any run had finished.")
+    fix_plan(tmp_path, plan((0, 1, 2, 3), variants=("acb",)))
+    first, second = said(tmp_path, plan((0, 1, 2, 3)))
+    assert first.startswith("Cifar-quick, plain: 3 seeds (0, 1, 2)")
+    assert second.startswith("Cifar-quick, ACNet: 4 seeds (0, 1, 2, 3)")
 
 
 def test_finished_seeds_in_no_plan_are_marked(
@@ -77,27 +120,27 @@ def test_other_epochs_are_another_plan_and_named(tmp_path: Path, plan: Callable[
 
 
 WHOLE = {
-    **{"grid": "table1", "model": "vgg16", "recipe": "article", "epochs": 2, "settings": "{}", "seeds": [0, 1]},
-    **{"recorded": "2026-01-01 10:00 UTC", "finished": 0, "runs": 4},
+    **{"grid": "table1", "model": "vgg16", "variant": "acb", "recipe": "article", "epochs": 2, "settings": "{}"},
+    **{"seeds": [0, 1], "recorded": "2026-01-01 10:00 UTC", "finished": 0},
 }
 
 
 def damaged(**changes: Any) -> str:
-    return json.dumps({"format": "acnet_pl.plan/1", "plans": [{**WHOLE, **changes}]})
+    return json.dumps({"format": "acnet_pl.plan/2", "plans": [{**WHOLE, **changes}]})
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("", "Expecting value"),
-        ("[]", "its format is '[]', expected 'acnet_pl.plan/1'"),
+        ("[]", "its format is '[]', expected 'acnet_pl.plan/2'"),
         ("[" * 9999, "nested too deep"),
         ('{"a": ' * 9999, "nested too deep"),
         (json.dumps({"plans": [WHOLE]}), "its format is 'None', expected"),
-        (json.dumps({"format": "acnet_pl.plan/2", "plans": [WHOLE]}), "its format is 'acnet_pl.plan/2', expected"),
+        (json.dumps({"format": "acnet_pl.plan/3", "plans": [WHOLE]}), "its format is 'acnet_pl.plan/3', expected"),
         (json.dumps({"format": "acnet_pl.plan/1", "plans": 3}), "it has no list of `plans`"),
-        (json.dumps({"format": "acnet_pl.plan/1", "plans": [{}]}), "a plan is '{}', expected grid, model, recipe"),
-        (json.dumps({"format": "acnet_pl.plan/1", "plans": [[]]}), "a plan is '[]', expected grid, model, recipe"),
+        (json.dumps({"format": "acnet_pl.plan/1", "plans": [{}]}), "a plan is '{}', expected grid, model, variant"),
+        (json.dumps({"format": "acnet_pl.plan/1", "plans": [[]]}), "a plan is '[]', expected grid, model, variant"),
         ('{"format": "acnet_pl.plan/1", "plans": [], "plans": []}', "it gives 'plans' twice"),
         (damaged(seeds=[]), "`seeds` is '[]', expected a list of integers that differ"),
         (damaged(seeds="ab"), "`seeds` is 'ab', expected"),
@@ -126,4 +169,4 @@ def test_a_damaged_record_is_named(content: str, reason: str, tmp_path: Path) ->
 def test_a_whole_record_is_read(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(damaged())
     (plan,) = read_plans(tmp_path)
-    assert (plan.seeds, plan.epochs, plan.runs) == ((0, 1), 2, 4)
+    assert (plan.seeds, plan.epochs, plan.variant) == ((0, 1), 2, "acb")

@@ -72,7 +72,8 @@ def test_a_grid_goes_on_from_a_record(
     assert [run["folder"] for run in found["runs"][:3]] == [run["folder"] for run in there["runs"][:3]]
     assert found["figures"][1]["gain"]["by_seed"] == {"0": pytest.approx(1), "1": pytest.approx(8)}
     assert found["plans"] == there["plans"]
-    assert found["fixed"] == there["fixed"]
+    assert there["fixed"] == [*found["fixed"], there["fixed"][-1]]
+    assert "UNFINISHED. seed 1 of the fixed ones" in there["fixed"][-1]
     assert not any("MIXED" in remark for remark in found["fixed"])
     report = (here / "reproduce/table1/report.md").read_text()
     assert "Trained on other machines, and taken from their records: " in report

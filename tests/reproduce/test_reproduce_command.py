@@ -121,7 +121,7 @@ def test_a_report_names_the_files_that_it_cannot_use(
     shown = capsys.readouterr().out
     assert f"Warning: left out {folder}/summary.json: `metrics/test/top1` is 37.5, expected an accuracy" in shown
     assert "Written: " in shown
-    plan.write_text('{"format": "acnet_pl.plan/1", "plans": [{}]}')
+    plan.write_text('{"format": "acnet_pl.plan/2", "plans": [{}]}')
     assert main(command) == 1
     assert f"error: {plan} is no record of seeds and epochs (a plan is" in capsys.readouterr().err
 

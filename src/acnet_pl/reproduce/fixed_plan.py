@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,41 +14,42 @@ from acnet_pl.reproduce.grid import Grid
 from acnet_pl.reproduce.json_file import read_json
 from acnet_pl.reproduce.plan import PlannedRun
 
-__all__ = ["FixedPlan", "fix_plan", "plan_of", "read_plans", "remarks"]
+__all__ = ["FixedPlan", "fix_plan", "is_amiss", "plan_of", "read_plans", "remarks"]
 
-_FORMAT = "acnet_pl.plan/1"
+_FORMAT = "acnet_pl.plan/2"
+_WITHOUT_VARIANTS = "acnet_pl.plan/1"
+_NETWORK = ("grid", "model", "recipe", "epochs", "settings")
 _TIME = "%Y-%m-%d %H:%M UTC"
 
 
 @dataclass(frozen=True)
 class FixedPlan:
-    """Recorded seeds and epochs of one network.
+    """Recorded seeds and epochs of one variant of a network.
 
     Attributes:
         grid: Name of the grid.
         model: Key of the network.
+        variant: Key of the variant; "" in the first format, whose plans name none and hold for those without another.
         recipe: Name of the recipe.
         epochs: Epochs of each run.
         settings: Settings other than the recipe's, as text.
         seeds: The seeds.
         recorded: When, UTC.
-        finished: Runs of this network with these settings that were finished at that time.
-        runs: Runs planned.
+        finished: These runs that were finished at that time; in the first format, those of the network.
     """
 
     grid: str
     model: str
+    variant: str
     recipe: str
     epochs: int
     settings: str
     seeds: tuple[int, ...]
     recorded: str
     finished: int
-    runs: int
 
-    def is_of(self, other: FixedPlan) -> bool:
-        """Return True if both are of one network under the same settings."""
-        names = ("grid", "model", "recipe", "epochs", "settings")
+    def is_of(self, other: FixedPlan, names: Sequence[str] = (*_NETWORK, "variant")) -> bool:
+        """Return True if both are of one variant under the same settings."""
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
@@ -84,7 +85,7 @@ def read_plans(output: Path, known: Sequence[FixedPlan] = ()) -> list[FixedPlan]
     path = output / "plan.json"
     try:
         content = read_json(path)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in (_FORMAT, _WITHOUT_VARIANTS):
             found = content.get("format") if isinstance(content, dict) else content
             raise ValueError(f"its format is {str(found)[:40]!r}, expected {_FORMAT!r}")
         if not isinstance(content.get("plans"), list):
@@ -110,13 +111,15 @@ def plan_of(found: Any) -> FixedPlan:
         ValueError: They are not.
     """
     names = [field.name for field in fields(FixedPlan)]
+    if isinstance(found, dict) and "runs" in found and "variant" not in found:  # the first format
+        found = {name: value for name, value in {**found, "variant": ""}.items() if name != "runs"}
     if not isinstance(found, dict) or {*found} != {*names}:
         raise ValueError(f"a plan is {str(found)[:40]!r}, expected {', '.join(names)}")
     for name, value in found.items():
         if name == "seeds":
             is_sound = isinstance(value, list) and value and all(type(seed) is int for seed in value)
             is_sound, expected = is_sound and len({*value}) == len(value), "a list of integers that differ"
-        elif name in ("epochs", "finished", "runs"):
+        elif name in ("epochs", "finished"):
             is_sound, expected = type(value) is int and value >= 0, "an integer from 0"
         elif name == "recorded":
             is_sound, expected = isinstance(value, str) and _is_time(value), "a time such as 2026-01-31 10:00 UTC"
@@ -135,7 +138,7 @@ def _is_time(text: str) -> bool:
 
 
 def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> list[str]:
-    """Return when seeds and epochs were fixed, in one sentence per network.
+    """Return when seeds and epochs were fixed, and what of it was changed.
 
     Args:
         recorded: Result of `read_plans`.
@@ -143,55 +146,93 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
         runs: The runs that are reported.
 
     Returns:
-        A sentence for each network.
+        Sentences on each network; variants of which the same holds share one.
     """
-    said = []
-    titles = {model.key: model.title for model in grid.models}
+    networks = {model.key: model.title for model in grid.models}
+    variants = {variant.key: variant.title for variant in grid.variants}
+    said: dict[tuple[str, str], list[str]] = {}
     for asked in _asked({grid.name: (grid, runs)}):
-        finished = {run.run.seed for run in runs if run.run.model == asked.model and run.state() == "finished"}
-        title, own = titles[asked.model], [one for one in recorded if one.is_of(asked)]
-        if not own:
-            said.append(f"{title}: the number of seeds and epochs was not recorded before the first run.")
-            continue
-        first, seeds = own[0], {*asked.seeds}
-        length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
-        when = "before any run had finished" if not first.finished else f"when {first.finished} runs had finished"
-        said.append(f"{title}: {_numbers(first.seeds)}, {length}, fixed on {first.recorded} {when}.")
-        for later in own[1:]:
-            added = sorted({*later.seeds} - {*first.seeds})
-            if added and seeds & {*added}:
-                said.append(
-                    f"{title}: MIXED. {_numbers(added)} added on {later.recorded}, when {later.finished} runs had "
-                    "finished; interval and p do not allow for a look at the figures in between."
-                )
-        if unrecorded := finished - {seed for one in own for seed in one.seeds}:
-            said.append(
-                f"{title}: MIXED. {_numbers(sorted(unrecorded))} added later, in no recorded plan; interval and p do "
-                "not allow for a look at the figures in between."
+        finished = {
+            run.run.seed
+            for run in runs
+            if (run.run.model, run.run.variant) == (asked.model, asked.variant) and run.state() == "finished"
+        }
+        for sentence in _remarks_on(asked, recorded, finished):
+            said.setdefault((asked.model, sentence), []).append(variants[asked.variant])
+    of_network = {model: [v for m, v in _pairs(runs) if m == model] for model in networks}
+    return [
+        f"{networks[model]}{'' if len(titles) == len(of_network[model]) else ', ' + _listed(titles)}: {sentence}"
+        for (model, sentence), titles in said.items()
+    ]
+
+
+def is_amiss(remark: str) -> bool:
+    """Return True if a remark says that not all was fixed beforehand, or that it was not kept to."""
+    return any(mark in remark for mark in ("MIXED", "UNFINISHED", "not recorded"))
+
+
+def _remarks_on(asked: FixedPlan, recorded: Sequence[FixedPlan], finished: set[int]) -> Iterator[str]:
+    """Yield what was fixed of one variant, and what of it was changed."""
+    own = [one for one in recorded if one.is_of(asked)] or [
+        one for one in recorded if not one.variant and one.is_of(asked, _NETWORK)
+    ]
+    if not own:
+        yield "the number of seeds and epochs was not recorded before the first run."
+        return
+    first = own[0]
+    length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
+    yield f"{_numbers(first.seeds)}, {length}, fixed on {first.recorded} {_when(first)}."
+    for later in own[1:]:
+        if (added := sorted({*later.seeds} - {*first.seeds})) and {*asked.seeds} & {*added}:
+            yield (
+                f"MIXED. {_numbers(added)} added on {later.recorded}, {_when(later)}; interval and p do not allow for "
+                "a look at the figures in between."
             )
-        if missing := {*first.seeds} - seeds:
-            said.append(f"{title}: MIXED. {_numbers(sorted(missing))} of the fixed ones are left out here.")
-        others = {one.epochs for one in recorded if (one.grid, one.model) == (asked.grid, asked.model)} - {asked.epochs}
-        if others:
-            said.append(f"{title}: also begun with {', '.join(map(str, sorted(others)))} epochs.")
-    return said
+    if unrecorded := finished - {seed for one in own for seed in one.seeds}:
+        yield (
+            f"MIXED. {_numbers(sorted(unrecorded))} added later, in no recorded plan; interval and p do not allow for "
+            "a look at the figures in between."
+        )
+    if missing := {*first.seeds} - {*asked.seeds}:
+        yield f"MIXED. {_numbers(sorted(missing))} of the fixed ones are left out here."
+    elif finished and (missing := {*first.seeds} - finished):
+        yield (
+            f"UNFINISHED. {_numbers(sorted(missing))} of the fixed ones; interval and p do not allow for an end that a "
+            "look at the figures decided."
+        )
+    others = {one.epochs for one in recorded if (one.grid, one.model) == (asked.grid, asked.model)} - {asked.epochs}
+    if others:
+        yield f"also begun with {', '.join(map(str, sorted(others)))} epochs."
+
+
+def _when(plan: FixedPlan) -> str:
+    whose = " of theirs" if plan.variant else ""
+    if not plan.finished:
+        return f"before any run{whose} had finished"
+    return f"when {plan.finished} run{'' if plan.finished == 1 else 's'}{whose} had finished"
 
 
 def _asked(plan: Mapping[str, tuple[Grid, Sequence[PlannedRun]]]) -> list[FixedPlan]:
     now = datetime.now(timezone.utc).strftime(_TIME)
     asked = []
-    for name, (grid, runs) in plan.items():
-        for model in grid.models:
-            own = [run for run in runs if run.run.model == model.key]
-            if own:
-                changed = {key: new for key, (_, new) in own[0].departures.items() if key != "data.init_args.root"}
-                settings = json.dumps([own[0].run.options, changed], sort_keys=True, default=str)
-                seeds = tuple(sorted({run.run.seed for run in own}))
-                finished = sum(run.state() == "finished" for run in own)
-                asked.append(
-                    FixedPlan(name, model.key, own[0].recipe, own[0].epochs, settings, seeds, now, finished, len(own))
-                )
+    for name, (_, runs) in plan.items():
+        for model, variant in _pairs(runs):
+            own = [run for run in runs if (run.run.model, run.run.variant) == (model, variant)]
+            changed = {key: new for key, (_, new) in own[0].departures.items() if key != "data.init_args.root"}
+            settings = json.dumps([own[0].run.options, changed], sort_keys=True, default=str)
+            seeds = tuple(sorted({run.run.seed for run in own}))
+            finished = sum(run.state() == "finished" for run in own)
+            asked.append(FixedPlan(name, model, variant, own[0].recipe, own[0].epochs, settings, seeds, now, finished))
     return asked
+
+
+def _pairs(runs: Sequence[PlannedRun]) -> list[tuple[str, str]]:
+    """Return network and variant of the runs, each pair once."""
+    return [*dict.fromkeys((run.run.model, run.run.variant) for run in runs)]
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return " and ".join(filter(None, ["; ".join(titles[:-1]), titles[-1]]))
 
 
 def _numbers(seeds: Sequence[int]) -> str:

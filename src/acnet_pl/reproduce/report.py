@@ -16,6 +16,7 @@ from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.elements import Block, Commands, Headline, Notice, Points, Section, Table, Text
 from acnet_pl.reproduce.elements import Cell as _Cell
 from acnet_pl.reproduce.figures import figures
+from acnet_pl.reproduce.fixed_plan import is_amiss
 from acnet_pl.reproduce.headline import headlines
 from acnet_pl.reproduce.records import FORMAT
 from acnet_pl.reproduce.render import render
@@ -72,7 +73,7 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
     recipe = result.grid.recipes[result.recipe].title
     seeds = ", ".join(map(str, result.seeds))
     yield Text(f"Recipe: {recipe}. Data: {result.data}. Seeds: {seeds}. Figures: {result.protocol}.")
-    amiss = [remark for remark in result.fixed if "MIXED" in remark or "not recorded" in remark] + result.mixed
+    amiss = [remark for remark in result.fixed if is_amiss(remark)] + result.mixed
     if amiss:
         yield Notice("Not all figures here are alike, or planned beforehand.", amiss)
     if result.departures:
@@ -144,7 +145,7 @@ def _reading(result: GridResult) -> Iterator[str]:
         )
     if result.finished:
         yield result.fingerprint_remark
-    yield from (remark for remark in result.fixed if "MIXED" not in remark and "not recorded" not in remark)
+    yield from (remark for remark in result.fixed if not is_amiss(remark))
 
 
 def correlations(result: GridResult) -> Iterator[str]:
