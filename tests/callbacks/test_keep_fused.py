@@ -15,7 +15,16 @@ class Net(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(ACBlock(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {"validation": [], "test": [], "predict": []}
+        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {
+            stage: [] for stage in ("validation", "test", "predict", "around")
+        }
+
+    def look(self) -> None:
+        """Evaluate an image before or after the batches, as one does for a picture, with whatever weights are there."""
+        with torch.no_grad():
+            self.note("around", torch.ones(1, 3, 6, 6))
+
+    on_validation_start = on_validation_epoch_end = on_validation_end = look
 
     def training_step(self, batch: Tensor) -> Tensor:
         loss: Tensor = self.net(batch).square().mean()
@@ -79,22 +88,23 @@ def test_fuses_once_for_each_evaluation_and_never_goes_stale(fused: list[bool]) 
         **options,
     )
     trainer.fit(net, loader, loader)
-    assert fused == [False] * 2
+    around = 3 * 2
+    assert fused == [False] * (2 + around)
     trainer.test(net, loader, verbose=False)
     trainer.predict(net, loader)
-    assert fused == [False] * 4
-    for stage, batches in (("validation", 6), ("test", 3), ("predict", 3)):
+    assert fused == [False] * (4 + around)
+    for stage, batches in (("validation", 6), ("test", 3), ("predict", 3), ("around", around)):
         assert len(net.outputs[stage]) == batches
         for found, expected in net.outputs[stage]:
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         net.eval().net(torch.randn(4, 3, 6, 6))
-    assert len(fused) == 5  # nothing is kept afterwards
+    assert len(fused) == 5 + around  # nothing is kept afterwards
 
 
 def test_an_exception_ends_it(fused: list[bool]) -> None:
     net, callback = Net().eval(), KeepFused()
-    callback.on_validation_start(pl.Trainer(accelerator="cpu", logger=False, barebones=True), net)
+    callback.on_validation_batch_start(pl.Trainer(accelerator="cpu", logger=False, barebones=True), net, None, 0)
     with torch.no_grad():
         net.net(torch.randn(1, 3, 6, 6))
         net.net(torch.randn(1, 3, 6, 6))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.utils.prune
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
@@ -139,6 +140,22 @@ def test_what_is_kept_serves_gradients_of_images_and_never_those_of_weights(
             torch.autograd.backward(block(x).square().sum())
         assert len(made) == 3
     torch.testing.assert_close(x.grad, to_images)
+
+
+def test_other_weights_are_never_those_that_are_kept(block: ACBlock) -> None:
+    """As a teacher's, by functional_call, and changes in place."""
+    teacher = {name: t * 1.5 if t.is_floating_point() else t for name, t in block.state_dict().items()}
+    with torch.no_grad():
+        expected, taught = block(X), functional_call(block, teacher, (X,))
+        assert not torch.allclose(expected, taught)
+        with keep_fused(block):
+            for _ in range(2):
+                assert torch.equal(block(X), expected)
+                assert torch.equal(functional_call(block, teacher, (X,)), taught)
+            block.load_state_dict(teacher)
+            assert torch.equal(block(X), taught)
+            norm_of(block).running_var.fill_(2.0)  # type: ignore[union-attr]
+            torch.testing.assert_close(*outputs(block))
 
 
 def test_copies_keep_nothing(block: ACBlock) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,7 +42,10 @@ def images(count: int = 8) -> Tensor:
 
 
 def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
-    """Branches scaled by the share's γ/σ; mean and scale of their sum, also in running statistics, are the batch's."""
+    """Branches scaled by the share's γ/σ; mean and scale of their sum are the batch's.
+
+    So is the running mean of the sum; the running variances are the share's, times the input's contrast.
+    """
     x = block._shape.pad(x)
     layers, norms = block._layers(), [norm for norm in block.norms() if isinstance(norm, nn.BatchNorm2d)]
     total, affine, eps = torch.zeros(()), torch.zeros(()), norms[0].eps
@@ -57,7 +61,8 @@ def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
     scales = [norm.weight / (var + eps).sqrt() for norm, (_, var) in zip(norms, shares, strict=True)]
     with torch.no_grad():
         off = whole.mean(1) - share.mean(1)
-        wider = (whole.var(1, unbiased=False) + eps) / (share.var(1, unbiased=False) + eps)
+        step = max(1, x.shape[2] // 8)
+        wider, narrow = (part[:, :, ::step].var((0, 2, 3), unbiased=False).sum() for part in (x, x[:count]))
         unbiased = whole.shape[1] / (whole.shape[1] - 1)
         for norm, (mean, var), scale in zip(norms, shares, scales, strict=True):
             assert norm.running_mean is not None
@@ -67,8 +72,9 @@ def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
             momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             moved = mean + off * scale / sum(other.square() for other in scales)
             norm.running_mean += momentum * (moved - norm.running_mean)
-            norm.running_var += momentum * (var * wider * unbiased - norm.running_var)
-    std = ((share.var(1, unbiased=False) + eps) / (whole.var(1, unbiased=False) + eps)).sqrt()
+            norm.running_var += momentum * (var * wider / narrow * unbiased - norm.running_var)
+    of_sum = eps * torch.stack(scales).square().sum(0)
+    std = ((share.var(1, unbiased=False) + of_sum) / (whole.var(1, unbiased=False) + of_sum)).sqrt()
     return (total - whole.mean(1).view(-1, 1, 1)) * std.view(-1, 1, 1) + affine.view(-1, 1, 1)
 
 
@@ -259,14 +265,96 @@ def test_one_value_per_channel_has_no_variance() -> None:
         make()(torch.randn(1, 4, 3, 3, dtype=torch.float64))
 
 
-def test_a_hook_on_a_norm_is_refused() -> None:
-    block = make()
+def test_a_hook_on_a_norm_is_called_and_makes_the_block_exact() -> None:
+    block, exact, x, calls = make(), make(1.0), images(), []
     assert block.square_norm is not None
-    block.square_norm.register_forward_hook(lambda *_: None)
-    with pytest.raises(RuntimeError, match="has a hook"):
-        block(images())
-    block.statistics_share = 1
-    block(images())
+    handle = block.square_norm.register_forward_hook(lambda *_: calls.append(0))
+    torch.testing.assert_close(block(x), exact(x), rtol=1e-10, atol=1e-10)
+    assert calls == [0]
+    handle.remove()
+    assert not torch.allclose(block(x), exact(x))
+
+
+def test_an_image_without_batch_dimension_is_refused_as_by_the_exact_block() -> None:
+    for options in ({"share": 0.25}, {"share": 0.25, "at_once": True}, {"share": 1.0, "at_once": True}):
+        with pytest.raises(ValueError, match="expected 4D input"):
+            make(**options)(torch.randn(4, 20, 20, dtype=torch.float64))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1, 1e-2, 1e-5])
+def test_the_scale_of_gamma_is_the_scale_of_the_output(scale: float) -> None:
+    """So it is in a batch norm; and at γ = 0 its gradient is that of a small γ."""
+    block, small, x = make(), make(), images()
+    with torch.no_grad():
+        for norm in small.norms():
+            norm.weight.mul_(scale)
+        for norm in (*block.norms(), *small.norms()):
+            norm.bias.zero_()
+    torch.testing.assert_close(small(x) / scale, block(x), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_where_all_gamma_are_zero() -> None:
+    found = []
+    for gamma in (0.0, 1e-5):
+        block = make()
+        for norm in block.norms():
+            nn.init.constant_(norm.weight, gamma)
+        out = block(images())
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        loss = (out * weights).sum()
+        found.append(torch.autograd.grad(loss, [norm.weight for norm in block.norms()], create_graph=True))
+        torch.autograd.grad(torch.stack(found[-1]).square().sum(), [*block.parameters()], allow_unused=True)
+    # The share's contrast is not corrected at γ = 0, where there is no sum to take it from.
+    for zero, small in zip(*found, strict=True):
+        assert zero.isfinite().all()
+        torch.testing.assert_close(zero.sign(), small.sign())
+
+
+def test_a_channel_that_is_constant_in_the_share() -> None:
+    """Its output has the scale that it has in the exact block, not next to none, and so it has in eval mode."""
+    torch.manual_seed(0)
+    block = ACBlock(8, 8, 3, padding=1, groups=8, statistics_share=0.25).double()
+    x = torch.randn(32, 8, 8, 8, dtype=torch.float64)
+    x[:8, 0] = 0
+    train = block(x)[:, 0]
+    assert train.std().item() == pytest.approx(3**0.5, rel=0.01)
+    sparse = torch.randn(600, 64, 8, 8, 8, dtype=torch.float64) * (torch.rand(600, 64, 8, 1, 1) < 0.1)
+    with torch.no_grad():
+        trained = torch.stack([block(batch).std() for batch in sparse])
+        block.eval()
+        evaluated = torch.stack([block(batch).std() for batch in sparse])
+    assert evaluated.mean().item() == pytest.approx(trained[-100:].mean().item(), rel=0.1)
+
+
+@pytest.mark.parametrize(("size", "common"), [((32, 1), 0.0), ((64, 7), 0.9), ((16, 7), 0.5)])
+def test_running_statistics_give_the_scale_of_training(size: tuple[int, int], common: float) -> None:
+    """Also where the share has few values, or the images differ more than their pixels do."""
+    torch.manual_seed(0)
+    block = ACBlock(16, 16, 3, padding=1, statistics_share=0.125)
+    count, side = size
+
+    def batch() -> Tensor:
+        own, images = torch.randn(count, 16, side, side), torch.randn(count, 16, 1, 1)
+        mixed: Tensor = own * (1 - common) ** 0.5 + images * common**0.5
+        return mixed
+
+    with torch.no_grad():
+        trained = torch.stack([block(batch()).std() for _ in range(200)])[-100:].mean()
+        block.eval()
+        evaluated = torch.stack([block(batch()).std() for _ in range(30)]).mean()
+    assert evaluated.item() == pytest.approx(trained.item(), rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # which forward mode itself uses
+def test_forward_mode_derivatives() -> None:
+    block, x = make(), images()
+    for norm in block.norms():
+        norm.track_running_stats = False
+    direction = torch.randn_like(x)
+    expected = torch.func.grad(lambda t: block(x + t * direction).square().sum())(x.new_zeros(()))
+    with forward_ad.dual_level():
+        out = forward_ad.unpack_dual(block(forward_ad.make_dual(x, direction)).square().sum())
+    torch.testing.assert_close(out.tangent, expected)
 
 
 TWO_PROCESSES = """

@@ -22,7 +22,9 @@ def side_by_side(kernels: Sequence[Tensor], geometries: Sequence[BranchGeometry]
 
 
 def track_alike(norms: Sequence[nn.Module | None]) -> bool:
-    """Return True if one batch norm over all channels can stand for these, none of which is synchronised."""
+    """Return True if one batch norm over all channels can stand for these: each once, and none synchronised."""
+    if torch._C._are_functorch_transforms_active() or len({*map(id, norms)}) < len(norms):
+        return False
     return work_alike(norms) and all(
         isinstance(norm, _BatchNorm)
         and not isinstance(norm, nn.SyncBatchNorm)

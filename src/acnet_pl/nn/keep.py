@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import is_not
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from acnet_pl.nn.fusible import Fused, FusibleConv
 
 __all__ = ["keep_fused", "kept_or"]
 
-_kept: WeakKeyDictionary[nn.Module, Fused | None] = WeakKeyDictionary()  # not in the blocks, whose copies may train
+
+class _Kept(NamedTuple):
+    tensors: list[Tensor]
+    versions: list[int]
+    fused: Fused
+
+
+_kept: WeakKeyDictionary[nn.Module, _Kept | None] = WeakKeyDictionary()  # not in the blocks, whose copies may train
 
 
 @contextmanager
@@ -21,8 +30,9 @@ def keep_fused(model: nn.Module) -> Iterator[None]:
     """Make every block in eval mode keep its fused kernel from the first batch on, within this context.
 
     Without it a block fuses its kernel for each batch. That time is small for a large batch, but exceeds the
-    convolution's own for a single image. Weights and running statistics must not change within the context. Gradients
-    of weights are still computed correctly: blocks keep no kernel while they are required.
+    convolution's own for a single image. A block whose weights or running statistics change, or which
+    `torch.func.functional_call` gives others, fuses anew. Changes by way of ``.data`` go unseen, so make none within
+    the context. Gradients of weights are still computed correctly: blocks keep no kernel while they are required.
 
     Args:
         model: Any module.
@@ -52,8 +62,18 @@ def kept_or(block: FusibleConv, fuse: Callable[[], Fused]) -> Fused:
         or (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in block.parameters()))
     ):
         return fuse()
-    fused = _kept[block]
-    if fused is None:
+    tensors = [*_tensors(block)]
+    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    kept = _kept[block]
+    if kept is None or versions != kept.versions or any(map(is_not, tensors, kept.tensors)):
         with torch.inference_mode(False), torch.no_grad():
-            fused = _kept[block] = fuse()
-    return fused
+            kept = _kept[block] = _Kept(tensors, versions, fuse())
+    return kept.fused
+
+
+def _tensors(block: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters and buffers; read directly, since a single image is evaluated in little more time than this."""
+    for layer in block.modules():
+        for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+            if tensor is not None:
+                yield tensor

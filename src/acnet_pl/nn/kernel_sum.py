@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.scale import ChannelScale
+from acnet_pl.nn.shortcuts import is_transformed
 
 __all__ = ["frozen_scales_and_shift", "fuse_frozen", "sum_kernels"]
 
@@ -95,7 +96,7 @@ def sum_kernels(
     Returns:
         ``(O, I/groups, kH, kW)``, differentiable, in the higher precision of kernels and scales.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         total: Tensor | None = None
         for kernel, scale, geometry in zip(kernels, scales, geometries, strict=True):
             part = geometry.embed(_scaled(kernel, scale))

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from acnet_pl.nn.shortcuts import is_transformed
+
 __all__ = ["channel_moments", "process_group"]
 
 
@@ -77,7 +79,7 @@ def _mean_and_variance(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _has_update_stats(y: Tensor) -> bool:
     """Return True where batch_norm_update_stats runs; it has no kernel for meta and fake tensors, and no derivative."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return False
     return type(y) is Tensor and y.device.type in ("cpu", "cuda")
 

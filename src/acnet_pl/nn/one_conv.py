@@ -13,9 +13,9 @@ from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Fused
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.kernel_sum import fuse_frozen, sum_kernels
-from acnet_pl.nn.share import normalise_sum, share_statistics, take_images
+from acnet_pl.nn.share import contrast_of, normalise_sum, share_statistics, take_images
 
-__all__ = ["Layer", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
+__all__ = ["Layer", "batch_norms", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
 
 
 class Layer(NamedTuple):
@@ -49,20 +49,21 @@ def fuse_layers(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
     """Convolve a padded input with the kernels, scaled and added by the first images' statistics, and normalise."""
+    norms = batch_norms(layers)
+    contrast = contrast_of(x, count, norms)
     x, part = take_images(x, count)
     if at_once:
         outputs = [_side_by_side(shape, layers, part)]
     else:
         outputs = [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers]
-    norms = _batch_norms(layers)
     of = share_statistics(norms, outputs)
     kernel = sum_scaled(layers, of.scale.view(*of.scale.shape, 1, 1, 1).unbind())
-    return normalise_sum(norms, of, shape.convolve(x, kernel), count)
+    return normalise_sum(norms, of, shape.convolve(x, kernel), count, contrast)
 
 
 def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
     """Convolve a padded input with all kernels at once, normalise the outputs with one batch norm, and add them."""
-    return normalise_and_add(_batch_norms(layers), _side_by_side(shape, layers, x))
+    return normalise_and_add(batch_norms(layers), _side_by_side(shape, layers, x))
 
 
 def _side_by_side(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
@@ -70,5 +71,6 @@ def _side_by_side(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tenso
     return shape.convolve(x, kernels)
 
 
-def _batch_norms(layers: Sequence[Layer]) -> list[_BatchNorm]:
+def batch_norms(layers: Sequence[Layer]) -> list[_BatchNorm]:
+    """Return the branches' batch norms."""
     return [layer.norm for layer in layers if isinstance(layer.norm, _BatchNorm)]

@@ -3,6 +3,10 @@
 The share tells how large the branches are beside each other; mean and standard deviation of their sum are the whole
 batch's, whose sum one convolution gives. With S = Σ γ_i / σ_i · y_i, where σ_i is the share's, the block's output is
 (S - mean S) · std_share S / std S + Σ β_i. With all images in the share it is the sum of the branches' batch norms.
+
+The eps of the batch norms is added to variances of the size of the branches': S is divided by the root of
+Σ (γ_i / σ_i)² first. So it weighs as in a batch norm, whatever γ is, and where a channel is constant in the share, its
+output has the variance Σ γ_i² of unrelated branches.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import reduce
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.moments import channel_moments, process_group
-from acnet_pl.nn.shortcuts import is_traced
+from acnet_pl.nn.shortcuts import is_traced, is_transformed
 
 __all__ = [
     "ShareStatistics",
+    "contrast_of",
     "images_in_share",
     "normalise_branches",
     "normalise_sum",
@@ -32,13 +38,17 @@ __all__ = [
 ]
 
 
-def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
+_TINY = 1e-12  # keeps derivatives finite where all γ are 0
+_ROWS = 8
+
+
+def share_fraction(share: Any, branch_norm: bool | str) -> Fraction:
     """Return a share of the batch as a fraction.
 
     Raises:
         ValueError: The share is not a number in (0, 1], or is less than 1 without batch norms in the branches.
     """
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
         raise ValueError(
             f"`statistics_share` (={share!r}) must be a number greater than 0 and at most 1: the share of a batch's "
             "images whose statistics the branches' batch norms use; 1 is the exact block"
@@ -48,7 +58,8 @@ def share_fraction(share: float, branch_norm: bool | str) -> Fraction:
             f"`statistics_share` (={share}) needs branch_norm=True, a batch norm in every branch; with `branch_norm` "
             f"(={branch_norm!r}) the block trains with one convolution already: leave `statistics_share` out"
         )
-    return Fraction(share).limit_denominator(4096) or Fraction(1, 4096)
+    nearest = Fraction(float(share)).limit_denominator(4096)
+    return min(max(nearest, Fraction(1, 4096)), Fraction(4095, 4096)) if share < 1 else Fraction(1)
 
 
 def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int | None:
@@ -60,7 +71,8 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
         norm: A branch's batch norm.
 
     Returns:
-        The number, which may exceed the batch's size; None if the share holds all images, which is the exact block.
+        The number, which may exceed the batch's size; None if the share holds all images, which is the exact block, and
+        for an image without batch dimension, which batch norms refuse.
         With a synchronised norm it is never None: other processes may have larger batches, and all processes must
         exchange the same sums.
 
@@ -74,6 +86,8 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
             f"torch.fx and torch.jit cannot record training with `statistics_share` (={float(share)}) less than 1; "
             "call model.eval() before tracing, or set the block's `statistics_share` to 1"
         )
+    if x.dim() != 4:
+        return None
     wanted = max(2, -(-len(x) * share.numerator // share.denominator))
     if torch.compiler.is_compiling() or (isinstance(norm, _BatchNorm) and process_group(norm) is not None):
         return wanted
@@ -81,10 +95,10 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
 
 
 def work_alike(norms: Sequence[nn.Module | None]) -> bool:
-    """Return True if all are batch norms in train mode with equal settings, which can be computed together."""
+    """Return True if all are batch norms in train mode with equal settings and no hooks, to compute together."""
     first = None
     for norm in norms:
-        if norm is None or not is_batch_norm(norm) or not norm.training:
+        if norm is None or not is_batch_norm(norm) or not norm.training or _has_hooks(norm):
             return False
         first = norm if first is None else first
         same_group = process_group(norm) is process_group(first)
@@ -99,7 +113,7 @@ def take_images(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     By default the gradient of a slice is a whole batch, with zeros outside the slice. In eager mode this avoids
     that batch: it adds the slice's gradient in place to the other result's.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not x.requires_grad:
+    if is_transformed() or not x.requires_grad:
         return x, x[:count]
     whole, part = _TakeImages.apply(x, count)
     return whole, part
@@ -111,12 +125,14 @@ class ShareStatistics(NamedTuple):
     Attributes:
         mean: Of each branch, ``(B, C)``.
         var: Biased variance of each branch, ``(B, C)``.
-        scale: γ/σ of each branch, ``(B, C)``.
+        scale: γ/σ of each branch, over ``size``, ``(B, C)``.
+        size: Root of the sum of the branches' (γ/σ)², ``(C,)``.
     """
 
     mean: Tensor
     var: Tensor
     scale: Tensor
+    size: Tensor
 
 
 def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> ShareStatistics:
@@ -140,10 +156,35 @@ def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> 
     scale = torch.rsqrt(var + norms[0].eps)
     if norms[0].affine:
         scale = torch.stack([norm.weight for norm in norms]).to(scale.dtype) * scale
-    return ShareStatistics(mean, var, scale)
+    size = torch.sqrt(scale.square().sum(0) + _TINY)
+    return ShareStatistics(mean, var, scale / size, size)
 
 
-def normalise_sum(norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tensor, count: int) -> Tensor:
+def contrast_of(x: Tensor, count: int, norms: Sequence[_BatchNorm]) -> Tensor | None:
+    """Return the variance of the block's input in the batch over that in the share, of all channels together.
+
+    Variances of the share, times this, are those of the batch, up to the noise that channels do not have in common. It
+    is taken of about eight rows of each image.
+
+    Args:
+        x: The batch ``(N, C_in, H, W)``.
+        count: Number of images in the share, the first ones.
+        norms: The branches' batch norms.
+
+    Returns:
+        A number ≥ 0, without gradient; None if no norm has running statistics.
+    """
+    if not any(map(_tracks, norms)):
+        return None
+    with torch.no_grad():
+        rows = x.detach()[:, :, :: max(1, x.shape[2] // _ROWS)]
+        of_all, of_share = (channel_moments(part, norms[0])[1].sum() for part in (rows, rows[:count]))
+        return torch.where(of_share > 0, of_all / of_share, torch.ones_like(of_all))
+
+
+def normalise_sum(
+    norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tensor, count: int, contrast: Tensor | None
+) -> Tensor:
     """Normalise the sum of the branches as their batch norms would, and update their running statistics.
 
     How large the branches are beside each other is the share's; mean and standard deviation of their sum are the whole
@@ -154,38 +195,36 @@ def normalise_sum(norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tenso
         of: Result of `share_statistics`.
         total: Sum of the branches' outputs ``(N, C, H, W)``, each times its scale. Use the result instead of it.
         count: Number of images in the share, the first ones.
+        contrast: Result of `contrast_of`.
     """
     eps = norms[0].eps
     total, share = take_images(total, count)
     _, spread, _ = channel_moments(share, norms[0])
-    weight = torch.sqrt(spread + eps)
+    weight = torch.sqrt(spread + eps) * of.size
     bias = torch.zeros_like(weight)
     if norms[0].affine:  # stacked first, for the gradients of the β would share their memory
         bias = reduce(torch.add, torch.stack([norm.bias for norm in norms]).to(weight).unbind())
     if process_group(norms[0]) is None:
-        out, mean, inverse = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
-        var = inverse.detach().pow(-2) - eps
+        out, mean, _ = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
         values: float | Tensor = total.numel() // total.shape[1]
     else:
         mean, var, values = channel_moments(total, norms[0])
         scale = weight * torch.rsqrt(var + eps)
         shift = bias - mean * scale
         out = torch.addcmul(shift.view(-1, 1, 1), total, scale.view(-1, 1, 1)).to(total.dtype)
-    _track(norms, of, spread.detach(), mean.detach(), var.detach(), values)
+    if contrast is not None:
+        _track(norms, of, mean.detach(), contrast, values)
     return out
 
 
-def normalise_branches(norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], count: int) -> Tensor:
+def normalise_branches(
+    norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], count: int, contrast: Tensor | None
+) -> Tensor:
     """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images."""
     found = [norm for norm in norms if isinstance(norm, _BatchNorm)]
-    if any(n._forward_hooks or n._forward_pre_hooks or n._backward_hooks or n._backward_pre_hooks for n in found):
-        raise RuntimeError(
-            "a branch's batch norm has a hook, which is not called where statistics come from a share of the batch; "
-            "remove the hook, or set the block's `statistics_share` to 1"
-        )
     of = share_statistics(found, [output[:count] for output in outputs])
     scaled = [output * scale.view(-1, 1, 1).to(output) for output, scale in zip(outputs, of.scale, strict=True)]
-    return normalise_sum(found, of, reduce(torch.add, scaled), count)
+    return normalise_sum(found, of, reduce(torch.add, scaled), count, contrast)
 
 
 class _TakeImages(torch.autograd.Function):
@@ -203,20 +242,30 @@ class _TakeImages(torch.autograd.Function):
         return whole, None
 
 
-def _track(
-    norms: Sequence[_BatchNorm], of: ShareStatistics, spread: Tensor, mean: Tensor, var: Tensor, count: float | Tensor
-) -> None:
-    """Update running statistics, as the batch norms would with the share's, corrected by those of the sum.
+def _has_hooks(norm: nn.Module) -> bool:
+    hooks = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
+    return any(hooks)
 
-    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's; one
-    factor for all branches moves its variance there.
+
+def _tracks(norm: _BatchNorm) -> bool:
+    return norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
+
+
+def _track(
+    norms: Sequence[_BatchNorm], of: ShareStatistics, mean: Tensor, contrast: Tensor, count: float | Tensor
+) -> None:
+    """Update running statistics, as the batch norms would with the share's, corrected by what the whole batch tells.
+
+    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's; the
+    contrast of the input moves the variances. The variance of the sum would move them too, but it has the noise of the
+    scales, and in an average over steps the squares of 1/σ count for too much.
     """
-    own, scale, eps = of.mean.detach(), of.scale.detach(), norms[0].eps
+    own, scale = of.mean.detach(), of.scale.detach()
     step = (mean - (scale * own).sum(0)) / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
     means = torch.addcmul(own, scale, step)
-    unbiased = of.var.detach() * ((var + eps) / (spread + eps) * (count / (count - 1)))
+    unbiased = of.var.detach() * (contrast * (count / (count - 1)))
     for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
-        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        if _tracks(norm) and norm.running_mean is not None and norm.running_var is not None:
             momentum = norm.momentum or 0.0
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,12 +14,19 @@ from acnet_pl.nn.fusible import is_batch_norm
 from acnet_pl.nn.inner_layers import why_other
 from acnet_pl.nn.scale import ChannelScale
 
-__all__ = ["is_traced", "may_add_in_place", "needs_calls"]
+__all__ = ["is_traced", "is_transformed", "may_add_in_place", "needs_calls"]
 
 
 def is_traced(x: object) -> bool:
     """Return True if torch.fx or torch.jit is recording operations; a kept kernel would become a constant."""
     return isinstance(x, Proxy) or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def is_transformed() -> bool:
+    """Return True where torch.compile, torch.func or forward-mode differentiation needs PyTorch's own operations."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return forward_ad._current_level >= 0
 
 
 def needs_calls(layers: Iterable[nn.Module | None], *containers: type[nn.Module]) -> bool:
