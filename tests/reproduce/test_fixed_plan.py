@@ -79,6 +79,13 @@ def test_each_variant_has_a_plan_of_its_own(
     assert len(said(tmp_path, plan((0, 1, 2)))) == 2
     fabricate(blocks[2], 0.8)
     assert said(tmp_path, plan((0, 1, 2)))[2].startswith("Cifar-quick, ACNet: MIXED. seed 2 added later")
+    only = said(tmp_path, plan((0, 1, 2), variants=("plain",)))
+    assert only[-1].startswith("Cifar-quick: MIXED. acb planned too, and left out here")
+    assert said(tmp_path / "elsewhere", plan((0, 1))) == [
+        "Cifar-quick: the number of seeds and epochs was not recorded before the first run."
+    ]
+    fix_plan(tmp_path / "elsewhere", plan((0, 1)))
+    assert "Cifar-quick: LATE. 2 seeds (0, 1), 2 epochs, fixed on 20" in said(tmp_path / "elsewhere", plan((0, 1)))[0]
 
 
 def test_a_plan_of_the_first_format_holds_for_variants_without_another(

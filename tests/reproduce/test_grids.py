@@ -156,6 +156,12 @@ def test_a_report_names_what_the_recipe_had_to_choose(name: str, recipe: str) ->
     if said:
         assert "last five evaluations" in said
         assert "drawn as PyTorch draws them" in said
+        changed = {"model.conv.init_args.draw", "model.conv.init_args.gamma_init"}
+        others = [*standing_departures(load_grid(name), recipe, changed)]
+        assert not any("drawn as PyTorch" in one or one.startswith("γ") for one in others), (
+            "the changed settings say it"
+        )
+        assert len(others) in (len([*standing_departures(load_grid(name), recipe)]) - count for count in (1, 2))
     assert ("contradicts itself" in said) == (name == "table3")
     assert ("older code doubles it" in said) == (recipe == "article" and load_grid(name).data.title.startswith("CIFAR"))
     assert ("--data.color 0" in said) == (recipe == "cosine" and load_grid(name).data.title.startswith("ImageNet"))

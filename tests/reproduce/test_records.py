@@ -13,7 +13,7 @@ from acnet_pl.cli import main
 from acnet_pl.reproduce.fixed_plan import fix_plan
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.plan import Options, make_plan
-from acnet_pl.reproduce.records import read_records, with_records
+from acnet_pl.reproduce.records import _changes, read_records, with_records
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.settings import SettingsParser
@@ -102,6 +102,48 @@ def test_a_run_with_other_options_is_left_out_and_named(
 
 
 CONV = {"class_path": "acnet_pl.nn.conv.PlainConv", "init_args": {}}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "differ"),
+    [
+        (("--trainer.callbacks+=EMAWeightAveraging",), (), True),
+        (
+            ("--trainer.callbacks+=StochasticWeightAveraging",),
+            ("--trainer.callbacks+=StochasticWeightAveraging",),
+            False,
+        ),
+        (("--trainer.callbacks+=A", "--trainer.callbacks+=B"), ("--trainer.callbacks+=B",), True),
+        (("--trainer.callbacks+=A", "--trainer.callbacks.decay", "1"), ("--trainer.callbacks+=A",), True),
+        (("--model.lr", "1", "--model.lr", "2"), ("--model.lr", "2"), False),
+        ((), ("--wandb.mode", "disabled"), False),
+    ],
+)
+def test_options_that_decide_figures(theirs: tuple[str, ...], ours: tuple[str, ...], differ: bool) -> None:
+    assert bool(_changes(["fit", *theirs], ["fit", *ours], set())) == differ
+
+
+def test_a_report_does_not_replace_its_own_record(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = record.read_text()
+    options = ("--runs_dir", str(record.parents[2]), "--records", str(record), "--data.root", "there", "--report-only")
+    assert reproduce(*options) != 0
+    assert "is the file that this report is written to" in capsys.readouterr().err
+    assert record.read_text() == before
+
+
+def test_a_run_that_was_trained_again_is_named(
+    record: Path, tmp_path: Path, parser: SettingsParser, fabricate: Callable[..., Path]
+) -> None:
+    """Whether the newest counts must not depend on its figures."""
+    here = tmp_path / "here"
+    options = Options(
+        ("table1",), ("cifar_quick",), ("plain", "acb"), (0, 1), epochs=2, runs_dir=here, fit=("--data.root", "here")
+    )
+    fabricate(make_plan(options, parser)["table1"][1][0], 0.9)
+    assert reproduce("--runs_dir", str(here), "--data.root", "here", "--records", str(record), "--report-only") == 0
+    (said,) = (remark for remark in grid_of(here)["mixed"] if "TRAINED AGAIN" in remark)
+    assert "cifar_quick_staircase-plain-seed0: 2 finished trainings" in said
+    assert "or in the record" in said
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ def log_gains(name: str, result: GridResult, output: Path) -> None:
     """Log the gains of a grid, where its runs are logged: one run of type "summary" in each of their groups.
 
     The summary has of each network, variant and measure the gain, the number of pairs, the interval and Holm-adjusted
-    p; a table has each seed's figures. Fewer than two pairs have no interval, and so no gain. Logged again, it is the
-    same run.
+    p; a table has each seed's figures. Fewer than two pairs have no interval, and so no gain; nor have grids without
+    plain networks. Logged again, it is the same run.
 
     Args:
         name: Name of the grid.
@@ -58,6 +58,8 @@ def _group(planned: PlannedRun) -> str:
 
 
 def _gains(result: GridResult, models: list[str]) -> Iterator[tuple[str, float]]:
+    if not result.grid.variants[0].is_plain:  # a gain is one over the plain network
+        return
     for measure in result.grid.measures:
         adjusted = result.adjusted(measure)
         for model, variant in _compared(result, models):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from acnet_pl.cli.gains import log_gains
 from acnet_pl.cli.terminal_text import printable
+from acnet_pl.config.errors import UsageError
 from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.fixed_plan import FixedPlan, fix_plan, read_plans
 from acnet_pl.reproduce.graphs import run_side_by_side
@@ -45,6 +46,11 @@ def reproduce(options: Options, asked: argparse.Namespace, args: Sequence[str]) 
     runs = _unique(plan)
     todo = [planned for planned in runs.values() if planned.state() != "finished"]
     output = asked.output or options.runs_dir / "reproduce" / asked.what
+    if any(file.resolve() == (output / "results.json").resolve() for file in asked.records):
+        raise UsageError(
+            f"--records {output / 'results.json'} is the file that this report is written to, with the runs of this "
+            "command alone; copy it elsewhere first, or give another --output"
+        )
     if asked.action not in ("dry_run", "report_only"):
         fix_plan(output, plan, records.plans)
     if asked.action == "list":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from acnet_pl.reproduce.grid import Grid
 
@@ -85,13 +85,23 @@ _BY_GRID: Mapping[str, str] = {
 }
 
 
-def standing_departures(grid: Grid, recipe: str) -> Iterator[str]:
+# What is said of an option holds where the user has not changed it; then the changed settings say it.
+_OF_OPTION: Mapping[str, str] = {"draw": "Initial weights:", "gamma_init": "γ"}
+
+
+def standing_departures(grid: Grid, recipe: str, changed: Collection[str] = ()) -> Iterator[str]:
     """Yield how a grid's runs differ from the article or the authors' code, beyond the user's options.
 
     Args:
         grid: The grid.
         recipe: Name of its recipe.
+        changed: Dotted names of the options that the user changed; what is said of them by default is left out.
     """
+    own = tuple(start for name, start in _OF_OPTION.items() if any(name == one.rpartition(".")[2] for one in changed))
+    yield from (said for said in _all(grid, recipe) if not (own and said.startswith(own)))
+
+
+def _all(grid: Grid, recipe: str) -> Iterator[str]:
     family = next((name for name in ("CIFAR", "ImageNet") if grid.data.title.startswith(name)), None)
     if family is None:  # not the article's data
         return

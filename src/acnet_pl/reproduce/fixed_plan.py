@@ -159,16 +159,29 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
         }
         for sentence in _remarks_on(asked, recorded, finished):
             said.setdefault((asked.model, sentence), []).append(variants[asked.variant])
+    for model, sentence in _left_out(recorded, grid, runs):
+        said[model, sentence] = []
     of_network = {model: [v for m, v in _pairs(runs) if m == model] for model in networks}
     return [
-        f"{networks[model]}{'' if len(titles) == len(of_network[model]) else ', ' + _listed(titles)}: {sentence}"
+        f"{networks[model]}{', ' + _listed(titles) if 0 < len(titles) < len(of_network[model]) else ''}: {sentence}"
         for (model, sentence), titles in said.items()
     ]
 
 
+def _left_out(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun]) -> Iterator[tuple[str, str]]:
+    """Yield network and sentence for the variants of the plan that are not reported, which p does not count."""
+    asked = _asked({grid.name: (grid, runs)})
+    for network in {one.model: one for one in asked}.values():
+        planned = [one.variant for one in recorded if one.variant and one.is_of(network, _NETWORK)]
+        own = {one.variant for one in asked if one.model == network.model}
+        if others := [variant for variant in dict.fromkeys(planned) if variant not in own]:
+            sentence = f"MIXED. {', '.join(others)} planned too, and left out here; p is adjusted for the others alone."
+            yield network.model, sentence
+
+
 def is_amiss(remark: str) -> bool:
     """Return True if a remark says that not all was fixed beforehand, or that it was not kept to."""
-    return any(mark in remark for mark in ("MIXED", "UNFINISHED", "not recorded"))
+    return any(mark in remark for mark in ("LATE", "MIXED", "UNFINISHED", "not recorded"))
 
 
 def _remarks_on(asked: FixedPlan, recorded: Sequence[FixedPlan], finished: set[int]) -> Iterator[str]:
@@ -181,7 +194,8 @@ def _remarks_on(asked: FixedPlan, recorded: Sequence[FixedPlan], finished: set[i
         return
     first = own[0]
     length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
-    yield f"{_numbers(first.seeds)}, {length}, fixed on {first.recorded} {_when(first)}."
+    late = "LATE. " if first.finished else ""
+    yield f"{late}{_numbers(first.seeds)}, {length}, fixed on {first.recorded} {_when(first)}."
     for later in own[1:]:
         if (added := sorted({*later.seeds} - {*first.seeds})) and {*asked.seeds} & {*added}:
             yield (

@@ -38,8 +38,9 @@ def headlines(result: GridResult) -> Iterator[str]:
             said += f"{CONFIDENCE:.0%} interval {' to '.join(map(_signed, interval))}, {gain.n} pairs)"
             if interval[0] <= 0 <= interval[1]:
                 said += "; the interval includes zero, so this may be chance"
-                more = (pairs_needed(gain.mean, gain.std) or 0) - gain.n if gain.mean > 0 else 0
-                said += f", and a gain of this size needs about {more} more pairs" if 0 < more <= 100 else ""
+                pairs = (pairs_needed(gain.mean, gain.std) or 0) if gain.mean > 0 else 0
+                if gain.n < pairs <= 100:
+                    said += f"; to find a gain of this size takes about {pairs} pairs, fixed before the first run"
         if any(sample.n > gain.n for sample in every):
             said += "; these accuracies are of the pairs alone, those of the table of all finished runs"
         yield f"{said}."

@@ -9,8 +9,9 @@ from dataclasses import astuple
 from typing import Any
 
 from acnet_pl.reproduce.run_result import RunResult
+from acnet_pl.reproduce.summary_file import read_summary
 
-__all__ = ["copied", "mixed"]
+__all__ = ["copied", "mixed", "trained_again"]
 
 _UNKNOWN = "unknown"
 
@@ -45,6 +46,21 @@ def copied(runs: Sequence[RunResult]) -> Iterator[str]:
     for names in same.values():
         if len(names) > 1:
             yield f"COPIED? {', '.join(names)}: the same figures and curves, which two trainings never have."
+
+
+def trained_again(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Yield the runs of which there is more than one finished training, with figures that differ."""
+    for run in runs:
+        found = (read_summary(folder) for folder in run.planned.finished_folders())
+        own: list[Mapping[str, Any]] = [summary for summary in found if summary]
+        own += [run.planned.record.summary] if run.planned.record else []
+        others = {json.dumps(summary["metrics"], sort_keys=True) for summary in own}
+        if len(others) > 1:
+            from_record = " or in the record" if run.planned.record else ""
+            yield (
+                f"TRAINED AGAIN. {run.planned.run.name}: {len(others)} finished trainings with these settings in its "
+                f"folder{from_record}; the newest folder's figures count. Which one counts must not depend on them."
+            )
 
 
 def _made(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -94,8 +94,11 @@ class PlannedRun:
     def folder(self) -> Path | None:
         """Return the newest folder with these settings, preferring finished runs."""
         own = [folder for folder in self.folders if self._is_own(folder)]
-        finished = [folder for folder in own if read_summary(folder)]
-        return next(reversed(finished or own), None)
+        return next(reversed(self.finished_folders() or own), None)
+
+    def finished_folders(self) -> list[Path]:
+        """Return the folders of finished trainings with these settings, oldest first; they should be one."""
+        return [folder for folder in self.folders if self._is_own(folder) and read_summary(folder)]
 
     def state(self) -> State:
         """Return the progress of the run."""

@@ -15,11 +15,13 @@ __all__ = ["ASSUMED_GAIN", "ASSUMED_SPREAD", "Need", "needs", "power_table", "wa
 ASSUMED_GAIN = 0.5
 """Points of a gain to look for, where none is given or published."""
 ASSUMED_SPREAD = 0.5
-"""Standard deviation of the gains of pairs, in points, where fewer than two pairs are finished.
+"""Standard deviation of the gains of pairs, in points, where fewer than four pairs are finished.
 
 Cifar-quick and ResNet-20 had 0.2 to 0.6 after 10 epochs on CIFAR-10."""
 
 
+_TELLING = 4
+"""Pairs whose spread is used; that of two or three may be a small part of the true one."""
 _MOST_ADVISED = 200
 """Pairs that a warning still advises to train."""
 
@@ -58,7 +60,8 @@ def needs(result: GridResult, gain: float | None = None, spread: float | None = 
     Args:
         result: The grid as it stands.
         gain: Points to look for; None is what was published for the recipe, or else `ASSUMED_GAIN`.
-        spread: Of the gains of pairs, in points; None is that of the finished pairs, or else `ASSUMED_SPREAD`.
+        spread: Of the gains of pairs, in points; None is that of the finished pairs, if there are four, or else
+            `ASSUMED_SPREAD`.
     """
     measure = result.grid.measures[0]
     base = result.grid.variants[0]
@@ -67,7 +70,7 @@ def needs(result: GridResult, gain: float | None = None, spread: float | None = 
     for model in result.grid.models:
         for variant in result.grid.variants[1:]:
             seen = result.gain(model.key, variant.key, measure)
-            observed = seen.std if spread is None else None
+            observed = seen.std if spread is None and seen.n >= _TELLING else None
             wanted, source = (gain, "asked for") if gain is not None else (ASSUMED_GAIN, "assumed")
             for published in result.grid.published:
                 found = [published.values.get((model.key, key, measure.key)) for key in (base.key, variant.key)]

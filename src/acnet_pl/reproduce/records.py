@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -187,13 +188,20 @@ def _changes(old: Sequence[str], new: Sequence[str], known: Collection[str]) -> 
     return [
         f"--{name} {was.get(name, 'not given')} instead of {now.get(name, 'the default')}"
         for name in (was | now)
-        if was.get(name) != now.get(name) and name not in known
+        if was.get(name) != now.get(name) and name not in known and name.partition(".")[0] != "wandb"
     ]
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:
-    arguments = Arguments(words)
-    options = {option.name: str(option.value) for option in arguments.options if option.name not in _IMMATERIAL}
+    """Return the last value of each option; of lists that `+=` extends, each item with its own options."""
+    arguments, options = Arguments(words), dict[str, str]()
+    items: Counter[str] = Counter()
+    for option in arguments.options:
+        if option.name in _IMMATERIAL:
+            continue
+        items[option.name] += option.typed.endswith("+")
+        within = [name for name, count in items.items() if count and f"{option.name}.".startswith(f"{name}.")]
+        options[option.name + "".join(f" (item {items[name]})" for name in within)] = str(option.value)
     return options | {"config": " ".join(map(_below_experiments, arguments.configs))}
 
 

@@ -22,6 +22,7 @@ from acnet_pl.reproduce.records import FORMAT
 from acnet_pl.reproduce.render import render
 from acnet_pl.reproduce.results import GridResult
 from acnet_pl.reproduce.runner import command_line
+from acnet_pl.reproduce.statistics import Sample
 from acnet_pl.reproduce.tables import main_tables, run_table
 
 __all__ = ["correlations", "write_report"]
@@ -111,7 +112,7 @@ def _blocks(result: GridResult, output: Path) -> Iterator[Block]:
     ]
     yield from main_tables(result)
     yield Points("How to read the figures", list(_reading(result)))
-    standing = list(standing_departures(result.grid, result.recipe))
+    standing = list(standing_departures(result.grid, result.recipe, result.departures))
     if standing:
         yield Points("Where the recipe differs from the article or the authors' code, or had to choose", standing)
     if result.grid.claims:
@@ -135,6 +136,11 @@ def _reading(result: GridResult) -> Iterator[str]:
     means = [
         result.sample(model.key, result.grid.variants[0].key, result.grid.measures[0]) for model in result.grid.models
     ]
+    if len({sample.n for sample in _every(result) if sample.n}) > 1:
+        yield (
+            "Where a variant has fewer finished seeds than the baseline, its gain is that of the seeds they share, and "
+            "not the difference of the two accuracies in the table."
+        )
     share = next((sample.mean / 100 for sample in means if sample.n), None)
     if share is not None and result.test_images:
         error = 100 * (share * (1 - share) / result.test_images) ** 0.5
@@ -146,6 +152,13 @@ def _reading(result: GridResult) -> Iterator[str]:
     if result.finished:
         yield result.fingerprint_remark
     yield from (remark for remark in result.fixed if not is_amiss(remark))
+
+
+def _every(result: GridResult) -> Iterator[Sample]:
+    """Yield the first measure's figures of each network and variant."""
+    for model in result.grid.models:
+        for variant in result.grid.variants:
+            yield result.sample(model.key, variant.key, result.grid.measures[0])
 
 
 def correlations(result: GridResult) -> Iterator[str]:

@@ -12,7 +12,7 @@ from acnet_pl.reproduce.analysis import load_analysis
 from acnet_pl.reproduce.departures import standing_departures
 from acnet_pl.reproduce.fixed_plan import FixedPlan, remarks
 from acnet_pl.reproduce.grid import Grid, Measure, Selection
-from acnet_pl.reproduce.mixture import copied, mixed
+from acnet_pl.reproduce.mixture import copied, mixed, trained_again
 from acnet_pl.reproduce.plan import describe_data
 from acnet_pl.reproduce.run_result import RunResult
 from acnet_pl.reproduce.statistics import Correlation, Sample, adjusted, correlation, in_percent, paired_difference
@@ -125,12 +125,14 @@ class GridResult:
         found = {run.summary.get("data_fingerprint") for run in self.runs if run.summary} - {None}
         if not found:
             return "The summaries have no fingerprint of the data, so which copy of the images was used is unknown."
-        return f"Fingerprint of the test images: {', '.join(sorted(map(str, found)))}."
+        without = sum("data_fingerprint" not in run.summary for run in self.runs if run.summary)
+        unknown = f" ({without} of the {self.finished} runs have none)" if without else ""
+        return f"Fingerprint of the test images: {', '.join(sorted(map(str, found)))}{unknown}."
 
     @property
     def mixed(self) -> list[str]:
-        """Return what differs among the finished runs besides what is compared, and runs that may be copies."""
-        return [*mixed(self.runs), *copied(self.runs)]
+        """Return what differs among the finished runs besides what is compared, and runs copied or trained again."""
+        return [*mixed(self.runs), *copied(self.runs), *trained_again(self.runs)]
 
     def macs_ratio(self, model: str, variant: str) -> float | None:
         """Return the multiply-accumulates of a training relative to the baseline."""
@@ -180,7 +182,7 @@ class GridResult:
             "fixed": self.fixed,
             "plans": [asdict(plan) for plan in self.recorded if plan.grid == self.grid.name],
             "mixed": self.mixed,
-            "standing_departures": list(standing_departures(self.grid, self.recipe)),
+            "standing_departures": list(standing_departures(self.grid, self.recipe, self.departures)),
             "test_images": self.test_images,
             "departures": self.departures,
             "figures": [
@@ -210,7 +212,8 @@ class GridResult:
         p_values = self.adjusted(measure)
         holm_p = {"p_holm": p_values.get((model, variant)), "comparisons": len(p_values)}
         correlated = {"correlation": asdict(self.correlation(model, variant, measure))}
-        return {"gain": {**self.gain(model, variant, measure).as_dict(), **holm_p, **correlated}}
+        over = {"over": self.grid.variants[0].key}
+        return {"gain": {**over, **self.gain(model, variant, measure).as_dict(), **holm_p, **correlated}}
 
     def _as_json(self, analysis: str) -> dict[str, Any]:
         as_json = load_analysis(analysis).as_json

@@ -176,7 +176,9 @@ def _difference(gain: Sample, adjusted: Mapping[tuple[str, str], float | None], 
     if interval is None:
         mean, without = Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}"), Cell("—", "missing", note="no spread")
         return [mean, without, *p, by_seed, Cell(str(gain.n))]
-    kind = "gain" if interval[0] > 0 else "loss" if interval[1] < 0 else "fall" if gain.mean < 0 else ""
+    is_sure = (adjusted.get(key) or 0.0) <= 1 - CONFIDENCE  # beside other gains, for all of them together
+    kind = "gain" if interval[0] > 0 and is_sure else "loss" if interval[1] < 0 and is_sure else ""
+    kind = kind or ("fall" if gain.mean < 0 else "")
     cells = [Cell(f"{_signed(gain.mean)} ± {gain.std:.2f}", kind)]
     return [*cells, Cell(" to ".join(map(_signed, interval))), *p, by_seed, Cell(str(gain.n))]
 
