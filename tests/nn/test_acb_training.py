@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.nn.operations import Operations
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import ACBlock, convert, explicit_branches, fuse_model, stock_state_dict
@@ -93,7 +93,7 @@ def test_at_once_it_is_the_same_block(options: dict[str, Any], memory_format: to
     assert sum("convolution" in name for name in operations.names) == 1 + (apart.statistics_share < 1)
 
 
-@pytest.mark.parametrize("case", ["groups", "frozen", "momentum", "no statistics", "synchronised"])
+@pytest.mark.parametrize("case", ["groups", "frozen", "momentum", "no statistics", "synchronised", "used twice"])
 def test_what_is_not_one_batch_norm_goes_branch_by_branch(case: str) -> None:
     apart, x = make(groups=2 if case == "groups" else 1), torch.randn(6, 4, 7, 7)
     assert apart.square_norm is not None
@@ -104,6 +104,8 @@ def test_what_is_not_one_batch_norm_goes_branch_by_branch(case: str) -> None:
     elif case == "no statistics":
         apart.square_norm.track_running_stats = False
         apart.square_norm.running_mean = apart.square_norm.running_var = None
+    elif case == "used twice":
+        apart.horizontal_norm = apart.vertical_norm
     elif case == "synchronised":
         apart = nn.SyncBatchNorm.convert_sync_batchnorm(apart)  # type: ignore[no-untyped-call]
     at_once = copy.deepcopy(apart)
@@ -157,6 +159,26 @@ def test_vmap_over_one_branch() -> None:
     found = vmap(lambda kernel: functional_call(block, {"horizontal.weight": kernel}, (x,)))(kernels)
     for out, kernel in zip(found, kernels, strict=True):
         torch.testing.assert_close(out, functional_call(block, {"horizontal.weight": kernel}, (x,)))
+
+
+@pytest.mark.parametrize("options", [{}, {"statistics_share": 0.5}, {"at_once": True}])
+def test_an_ensemble_by_vmap(options: dict[str, Any]) -> None:
+    blocks = [make(**options).double() for _ in range(3)]
+    for block in blocks if "statistics_share" in options else ():
+        for norm in block.norms():
+            norm.track_running_stats, norm.running_mean, norm.running_var, norm.num_batches_tracked = False, *[None] * 3
+    parameters, buffers = stack_module_state(blocks)  # type: ignore[arg-type]
+    x = torch.randn(4, 4, 7, 7, dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        out: Tensor = functional_call(blocks[0], (parameters, buffers), (x,))
+        return out.square().sum()
+
+    found = vmap(grad(loss))(parameters, buffers)
+    for index, block in enumerate(blocks):
+        expected = torch.autograd.grad(block(x).square().sum(), [*block.parameters()])
+        for (name, _), gradient in zip(block.named_parameters(), expected, strict=True):
+            torch.testing.assert_close(found[name][index], gradient)
 
 
 def test_scales_train_with_one_convolution() -> None:
