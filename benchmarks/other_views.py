@@ -15,6 +15,7 @@ from typing import Any
 from acnet_pl.reproduce.grid import load_grid
 from acnet_pl.reproduce.statistics import Sample, paired_difference
 from acnet_pl.reproduce.statistics import adjusted as adjusted_p
+from lookup import chosen
 from view_cells import GAIN, gain_cells, said, signed, spread, table
 
 
@@ -38,15 +39,17 @@ def h200(record: Mapping[str, Any]) -> str:
             rows.append(
                 [titles[network], epochs, draw, titles[key[0]], str(samples[key].n), spread(samples[key]), *cells]
             )
-    return table(["network", "epochs", "kernel draw", "", "n", "top-1", *GAIN], rows)
+    return table(["network", "epochs", "kernel draw", "", "n", "top-1", "gain over plain", *GAIN], rows)
 
 
 def h200_gain(
     record: Mapping[str, Any], network: str, epochs: str, contender: str, draw: str, base: str = "plain"
 ) -> str:
     """A gain of these runs in a sentence, over plain or another contender."""
-    samples = _h200(record)[network, epochs]
-    return said(paired_difference(samples[base, draw], samples[contender, draw]))
+    found = {" ".join(key): samples for key, samples in _h200(record).items()}
+    samples = {" ".join(key): sample for key, sample in chosen(found, f"{network} {epochs}", "length of runs").items()}
+    plain, own = (chosen(samples, f"{one} {draw}", "contender and kernel draw") for one in (base, contender))
+    return said(paired_difference(plain, own))
 
 
 def _h200(record: Mapping[str, Any]) -> dict[tuple[str, str], dict[tuple[str, str], Sample]]:
@@ -65,20 +68,20 @@ def _h200(record: Mapping[str, Any]) -> dict[tuple[str, str], dict[tuple[str, st
 
 def attempts(record: Mapping[str, Any], row: str) -> str:
     """How many attempts of a row of benchmarks/attacks.py were held."""
-    count = record["rows"][row]
+    count = chosen(record["rows"], row, "row")
     return f"{count['held']:,} of {count['attempts']:,} attempts held"
 
 
 def networks(record: Mapping[str, Any], what: str) -> str:
     """What tests/nn/test_random_networks.py counted of one of the things that it makes of a network."""
-    counts = record["rows"][what.replace("_", " ")]
+    counts = chosen(record["rows"], what.replace("_", " "), "row")
     return ", ".join(f"{count:,} {how}" for how, count in counts.items())
 
 
 def int8(record: Mapping[str, Any], network: str, granularity: str) -> str:
     """How static quantisation changed accuracy."""
-    figures = next(found for name, found in record["summary_percent"].items() if name.split()[0] == network)
-    changes = [0.0 - drop for drop in figures[f"int8_{granularity}"]["drops"]]
+    figures = chosen({name.split()[0]: found for name, found in record["summary_percent"].items()}, network, "network")
+    changes = [0.0 - drop for drop in chosen(figures, f"int8_{granularity}", "figure")["drops"]]
     return f"{signed(fmean(changes))} points ({', '.join(map(signed, changes))})"
 
 
@@ -100,7 +103,7 @@ def scales(record: Mapping[str, Any]) -> str:
 
 def scale(record: Mapping[str, Any], name: str) -> str:
     """The output scale that a block starts at in a layer that changes the number of channels."""
-    return f"{record['scales'][name]['32 to 64, 5×5']:.2f}"
+    return f"{chosen(record['scales'], name, 'block')['32 to 64, 5×5']:.2f}"
 
 
 INLINE: dict[str, Callable[..., str]] = {

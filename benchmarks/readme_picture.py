@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from acnet_pl.reproduce.statistics import Sample, paired_difference
-from table_views import load_record
+from record_files import Records
 
 OUT = Path(__file__).parent.parent / "docs" / "images" / "acnet.svg"
+RESULTS = Path(__file__).parent.parent / "results"
 RECORDS = (
     ("ResNet-20", "resnet20", "cifar10-jpeg/cheaper_resnet20.json#cheaper"),
     ("Cifar-quick", "cifar_quick", "cifar10-jpeg/cheaper_cifar_quick.json#cheaper"),
@@ -42,7 +43,7 @@ def gains() -> list[tuple[str, Sample]]:
     """The gain of ACNet over plain, by network and epochs."""
     found = []
     for title, model, source in RECORDS:
-        grid = load_record(source)
+        grid = Records(RESULTS).load(source)
         percent = {
             figure["variant"]: Sample({int(seed): top1 for seed, top1 in figure["percent"]["by_seed"].items()})
             for figure in grid["figures"]

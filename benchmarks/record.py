@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import torch
 
@@ -33,20 +31,3 @@ def command_line() -> str:
     """The command of this process, without the folders of the machine, which are of no use elsewhere."""
     words = [f"DIR/{Path(word).name}" if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
-
-
-def without_paths(value: Any) -> Any:
-    """A record without the paths of the machine that wrote it."""
-    if isinstance(value, dict):
-        return {key: without_paths(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [without_paths(one) for one in value]
-    return re.sub(r"(?<![\w.:/])/(?!/)[\w.+/-]+", _relative, value) if isinstance(value, str) else value
-
-
-def _relative(match: re.Match[str]) -> str:
-    parts = PurePosixPath(match[0]).parts
-    for folder in ("experiments", "runs"):
-        if folder in parts:
-            return str(PurePosixPath(*parts[parts.index(folder) :]))
-    return parts[-1] if parts[-1] == "__main__.py" else "DIR"

@@ -3,35 +3,31 @@
 Views of a ``reproduce`` record: ``gains`` (top-1 and the gain of each pair), ``measures`` (all measures), ``rates``
 with model, variant and the FILE#GRID of the same pairs at other learning rates, ``pruning`` with ratios in percent,
 ``magnitude``; and in a sentence ``gain``, ``top1`` or ``correlation`` with model and variant, ``cost`` with model,
-variant and which cost. other_views.py has those of records of other forms.
+variant and which cost, and ``plan``, which says when seeds and epochs were fixed. other_views.py has those of records
+of other forms.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean, median, stdev
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import other_views
-from acnet_pl.reproduce.grid import load_grid
+from acnet_pl.reproduce import TARGETS
+from acnet_pl.reproduce.fixed_plan import is_amiss
+from acnet_pl.reproduce.grid import Grid, load_grid
+from acnet_pl.reproduce.mixture import mixed
 from acnet_pl.reproduce.statistics import Sample, in_percent, paired_difference
 from acnet_pl.reproduce.statistics import adjusted as adjusted_p
 from acnet_pl.reproduce.statistics import correlation as correlation_of
 from acnet_pl.reproduce.summary_file import checked_summary, figure_of
+from lookup import PublishError, chosen
 from view_cells import GAIN, gain_cells, said, signed, spread, table
 
-RESULTS = Path(__file__).parent.parent / "results"
 Figures = Mapping[tuple[str, str], Sample]
-
-
-def load_record(source: str) -> Mapping[str, Any]:
-    """What ``FILE#GRID`` or ``FILE`` is."""
-    file, _, part = source.partition("#")
-    record: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    return checked_grid(source, {**record["grids"][part], "name": part}) if part else record
 
 
 def checked_grid(source: str, grid: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -40,42 +36,51 @@ def checked_grid(source: str, grid: Mapping[str, Any]) -> Mapping[str, Any]:
         of_runs = _figures(grid, figure["measure"]).get((figure["model"], figure["variant"]), Sample({}))
         stored = {int(seed): value for seed, value in figure["percent"]["by_seed"].items()}
         if stored.keys() != of_runs.values.keys() or any(abs(stored[n] - of_runs.values[n]) > 1e-9 for n in stored):
-            raise ValueError(
+            raise PublishError(
                 f"{source}: the figures of {figure['variant']} are {stored}, and its runs have {dict(of_runs.values)}"
             )
     return grid
 
 
 def gains(grid: Mapping[str, Any]) -> str:
-    """Top-1 of each variant, and its gain over plain with interval, p and what each seed has."""
-    figures, base = _figures(grid), _base(grid)
-    costs = _COSTS.get(grid["name"], ())
-    rows = []
-    found = {key: _gain(figures, key, base) for key in figures if key[1] != base}
+    """Top-1 of each variant, its gain over the baseline with interval, p and what each seed has, and what is amiss."""
+    figures = _figures(grid)
+    base = _base(grid, figures)
+    costs = _COSTS.get(grid["name"], ()) if base == "plain" else ()
+    found = {key: _gain(figures, key, base) for key in figures if base and key[1] != base and (key[0], base) in figures}
     adjusted = adjusted_p(found)
+    rows = []
     for key, sample in figures.items():
-        row = [_title(grid, key), str(sample.n), spread(sample), *gain_cells(found.get(key), adjusted.get(key))]
+        cells = gain_cells(found.get(key), adjusted.get(key)) if found else []
+        row = [_title(grid, key), str(sample.n), spread(sample), *cells]
         rows.append([*row, *(_cost(grid, key, base, name) for name in costs)])
-    columns = ["", "n", "top-1", *GAIN, *costs]
-    return table(columns, rows)
+    headings = (f"gain over {_variants(grid).get(base, base)}", *GAIN) if found else ()
+    remarks = list(_amiss(grid))
+    listing = remarks if len(remarks) < 2 else [f"- {remark}" for remark in remarks]
+    return "\n".join([table(["", "n", "top-1", *headings, *costs], rows), *([""] if remarks else []), *listing])
 
 
 def measures(grid: Mapping[str, Any]) -> str:
     """All measures of each variant."""
-    keys = [measure.key for measure in load_grid(grid["name"]).measures]
+    keys = [measure.key for measure in _grid(grid).measures]
     columns = [re.sub(r"rotation/(\w+)/top1", r"\1", key).replace("_", " ") for key in keys]
     each = [_figures(grid, key) for key in keys]
     rows = [[_title(grid, key), *(spread(figures[key]) for figures in each)] for key in each[0]]
     return table(["", *columns], rows)
 
 
-def rates(grid: Mapping[str, Any], model: str, variant: str, *others: str) -> str:
+def rates(grid: Mapping[str, Any], model: str, variant: str, *others: Mapping[str, Any]) -> str:
     """Top-1 at each learning rate, on the seeds that all have, and what each variant has at its best rate."""
     key = "model.optimizer.init_args.lr"
-    found = {other["departures"][key][0]: _figures(other) for other in map(load_record, others)}
-    (usual,) = {change.split(" → ")[0] for change in found}
+    found = {other["departures"][key][0]: _figures(other) for other in others}
+    usuals = {change.split(" → ")[0] for change in found}
+    if len(usuals) != 1:
+        raise PublishError(f"the other records depart from {len(usuals)} usual learning rates, expected 1")
+    (usual,) = usuals
     each = {change.split(" → ")[1]: figures for change, figures in found.items()} | {usual: _figures(grid)}
-    keys = [(model, _base(grid)), (model, variant)]
+    keys = [(model, "plain"), (model, variant)]
+    for figures, key_ in ((figures, key_) for figures in each.values() for key_ in keys):
+        _sample(figures, *key_)
     seeds = set.intersection(*(set(figures[key].values) for figures in each.values() for key in keys))
     samples = {
         rate: [Sample({seed: figures[key].values[seed] for seed in sorted(seeds)}) for key in keys]
@@ -89,7 +94,7 @@ def rates(grid: Mapping[str, Any], model: str, variant: str, *others: str) -> st
         [rate, str(each_gain[rate].n), spread(plain), spread(other), *gain_cells(each_gain[rate], adjusted.get(rate))]
         for rate, (plain, other) in samples.items()
     ]
-    return table(["learning rate", "n", *(_title(grid, key) for key in keys), *GAIN], rows)
+    return table(["learning rate", "n", *(_title(grid, key) for key in keys), "gain over plain", *GAIN], rows)
 
 
 def pruning(grid: Mapping[str, Any], percents: str) -> str:
@@ -98,7 +103,8 @@ def pruning(grid: Mapping[str, Any], percents: str) -> str:
     rows = []
     for name, curves in grid.get("pruning", {}).items():
         for curve in curves:
-            cells = [_pruned(curve, curve["ratios"].index(ratio)) for ratio in ratios]
+            known = {f"{ratio:.0%}": index for index, ratio in enumerate(curve["ratios"])}
+            cells = [_pruned(curve, chosen(known, f"{ratio:.0%}", "share of pruned weights")) for ratio in ratios]
             rows.append([_title(grid, tuple(name.split("/"))), curve["where"].replace("_", "-"), *cells])
     return table(["", "removed at", *(f"{ratio:.0%}" for ratio in ratios)], rows)
 
@@ -114,18 +120,18 @@ def magnitude(grid: Mapping[str, Any]) -> str:
 
 def gain(grid: Mapping[str, Any], model: str, variant: str, base: str | None = None) -> str:
     """A gain in a sentence, over plain or another variant."""
-    return said(_gain(_figures(grid), (model, variant), base or _base(grid)))
+    return said(_gain(_figures(grid), (model, variant), base or "plain"))
 
 
 def top1(grid: Mapping[str, Any], model: str, variant: str) -> str:
     """An accuracy in a sentence."""
-    return spread(_figures(grid)[model, variant])
+    return spread(_sample(_figures(grid), model, variant))
 
 
 def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
     """How the accuracies of pairs correlate, in a sentence."""
     figures = _figures(grid)
-    found = correlation_of(figures[model, _base(grid)], figures[model, variant])
+    found = correlation_of(_sample(figures, model, "plain"), _sample(figures, model, variant))
     if found.value is None or found.interval is None:
         return f"r = {found}"
     low, high = map(signed, found.interval)
@@ -134,23 +140,34 @@ def correlation(grid: Mapping[str, Any], model: str, variant: str) -> str:
 
 def cost(grid: Mapping[str, Any], model: str, variant: str, name: str) -> str:
     """A cost of training in a sentence, relative to plain."""
-    return _cost(grid, (model, variant), _base(grid), name)
+    figures = _figures(grid)
+    for one in ("plain", variant):
+        _sample(figures, model, one)
+    chosen(dict.fromkeys(("multiplications", "parameters", "time")), name, "cost")
+    return _cost(grid, (model, variant), "plain", name)
+
+
+def plan(grid: Mapping[str, Any]) -> str:
+    """When seeds and epochs were fixed and what of it was changed, in sentences."""
+    return " ".join(_remarks(grid)) or "It is not recorded when seeds and epochs were fixed."
 
 
 INLINE: Mapping[str, Callable[..., str]] = other_views.INLINE | {
-    view.__name__: view for view in (gain, top1, correlation, cost)
+    view.__name__: view for view in (gain, top1, correlation, cost, plan)
 }
 """Views that are written in a sentence."""
 
 VIEWS: Mapping[str, Callable[..., str]] = {**INLINE, **other_views.TABLES} | {
     view.__name__: view for view in (gains, rates, measures, pruning, magnitude)
 }
+GRID_VIEWS = {"gains", "rates", "measures", "pruning", "magnitude", "gain", "top1", "correlation", "cost", "plan"}
+"""Views of a grid of a record, which a marker names."""
 _COSTS = {"cheaper": ("multiplications", "time"), "blocks": ("parameters", "multiplications")}  # of training, by grid
 
 
 def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
     """The figures of the record's runs, by the rules of the report."""
-    measure = measure or load_grid(grid["name"]).measures[0].key
+    measure = measure or _grid(grid).measures[0].key
     same_images = "0 training images held out" in grid["data"]
     found: dict[tuple[str, str], dict[int, float | None]] = {}
     for run in grid["runs"]:
@@ -160,12 +177,42 @@ def _figures(grid: Mapping[str, Any], measure: str | None = None) -> Figures:
     return {key: in_percent(figures) for key, figures in found.items()}
 
 
-def _base(grid: Mapping[str, Any]) -> str:
-    return str(grid["runs"][0]["variant"])
+def _base(grid: Mapping[str, Any], figures: Figures) -> str:
+    """The variant that gains are over: plain or, without runs of it, the first of the grid that has some."""
+    variants = dict.fromkeys(variant for (_, variant), sample in figures.items() if sample.n)
+    return next((variant for variant in ("plain", *_variants(grid), *variants) if variant in variants), "")
 
 
 def _gain(figures: Figures, key: tuple[str, str], base: str) -> Sample:
-    return paired_difference(figures[key[0], base], figures[key])
+    return paired_difference(_sample(figures, key[0], base), _sample(figures, *key))
+
+
+def _sample(figures: Figures, model: str, variant: str) -> Sample:
+    """The figures of a model and variant, if there are finished runs of it."""
+    chosen(dict.fromkeys(one for one, _ in figures), model, "model with finished runs")
+    variants = {own: sample for (one, own), sample in figures.items() if one == model}
+    return chosen(variants, variant, f"variant of {model} with finished runs")
+
+
+def _amiss(grid: Mapping[str, Any]) -> Iterator[str]:
+    """What is not alike among the runs, or was not planned beforehand."""
+    yield from filter(is_amiss, _remarks(grid))
+    if "fixed" not in grid:
+        yield "The record does not say when seeds and epochs were fixed."
+    stored = _lines(grid.get("mixed"))
+    known = {difference.partition(":")[0] for difference in stored}
+    of_runs = mixed(cast("Any", [SimpleNamespace(summary=run["summary"]) for run in grid["runs"]]))
+    for difference in [*stored, *(one for one in of_runs if one.partition(":")[0] not in known)]:
+        yield difference if difference.startswith("COPIED") else f"The runs differ in {difference}."
+
+
+def _remarks(grid: Mapping[str, Any]) -> list[str]:
+    return _lines(grid.get("fixed"))
+
+
+def _lines(sentences: list[str] | None) -> list[str]:
+    """Sentences of a record, each in one line and without empty ones."""
+    return [line for sentence in sentences or () if (line := " ".join(sentence.split()))]
 
 
 def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -> str:
@@ -177,6 +224,8 @@ def _cost(grid: Mapping[str, Any], key: tuple[str, str], base: str, name: str) -
 
     own, plain = of(key[1]), of(base)
     pairs = [(own[seed], plain[seed]) for seed in own if seed in plain]
+    if not pairs:
+        return "—"
     if name == "multiplications":
         return f"{pairs[0][0]['training_macs'] / pairs[0][1]['training_macs']:.2f}"
     both = [(a["summary"], b["summary"]) for a, b in pairs]
@@ -200,9 +249,16 @@ def _pruned(curve: Mapping[str, Any], index: int) -> str:
 
 
 def _title(grid: Mapping[str, Any], key: tuple[str, ...]) -> str:
-    known = load_grid(grid["name"])
-    models = {model.key: model.title for model in known.models}
-    variants = {variant.key: variant.title for variant in known.variants}
+    models = {model.key: model.title for model in _grid(grid).models}
     several = len({run["model"] for run in grid["runs"]}) > 1
-    variant = variants.get(key[1], key[1])
+    variant = _variants(grid).get(key[1], key[1])
     return f"{models.get(key[0], key[0])}, {variant}" if several else variant
+
+
+def _variants(grid: Mapping[str, Any]) -> dict[str, str]:
+    return {variant.key: variant.title for variant in _grid(grid).variants}
+
+
+def _grid(grid: Mapping[str, Any]) -> Grid:
+    chosen(TARGETS, grid["name"], "grid of `reproduce`")
+    return load_grid(grid["name"])

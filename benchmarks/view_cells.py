@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acnet_pl.reproduce.statistics import Sample
+from lookup import PublishError
 
-GAIN = ("gain over plain", "95 % interval", "p (Holm)", "by seed")
+GAIN = ("95 % interval", "p (Holm)", "by seed")
 
 
 def gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
-    """A gain's cells under the columns of ``GAIN``."""
+    """A gain's cells, under its own column and those of ``GAIN``."""
     if found is None:
-        return [""] * len(GAIN)
+        return [""] * (1 + len(GAIN))
     by_seed = ", ".join(signed(value) for value in found.values.values())
     if found.std is None:
         return ["needs 2 pairs", "", "", by_seed]
@@ -22,6 +23,8 @@ def gain_cells(found: Sample | None, adjusted: float | None) -> list[str]:
 
 def said(found: Sample) -> str:
     """A gain in a sentence."""
+    if not found.n:
+        raise PublishError("no seed has a finished run of both, so there is no gain")
     return f"{signed(found.mean)} points (95 % interval {interval_of(found)}, n = {found.n} pairs)"
 
 
@@ -35,7 +38,7 @@ def interval_of(found: Sample) -> str:
 
 def spread(sample: Sample) -> str:
     """Mean and standard deviation."""
-    return f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+    return "—" if not sample.n else f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
 
 
 def signed(value: float) -> str:
