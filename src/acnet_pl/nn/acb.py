@@ -21,9 +21,9 @@ from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.inner_layers import kernel_of
 from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
-from acnet_pl.nn.one_conv import Layer, batch_norms, fuse_layers, sum_scaled, train_at_once, train_by_share
+from acnet_pl.nn.one_conv import Layer, fuse_layers, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.share import contrast_of, images_in_share, normalise_branches, share_fraction, work_alike
+from acnet_pl.nn.share import images_in_share, normalise_branches, share_fraction, work_alike
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["ACBlock", "BranchNorm", "Position"]
@@ -279,7 +279,7 @@ class ACBlock(FusibleConv):
         norms = [layer.norm for layer in layers]
         if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
             outputs = [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers]
-            return normalise_branches(norms, outputs, count, contrast_of(x, count, batch_norms(layers)))
+            return normalise_branches(norms, outputs, x, count)
         total: Tensor | None = None
         for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))

@@ -15,7 +15,7 @@ from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.kernel_sum import fuse_frozen, sum_kernels
 from acnet_pl.nn.share import contrast_of, normalise_sum, share_statistics, take_images
 
-__all__ = ["Layer", "batch_norms", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
+__all__ = ["Layer", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
 
 
 class Layer(NamedTuple):
@@ -49,7 +49,7 @@ def fuse_layers(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
 
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
     """Convolve a padded input with the kernels, scaled and added by the first images' statistics, and normalise."""
-    norms = batch_norms(layers)
+    norms = _batch_norms(layers)
     contrast = contrast_of(x, count, norms)
     x, part = take_images(x, count)
     if at_once:
@@ -63,7 +63,7 @@ def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: 
 
 def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
     """Convolve a padded input with all kernels at once, normalise the outputs with one batch norm, and add them."""
-    return normalise_and_add(batch_norms(layers), _side_by_side(shape, layers, x))
+    return normalise_and_add(_batch_norms(layers), _side_by_side(shape, layers, x))
 
 
 def _side_by_side(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:
@@ -71,6 +71,5 @@ def _side_by_side(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tenso
     return shape.convolve(x, kernels)
 
 
-def batch_norms(layers: Sequence[Layer]) -> list[_BatchNorm]:
-    """Return the branches' batch norms."""
+def _batch_norms(layers: Sequence[Layer]) -> list[_BatchNorm]:
     return [layer.norm for layer in layers if isinstance(layer.norm, _BatchNorm)]

@@ -217,14 +217,12 @@ def normalise_sum(
     return out
 
 
-def normalise_branches(
-    norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], count: int, contrast: Tensor | None
-) -> Tensor:
-    """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images."""
+def normalise_branches(norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], x: Tensor, count: int) -> Tensor:
+    """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images of x."""
     found = [norm for norm in norms if isinstance(norm, _BatchNorm)]
     of = share_statistics(found, [output[:count] for output in outputs])
     scaled = [output * scale.view(-1, 1, 1).to(output) for output, scale in zip(outputs, of.scale, strict=True)]
-    return normalise_sum(found, of, reduce(torch.add, scaled), count, contrast)
+    return normalise_sum(found, of, reduce(torch.add, scaled), count, contrast_of(x, count, found))
 
 
 class _TakeImages(torch.autograd.Function):
