@@ -72,9 +72,9 @@ class ACBlock(FusibleConv):
             is the exact block. Below 1 it gives their scales relative to each other, one convolution of all images the
             rest: 1/8 takes 1.21 times the multiplications of a plain 3×3 layer instead of 1.67. Shuffle the batches.
         at_once: Train all branches with one convolution of zero-padded kernels and one batch norm: the same with 7
-            instead of 16 operations on feature maps a step, but 3k/(k + 2) times the multiplications. It may pay where
-            maps are small on a GPU, hardly on a CPU; neither is measured, so no device chooses it: time both. Blocks
-            with groups, or with frozen, synchronised or differing norms, still evaluate branch by branch.
+            instead of 16 operations on feature maps a step, but 3k/(k + 2) times the multiplications. It may pay for
+            small maps on a GPU; that is not measured, so no device chooses it: time both. Blocks with groups, or with
+            frozen, synchronised or differing norms, still evaluate branch by branch.
         device: Where the tensors live; None is PyTorch's default device.
         dtype: Their dtype; None is PyTorch's default.
 
@@ -277,9 +277,10 @@ class ACBlock(FusibleConv):
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
         layers = self._layers()
         norms = [layer.norm for layer in layers]
-        if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
-            outputs = [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers]
-            return normalise_branches(norms, outputs, x, count)
+        if work_alike(norms) and (size := images_in_share(x, self._share, norms[0])) is not None:
+            return normalise_branches(
+                norms, [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers], x, size
+            )
         total: Tensor | None = None
         for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))
