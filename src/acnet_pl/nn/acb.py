@@ -23,7 +23,7 @@ from acnet_pl.nn.keep import kept_or
 from acnet_pl.nn.kernel_sum import frozen_scales_and_shift
 from acnet_pl.nn.one_conv import Layer, fuse_layers, sum_scaled, train_at_once, train_by_share
 from acnet_pl.nn.scale import ChannelScale
-from acnet_pl.nn.share import images_in_share, normalise_branches, share_fraction, work_alike
+from acnet_pl.nn.share import images_in_share, normalise_branches, share_fraction
 from acnet_pl.nn.shortcuts import is_traced, may_add_in_place, needs_calls
 
 __all__ = ["ACBlock", "BranchNorm", "Position"]
@@ -206,10 +206,9 @@ class ACBlock(FusibleConv):
         if is_frozen(self.norm) and all(map(is_frozen, norms)):
             return self._shape.convolve(x, *kept_or(self, self._fuse_frozen))
         if self.norm is not None:
-            kernel = sum_scaled(layers, frozen_scales_and_shift(norms)[0])
-            return self._call(self.norm, self._shape.convolve(x, kernel))
+            return self._call(self.norm, self._shape.convolve(x, sum_scaled(layers, frozen_scales_and_shift(norms)[0])))
         at_once = self.at_once and self.groups == 1
-        if work_alike(norms) and (count := images_in_share(x, self._share, norms[0])) is not None:
+        if (count := images_in_share(x, self._share, norms)) is not None:
             return train_by_share(self._shape, layers, x, count, at_once)
         if at_once and x.dim() == 4 and track_alike(norms):
             return train_at_once(self._shape, layers, x)
@@ -277,10 +276,9 @@ class ACBlock(FusibleConv):
     def _sum_branches(self, x: Tensor, in_place: bool = False) -> Tensor:
         layers = self._layers()
         norms = [layer.norm for layer in layers]
-        if work_alike(norms) and (size := images_in_share(x, self._share, norms[0])) is not None:
-            return normalise_branches(
-                norms, [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers], x, size
-            )
+        if (count := images_in_share(x, self._share, norms)) is not None:
+            outputs = [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers]
+            return normalise_branches(norms, outputs, x, count)
         total: Tensor | None = None
         for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))

@@ -14,7 +14,7 @@ from acnet_pl.nn.shortcuts import is_transformed
 __all__ = ["channel_moments", "process_group"]
 
 
-def process_group(norm: _BatchNorm) -> Any:
+def process_group(norm: nn.Module | None) -> Any:
     """Return the processes over which a SyncBatchNorm normalises, or None if this is the only one."""
     if not isinstance(norm, nn.SyncBatchNorm) or not dist.is_available() or not dist.is_initialized():
         return None

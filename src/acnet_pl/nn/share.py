@@ -62,24 +62,24 @@ def share_fraction(share: Any, branch_norm: bool | str) -> Fraction:
     return min(max(nearest, Fraction(1, 4096)), Fraction(4095, 4096)) if share < 1 else Fraction(1)
 
 
-def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int | None:
+def images_in_share(x: Tensor, share: Fraction, norms: Sequence[nn.Module | None]) -> int | None:
     """Return the number of a batch's images that are in its share, rounded up and at least two.
 
     Args:
         x: The batch.
         share: The share of the batch.
-        norm: A branch's batch norm.
+        norms: The branches' batch norms.
 
     Returns:
-        The number, which may exceed the batch's size; None if the share holds all images, which is the exact block, and
-        for an image without batch dimension, which batch norms refuse.
+        The number, which may exceed the batch's size; None if the share holds all images, which is the exact block, if
+        the norms do not `work_alike`, and for an image without batch dimension, which batch norms refuse.
         With a synchronised norm it is never None: other processes may have larger batches, and all processes must
         exchange the same sums.
 
     Raises:
         RuntimeError: torch.fx or torch.jit is recording operations; the number would become a constant.
     """
-    if share.numerator == share.denominator:  # torch 2.6 compiles no comparison of fractions
+    if share.numerator == share.denominator or not work_alike(norms):  # torch 2.6 compares no fractions when compiling
         return None
     if is_traced(x):
         raise RuntimeError(
@@ -89,7 +89,7 @@ def images_in_share(x: Tensor, share: Fraction, norm: nn.Module | None) -> int |
     if x.dim() != 4:
         return None
     wanted = max(2, -(-len(x) * share.numerator // share.denominator))
-    if torch.compiler.is_compiling() or (isinstance(norm, _BatchNorm) and process_group(norm) is not None):
+    if torch.compiler.is_compiling() or process_group(norms[0]) is not None:
         return wanted
     return wanted if wanted < len(x) else None
 
