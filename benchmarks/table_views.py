@@ -147,9 +147,16 @@ def cost(grid: Mapping[str, Any], model: str, variant: str, name: str) -> str:
     return _cost(grid, (model, variant), "plain", name)
 
 
-def plan(grid: Mapping[str, Any]) -> str:
-    """When seeds and epochs were fixed and what of it was changed, in sentences."""
-    return " ".join(_remarks(grid)) or "It is not recorded when seeds and epochs were fixed."
+def plan(grid: Mapping[str, Any], *variants: str) -> str:
+    """When seeds and epochs were fixed and what of it was changed, in sentences; of some variants, or of all."""
+    titles = {variant.key: variant.title for variant in _grid(grid).variants}
+    others = {title for key, title in titles.items() if variants and key not in variants}
+    said = []
+    for sentence in _remarks(grid):
+        named = {*re.split("; | and ", sentence.partition(": ")[0].partition(", ")[2])}
+        if not named <= others or named == {""}:
+            said.append(sentence)
+    return " ".join(said) or "It is not recorded when seeds and epochs were fixed."
 
 
 INLINE: Mapping[str, Callable[..., str]] = other_views.INLINE | {

@@ -13,7 +13,18 @@ from tests.test_publish_tables import ROOT, publish
 
 GAIN = "<!-- gain r.json#cheaper resnet20 acb -->old<!-- end -->"
 GAINS = "<!-- gains r.json#cheaper -->\nold\n<!-- end -->"
-RECORD = json.loads((ROOT / "results" / "cifar10-jpeg" / "cheaper_resnet20.json").read_text())
+
+
+def _six_pairs() -> dict[str, Any]:
+    """The published record as it was when it had plain networks and ACNets alone."""
+    record: dict[str, Any] = json.loads((ROOT / "results" / "cifar10-jpeg" / "cheaper_resnet20.json").read_text())
+    grid, pairs = record["grids"]["cheaper"], ("plain", "acb")
+    grid["runs"] = [run for run in grid["runs"] if run["variant"] in pairs and run["summary"]]
+    grid["figures"] = [figure for figure in grid["figures"] if figure["variant"] in pairs]
+    return {**record, "grids": {"cheaper": {**grid, "fixed": grid["fixed"][:1], "mixed": []}}}
+
+
+RECORD = _six_pairs()
 
 
 @pytest.fixture
@@ -84,8 +95,15 @@ def test_a_table_shows_devices_that_differ_though_the_record_has_no_mark() -> No
 
 def test_the_plan_is_said_in_the_words_of_the_record() -> None:
     plan = publish.VIEWS["plan"]
-    assert plan({"fixed": ["A: 2 seeds.", "", "A: MIXED. seed 3 added."]}) == "A: 2 seeds. A: MIXED. seed 3 added."
-    assert plan({}) == "It is not recorded when seeds and epochs were fixed."
+    fixed = ["A: 2 seeds.", "", "A: MIXED. seed 3 added."]
+    fixed += ["A, plain and ACNet: 4 seeds.", "A, one batch norm after the sum: 5."]
+    grid = {"name": "cheaper", "fixed": fixed[:3]}
+    assert plan(grid) == plan(grid, "acb") == "A: 2 seeds. A: MIXED. seed 3 added."
+    grid = {"name": "cheaper", "fixed": fixed[3:]}
+    assert plan(grid) == " ".join(fixed[3:])
+    assert plan(grid, "acb") == plan(grid, "plain", "acb") == fixed[3]
+    assert plan(grid, "acb_norm_after_sum") == fixed[4]
+    assert plan({"name": "cheaper"}) == "It is not recorded when seeds and epochs were fixed."
     filled = publish.filled("<!-- plan cifar10-jpeg/cheaper_cifar_quick.json#cheaper --><!-- end -->")
     assert "when 16 runs had finished" in filled
 
