@@ -156,6 +156,31 @@ def test_other_weights_are_never_those_that_are_kept(block: ACBlock) -> None:
             assert torch.equal(block(X), taught)
             norm_of(block).running_var.fill_(2.0)  # type: ignore[union-attr]
             torch.testing.assert_close(*outputs(block))
+            for norm in (module for module in block.modules() if isinstance(module, _BatchNorm)):
+                norm.eps = 0.5
+            torch.testing.assert_close(*outputs(block))
+            torch.utils.swap_tensors(square_of(block).weight, nn.Parameter(torch.randn_like(square_of(block).weight)))
+            torch.testing.assert_close(*outputs(block))
+            nn.utils.vector_to_parameters(torch.rand(sum(p.numel() for p in block.parameters())), block.parameters())
+            torch.testing.assert_close(*outputs(block))
+
+
+def test_tensors_whose_changes_are_not_counted(block: ACBlock) -> None:
+    with torch.inference_mode():
+        copied = copy.deepcopy(block)
+        with keep_fused(copied):
+            copied(X)
+            norm_of(copied).running_mean.add_(1)  # type: ignore[union-attr]
+            torch.testing.assert_close(*outputs(copied))
+
+
+def test_gradients_of_buffers_are_kept(block: ACBlock) -> None:
+    block.requires_grad_(False)
+    mean = torch.zeros(6, requires_grad=True)
+    name = next(name for name, _ in block.named_buffers() if name.endswith("running_mean"))
+    with keep_fused(block):
+        block(X)
+        assert functional_call(block, {name: mean}, (X,)).requires_grad
 
 
 def test_copies_keep_nothing(block: ACBlock) -> None:

@@ -44,7 +44,7 @@ def images(count: int = 8) -> Tensor:
 def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
     """Branches scaled by the share's γ/σ; mean and scale of their sum are the batch's.
 
-    So is the running mean of the sum; the running variances are the share's, times the input's contrast.
+    So is the running mean of the sum; the running variances are the share's, which count by the input's contrast.
     """
     x = block._shape.pad(x)
     layers, norms = block._layers(), [norm for norm in block.norms() if isinstance(norm, nn.BatchNorm2d)]
@@ -62,7 +62,8 @@ def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
     with torch.no_grad():
         off = whole.mean(1) - share.mean(1)
         step = max(1, x.shape[2] // 8)
-        wider, narrow = (part[:, :, ::step].var((0, 2, 3), unbiased=False).sum() for part in (x, x[:count]))
+        every, some = (part[:, :, ::step].var((0, 2, 3), unbiased=False) for part in (x, x[:count]))
+        contrast = (some / every).mean()
         unbiased = whole.shape[1] / (whole.shape[1] - 1)
         for norm, (mean, var), scale in zip(norms, shares, scales, strict=True):
             assert norm.running_mean is not None
@@ -72,7 +73,10 @@ def definition(block: ACBlock, x: Tensor, count: int) -> Tensor:
             momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             moved = mean + off * scale / sum(other.square() for other in scales)
             norm.running_mean += momentum * (moved - norm.running_mean)
-            norm.running_var += momentum * (var * wider / narrow * unbiased - norm.running_var)
+            weight = momentum * (1 + (1 - momentum) * (contrast - 1))
+            norm.running_var *= 1 - momentum
+            norm.running_var += momentum * var * unbiased
+            norm.running_var /= 1 - momentum + weight
     of_sum = eps * torch.stack(scales).square().sum(0)
     std = ((share.var(1, unbiased=False) + of_sum) / (whole.var(1, unbiased=False) + of_sum)).sqrt()
     return (total - whole.mean(1).view(-1, 1, 1)) * std.view(-1, 1, 1) + affine.view(-1, 1, 1)
@@ -343,6 +347,37 @@ def test_running_statistics_give_the_scale_of_training(size: tuple[int, int], co
         block.eval()
         evaluated = torch.stack([block(batch()).std() for _ in range(30)]).mean()
     assert evaluated.item() == pytest.approx(trained.item(), rel=0.05)
+
+
+def _blank(x: Tensor) -> Tensor:
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.3, torch.full_like(x, 0.1), x)
+
+
+def _loud(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :1] * 10 * torch.exp(1.5 * torch.randn(len(x), 1, 1, 1)), x[:, 1:]], 1)
+
+
+def _white(x: Tensor) -> Tensor:
+    return 1 + x * torch.where(torch.rand(len(x), 1, 1, 1) < 0.1, 1, 0.005)
+
+
+@pytest.mark.parametrize("change", [_blank, _loud, _white, lambda x: x * 1e-21], ids=["blank", "loud", "white", "dark"])
+def test_running_variances_are_those_of_the_exact_block_whatever_the_images(change: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    groups = 8 if change is _loud else 1
+    block, exact = (ACBlock(8, 8, 3, padding=1, groups=groups, statistics_share=share) for share in (0.125, 1.0))
+    exact.load_state_dict(block.state_dict())
+    found = []
+    with torch.no_grad():
+        for step in range(200):
+            x = change(torch.randn(16, 8, 16, 16))
+            block(x)
+            exact(x)
+            if step >= 100:
+                found.append([torch.stack([norm.running_var for norm in one.norms()]) for one in (block, exact)])  # type: ignore[misc]
+    ours, theirs = (torch.stack(part).mean(0) for part in zip(*found, strict=True))
+    assert ours.isfinite().all()
+    assert (ours / theirs).median() == pytest.approx(1, rel=0.25)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # which forward mode itself uses

@@ -161,10 +161,9 @@ def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> 
 
 
 def contrast_of(x: Tensor, count: int, norms: Sequence[_BatchNorm]) -> Tensor | None:
-    """Return the variance of the block's input in the batch over that in the share, of all channels together.
+    """Return how much contrast the share's images have, relative to the batch's: a channel's variance, in the mean.
 
-    Variances of the share, times this, are those of the batch, up to the noise that channels do not have in common. It
-    is taken of about eight rows of each image.
+    It is taken of about eight rows of each image.
 
     Args:
         x: The batch ``(N, C_in, H, W)``.
@@ -172,14 +171,17 @@ def contrast_of(x: Tensor, count: int, norms: Sequence[_BatchNorm]) -> Tensor | 
         norms: The branches' batch norms.
 
     Returns:
-        A number ≥ 0, without gradient; None if no norm has running statistics.
+        A number from 0 to about N over ``count``, without gradient; 1 if the batch is constant, None if no norm has
+        running statistics.
     """
     if not any(map(_tracks, norms)):
         return None
     with torch.no_grad():
         rows = x.detach()[:, :, :: max(1, x.shape[2] // _ROWS)]
-        of_all, of_share = (channel_moments(part, norms[0])[1].sum() for part in (rows, rows[:count]))
-        return torch.where(of_share > 0, of_all / of_share, torch.ones_like(of_all))
+        of_all, of_share = (channel_moments(part, norms[0])[1] for part in (rows, rows[:count]))
+        varies = of_all > 0
+        ratios = torch.where(varies, of_share / torch.where(varies, of_all, 1), 0)
+        return torch.where(varies.any(), ratios.sum() / varies.sum().clamp_min(1), 1)
 
 
 def normalise_sum(
@@ -254,14 +256,15 @@ def _track(
 ) -> None:
     """Update running statistics, as the batch norms would with the share's, corrected by what the whole batch tells.
 
-    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's; the
-    contrast of the input moves the variances. The variance of the sum would move them too, but it has the noise of the
-    scales, and in an average over steps the squares of 1/σ count for too much.
+    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's. A
+    share counts for the running variance by its contrast c: with momentum m a running variance R becomes
+    ((1 - m) R + m v) / ((1 - m) + m c'), where v is the share's and c' = 1 + (1 - m) (c - 1). So R is a mean of v over
+    a mean of c, and a share of next to no contrast does no harm, as it would if v / c were averaged.
     """
     own, scale = of.mean.detach(), of.scale.detach()
     step = (mean - (scale * own).sum(0)) / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
     means = torch.addcmul(own, scale, step)
-    unbiased = of.var.detach() * (contrast * (count / (count - 1)))
+    unbiased = of.var.detach() * (count / (count - 1))
     for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
         if _tracks(norm) and norm.running_mean is not None and norm.running_var is not None:
             momentum = norm.momentum or 0.0
@@ -270,4 +273,6 @@ def _track(
                 if norm.momentum is None:  # a cumulative average
                     momentum = 1.0 / float(norm.num_batches_tracked)
             norm.running_mean.lerp_(new_mean.to(norm.running_mean.dtype), momentum)
-            norm.running_var.lerp_(new_var.to(norm.running_var.dtype), momentum)
+            old = 1 - momentum
+            mixed = norm.running_var * old + new_var.to(norm.running_var.dtype) * momentum
+            norm.running_var.copy_(mixed / (old + momentum * (1 + old * (contrast.to(mixed.dtype) - 1))))

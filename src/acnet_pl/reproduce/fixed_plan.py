@@ -29,7 +29,7 @@ class FixedPlan:
     Attributes:
         grid: Name of the grid.
         model: Key of the network.
-        variant: Key of the variant; "" in the first format, whose plans name none and hold for those without another.
+        variant: Key of the variant; "" in the first format, whose plans name none and hold for all.
         recipe: Name of the recipe.
         epochs: Epochs of each run.
         settings: Settings other than the recipe's, as text.
@@ -64,7 +64,11 @@ def fix_plan(
         known: What was recorded on other machines.
     """
     recorded = read_plans(output, known)
-    new = [one for one in _asked(plan) if not any(old.is_of(one) and {*one.seeds} <= {*old.seeds} for old in recorded)]
+    new = [
+        one
+        for one in _asked(plan)
+        if not any(_holds_for(old, one) and {*one.seeds} <= {*old.seeds} for old in recorded)
+    ]
     if new or recorded != read_plans(output):
         content = {"format": _FORMAT, "plans": [asdict(one) for one in (*recorded, *new)]}
         output.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,8 @@ def remarks(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedRun
             for run in runs
             if (run.run.model, run.run.variant) == (asked.model, asked.variant) and run.state() == "finished"
         }
-        for sentence in _remarks_on(asked, recorded, finished):
+        others_finished = any(run.run.model == asked.model and run.state() == "finished" for run in runs)
+        for sentence in _remarks_on(asked, recorded, finished, others_finished):
             said.setdefault((asked.model, sentence), []).append(variants[asked.variant])
     for model, sentence in _left_out(recorded, grid, runs):
         said[model, sentence] = []
@@ -181,42 +186,59 @@ def _left_out(recorded: Sequence[FixedPlan], grid: Grid, runs: Sequence[PlannedR
 
 def is_amiss(remark: str) -> bool:
     """Return True if a remark says that not all was fixed beforehand, or that it was not kept to."""
-    return any(mark in remark for mark in ("LATE", "MIXED", "UNFINISHED", "not recorded"))
+    return any(mark in remark for mark in ("LATE", "MIXED", "UNFINISHED", "ALSO PLANNED", "not recorded"))
 
 
-def _remarks_on(asked: FixedPlan, recorded: Sequence[FixedPlan], finished: set[int]) -> Iterator[str]:
+def _remarks_on(
+    asked: FixedPlan, recorded: Sequence[FixedPlan], finished: set[int], others_finished: bool
+) -> Iterator[str]:
     """Yield what was fixed of one variant, and what of it was changed."""
-    own = [one for one in recorded if one.is_of(asked)] or [
-        one for one in recorded if not one.variant and one.is_of(asked, _NETWORK)
-    ]
+    own = [one for one in recorded if _holds_for(one, asked)]
     if not own:
         yield "the number of seeds and epochs was not recorded before the first run."
         return
-    first = own[0]
+    first, planned = own[0], {*own[0].seeds}
+    unseen = 1 + next((index for index, later in enumerate(own[1:]) if later.finished), len(own) - 1)
+    for later in own[1:unseen]:  # nothing was there to look at
+        planned |= {*later.seeds}
     length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
     late = "LATE. " if first.finished else ""
-    yield f"{late}{_numbers(first.seeds)}, {length}, fixed on {first.recorded} {_when(first)}."
-    for later in own[1:]:
-        if (added := sorted({*later.seeds} - {*first.seeds})) and {*asked.seeds} & {*added}:
+    yield f"{late}{_numbers(sorted(planned))}, {length}, fixed on {own[unseen - 1].recorded} {_when(first)}."
+    for later in own[unseen:]:
+        if added := sorted({*later.seeds} - planned):
+            planned |= {*added}
             yield (
                 f"MIXED. {_numbers(added)} added on {later.recorded}, {_when(later)}; interval and p do not allow for "
                 "a look at the figures in between."
             )
-    if unrecorded := finished - {seed for one in own for seed in one.seeds}:
+    if unrecorded := finished - planned:
         yield (
             f"MIXED. {_numbers(sorted(unrecorded))} added later, in no recorded plan; interval and p do not allow for "
             "a look at the figures in between."
         )
-    if missing := {*first.seeds} - {*asked.seeds}:
-        yield f"MIXED. {_numbers(sorted(missing))} of the fixed ones are left out here."
-    elif finished and (missing := {*first.seeds} - finished):
+    if missing := planned - {*asked.seeds}:
+        yield f"MIXED. {_numbers(sorted(missing))} of the planned ones are left out here."
+    if finished and (missing := ({*asked.seeds} & planned) - finished):
         yield (
-            f"UNFINISHED. {_numbers(sorted(missing))} of the fixed ones; interval and p do not allow for an end that a "
-            "look at the figures decided."
+            f"UNFINISHED. {_numbers(sorted(missing))} of the planned ones; interval and p do not allow for an end that "
+            "a look at the figures decided."
         )
-    others = {one.epochs for one in recorded if (one.grid, one.model) == (asked.grid, asked.model)} - {asked.epochs}
-    if others:
-        yield f"also begun with {', '.join(map(str, sorted(others)))} epochs."
+    elif others_finished and not finished:
+        yield "UNFINISHED. None of the planned runs is finished; p is adjusted for the others alone."
+    if others := {one.epochs for one in recorded if _is_otherwise(one, asked)} - {asked.epochs}:
+        yield f"ALSO PLANNED with {', '.join(map(str, sorted(others)))} epochs."
+    if any(_is_otherwise(one, asked) and one.epochs == asked.epochs for one in recorded):
+        yield "ALSO PLANNED under other settings or another recipe; p is not adjusted for these."
+
+
+def _holds_for(plan: FixedPlan, asked: FixedPlan) -> bool:
+    return plan.is_of(asked) or (not plan.variant and plan.is_of(asked, _NETWORK))
+
+
+def _is_otherwise(plan: FixedPlan, asked: FixedPlan) -> bool:
+    """Return True if a plan is of the same variant of the network under other settings."""
+    is_same = (plan.grid, plan.model) == (asked.grid, asked.model) and plan.variant in ("", asked.variant)
+    return is_same and not plan.is_of(asked, _NETWORK)
 
 
 def _when(plan: FixedPlan) -> str:
