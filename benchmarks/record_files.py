@@ -13,6 +13,8 @@ from table_views import checked_grid
 
 Record = Mapping[str, Any]
 
+_OF_EVERY_GRID = ("recipe", "departures")
+
 
 @dataclass(frozen=True)
 class Records:
@@ -91,6 +93,22 @@ def refuse_loss(target: Path, record: Record, name: str) -> None:
         raise PublishError(
             f"{target} has {count} that {name} lacks or has with other figures: {named}; --replace drops them"
         )
+    if gone := sorted(_analyses(old) - _analyses(record)):
+        raise PublishError(
+            f"{target} has what {name} lacks: {listed((' '.join(one) for one in gone), 4)}; --replace drops it"
+        )
+
+
+def _analyses(record: Record) -> set[tuple[str, str]]:
+    """Return what else was measured or recorded, by grid and name: analyses, and when plans were recorded."""
+    return {
+        (name, what)
+        for name, grid in record.get("grids", {}).items()
+        for what in (
+            *(key for key, part in grid.items() if isinstance(part, dict) and part and key not in _OF_EVERY_GRID),
+            *(f"the plan of {plan['recorded']}" for plan in grid.get("plans") or ()),
+        )
+    }
 
 
 def _finished(record: Record) -> dict[tuple[str, str, str, int], Any]:
@@ -98,7 +116,8 @@ def _finished(record: Record) -> dict[tuple[str, str, str, int], Any]:
     try:
         return {
             (name, run["model"], run["variant"], run["seed"]): [
-                run["summary"].get(key) for key in ("epochs", "metrics")
+                *(run["summary"].get(key) for key in ("epochs", "metrics", "rotation")),
+                run.get("curve"),
             ]
             for name, grid in record.get("grids", {}).items()
             for run in grid["runs"]

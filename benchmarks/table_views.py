@@ -149,7 +149,9 @@ def cost(grid: Mapping[str, Any], model: str, variant: str, name: str) -> str:
 
 def plan(grid: Mapping[str, Any], *variants: str) -> str:
     """When seeds and epochs were fixed and what of it was changed, in sentences; of some variants, or of all."""
-    titles = {variant.key: variant.title for variant in _grid(grid).variants}
+    titles = _variants(grid) if variants else {}
+    for variant in variants:
+        chosen(titles, variant, "variant of the grid")
     others = {title for key, title in titles.items() if variants and key not in variants}
     said = []
     for sentence in _remarks(grid):
@@ -204,17 +206,19 @@ def _sample(figures: Figures, model: str, variant: str) -> Sample:
 def _amiss(grid: Mapping[str, Any]) -> Iterator[str]:
     """What is not alike among the runs, or was not planned beforehand."""
     yield from filter(is_amiss, _remarks(grid))
-    if "fixed" not in grid:
+    if not _remarks(grid):
         yield "The record does not say when seeds and epochs were fixed."
     stored = _lines(grid.get("mixed"))
     known = {difference.partition(":")[0] for difference in stored}
     of_runs = mixed(cast("Any", [SimpleNamespace(summary=run["summary"]) for run in grid["runs"]]))
     for difference in [*stored, *(one for one in of_runs if one.partition(":")[0] not in known)]:
-        yield difference if difference.startswith("COPIED") else f"The runs differ in {difference}."
+        is_sentence = difference.startswith(("COPIED", "TRAINED AGAIN"))
+        yield difference if is_sentence else f"The runs differ in {difference}."
 
 
 def _remarks(grid: Mapping[str, Any]) -> list[str]:
-    return _lines(grid.get("fixed"))
+    fixed = grid.get("fixed")
+    return _lines([fixed] if isinstance(fixed, str) else fixed)
 
 
 def _lines(sentences: list[str] | None) -> list[str]:

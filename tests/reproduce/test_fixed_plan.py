@@ -45,16 +45,18 @@ def test_what_is_fixed_stays_and_what_is_added_is_marked(
     fix_plan(tmp_path, fixed)
     fix_plan(tmp_path, plan((1,)))  # one of an agent's runs
     assert (tmp_path / "plan.json").read_text() == before
-    assert "MIXED. seed 0 of the fixed ones are left out" in said(tmp_path, plan((1,)))[1]
+    assert "MIXED. seed 0 of the planned ones are left out" in said(tmp_path, plan((1,)))[1]
 
     for run in fixed["table1"][1]:
         fabricate(run, 0.8)
     fix_plan(tmp_path, plan((0, 1, 5)))
-    first, added = said(tmp_path, plan((0, 1, 5)))
+    first, added, unfinished = said(tmp_path, plan((0, 1, 5)))
     assert first == one
     assert "MIXED. seed 5 added on 20" in added
     assert "when 2 runs of theirs had finished" in added
-    assert said(tmp_path, fixed) == [one]
+    assert "UNFINISHED. seed 5 of the planned ones" in unfinished
+    assert said(tmp_path, fixed)[0] == one
+    assert "MIXED. seed 5 of the planned ones are left out here" in said(tmp_path, fixed)[-1]
 
 
 def test_each_variant_has_a_plan_of_its_own(
@@ -67,14 +69,15 @@ def test_each_variant_has_a_plan_of_its_own(
         "Cifar-quick, ACNet: the number of seeds and epochs was not recorded before the first run."
     ]
     fix_plan(tmp_path, plan((0, 1), variants=("plain", "acb")))
-    first, second = said(tmp_path, plan((0, 1, 2)))
+    first, second, none = said(tmp_path, plan((0, 1, 2)))
+    assert none.startswith("Cifar-quick, ACNet: UNFINISHED. None of the planned runs is finished")
     assert first.startswith("Cifar-quick, plain: 3 seeds (0, 1, 2), 2 epochs, fixed on 20")
     assert second.startswith("Cifar-quick, ACNet: 2 seeds (0, 1), 2 epochs, fixed on 20")
     assert second.endswith("before any run of theirs had finished.")
     blocks = plan((0, 1, 2), variants=("acb",))["table1"][1]
     fabricate(blocks[0], 0.8)
     unfinished = said(tmp_path, plan((0, 1, 2)))[2]
-    assert unfinished.startswith("Cifar-quick, ACNet: UNFINISHED. seed 1 of the fixed ones")
+    assert unfinished.startswith("Cifar-quick, ACNet: UNFINISHED. seed 1 of the planned ones")
     fabricate(blocks[1], 0.8)
     assert len(said(tmp_path, plan((0, 1, 2)))) == 2
     fabricate(blocks[2], 0.8)
@@ -123,7 +126,32 @@ def test_other_epochs_are_another_plan_and_named(tmp_path: Path, plan: Callable[
     fix_plan(tmp_path, plan((0, 1, 2), epochs=2))
     fixed, others = said(tmp_path, plan((0, 1, 2), epochs=2))
     assert "3 seeds (0, 1, 2), 2 epochs" in fixed
-    assert others == "Cifar-quick: also begun with 1 epochs."
+    assert others == "Cifar-quick: ALSO PLANNED with 1 epochs."
+    content = json.loads((tmp_path / "plan.json").read_text())
+    content["plans"].append({**content["plans"][-1], "settings": "others"})
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    assert any("ALSO PLANNED under other settings" in one for one in said(tmp_path, plan((0, 1, 2), epochs=2)))
+
+
+def test_seeds_that_are_added_before_any_run_is_finished_are_fixed(tmp_path: Path, plan: Callable[..., Any]) -> None:
+    """As by an agent that starts one seed after another."""
+    for seeds in ((0,), (1,), (2,), (0, 1, 2)):
+        fix_plan(tmp_path, plan(seeds))
+    (one,) = said(tmp_path, plan((0, 1, 2)))
+    assert one.startswith("Cifar-quick: 3 seeds (0, 1, 2), 2 epochs, fixed on 20")
+
+
+def test_added_seeds_that_are_not_finished_are_named(
+    tmp_path: Path, plan: Callable[..., Any], fabricate: Callable[..., Path]
+) -> None:
+    fix_plan(tmp_path, plan((0, 1)))
+    for run in plan((0, 1))["table1"][1]:
+        fabricate(run, 0.8)
+    fix_plan(tmp_path, plan((0, 1, 2, 3)))
+    for run in plan((2,))["table1"][1]:
+        fabricate(run, 0.8)
+    assert any("UNFINISHED. seed 3 of the planned ones" in one for one in said(tmp_path, plan((0, 1, 2, 3))))
+    assert any("MIXED. seed 3 of the planned ones are left out" in one for one in said(tmp_path, plan((0, 1, 2))))
 
 
 WHOLE = {

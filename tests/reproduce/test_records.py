@@ -73,7 +73,7 @@ def test_a_grid_goes_on_from_a_record(
     assert found["figures"][1]["gain"]["by_seed"] == {"0": pytest.approx(1), "1": pytest.approx(8)}
     assert found["plans"] == there["plans"]
     assert there["fixed"] == [*found["fixed"], there["fixed"][-1]]
-    assert "UNFINISHED. seed 1 of the fixed ones" in there["fixed"][-1]
+    assert "UNFINISHED. seed 1 of the planned ones" in there["fixed"][-1]
     assert not any("MIXED" in remark for remark in found["fixed"])
     report = (here / "reproduce/table1/report.md").read_text()
     assert "Trained on other machines, and taken from their records: " in report
@@ -123,6 +123,19 @@ def test_options_that_decide_figures(theirs: tuple[str, ...], ours: tuple[str, .
     assert bool(_changes(["fit", *theirs], ["fit", *ours], set())) == differ
 
 
+def test_a_plan_without_variants_holds_for_those_of_its_record(record: Path) -> None:
+    content = json.loads(record.read_text())
+    grid = content["grids"]["table1"]
+    (plain, block) = read_records([record]).plans
+    old = {key: value for key, value in grid["plans"][0].items() if key != "variant"}
+    grid["plans"] = [{**old, "runs": 4}]
+    record.write_text(json.dumps(content))
+    assert read_records([record]).plans == (plain, block)
+    grid["plans"] = [{**old, "runs": 6}]  # one more variant, which the record does not have
+    record.write_text(json.dumps(content))
+    assert [plan.variant for plan in read_records([record]).plans] == [""]
+
+
 def test_a_report_does_not_replace_its_own_record(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = record.read_text()
     options = ("--runs_dir", str(record.parents[2]), "--records", str(record), "--data.root", "there", "--report-only")
@@ -144,6 +157,9 @@ def test_a_run_that_was_trained_again_is_named(
     (said,) = (remark for remark in grid_of(here)["mixed"] if "TRAINED AGAIN" in remark)
     assert "cifar_quick_staircase-plain-seed0: 2 finished trainings" in said
     assert "or in the record" in said
+    further = ("--records", str(here / "reproduce/table1/results.json"), "--report-only")
+    assert reproduce("--runs_dir", str(tmp_path / "next"), "--data.root", "here", *further) == 0
+    assert said in grid_of(tmp_path / "next")["mixed"]
 
 
 @pytest.mark.parametrize(

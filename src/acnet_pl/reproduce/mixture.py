@@ -54,6 +54,9 @@ def trained_again(runs: Sequence[RunResult]) -> Iterator[str]:
         found = (read_summary(folder) for folder in run.planned.finished_folders())
         own: list[Mapping[str, Any]] = [summary for summary in found if summary]
         own += [run.planned.record.summary] if run.planned.record else []
+        if run.record and run.record.remark:
+            yield run.record.remark
+            continue
         others = {json.dumps(summary["metrics"], sort_keys=True) for summary in own}
         if len(others) > 1:
             from_record = " or in the record" if run.planned.record else ""

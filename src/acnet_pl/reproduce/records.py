@@ -39,6 +39,7 @@ class RecordedRun:
         folder: Its folder on that machine, as text.
         summary: Content of its summary.json.
         curve: Figures of each epoch.
+        remark: That it was trained again, as the record says; None if it was not.
     """
 
     file: Path
@@ -47,6 +48,7 @@ class RecordedRun:
     folder: str
     summary: Mapping[str, Any]
     curve: tuple[EpochFigures, ...]
+    remark: str | None = None
 
     @property
     def figures(self) -> str:
@@ -85,11 +87,11 @@ def read_records(files: Sequence[Path]) -> Records:
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
             for grid in content["grids"].values():
-                for one in map(plan_of, grid.get("plans", ())):
-                    plans += [one] if one not in plans else []
+                for found_plan in grid.get("plans", ()):
+                    plans += [one for one in _by_variant(found_plan, grid["runs"]) if one not in plans]
                 for run in grid["runs"]:
                     if run["summary"]:
-                        found = _run(file, run)
+                        found = replace(_run(file, run), remark=_trained_again(run["name"], grid))
                         runs.setdefault(found.name, []).append(found)
         except OSError as error:
             raise UsageError(f"--records {file}: {error.strerror or error}") from error
@@ -152,6 +154,23 @@ def unplanned(names: Collection[str], records: Records) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _by_variant(found: Any, runs: Sequence[Mapping[str, Any]]) -> list[FixedPlan]:
+    """Return a plan; one of the first format, which names no variants, for each of the record's if it held for these.
+
+    Not if runs had finished: of which variants they were is not recorded.
+    """
+    plan = plan_of(found)
+    variants = dict.fromkeys(run["variant"] for run in runs if run["model"] == plan.model)
+    if plan.variant or plan.finished or found.get("runs") != len(plan.seeds) * len(variants):
+        return [plan]
+    return [replace(plan, variant=variant) for variant in variants]
+
+
+def _trained_again(name: str, grid: Mapping[str, Any]) -> str | None:
+    start = f"TRAINED AGAIN. {name}:"
+    return next((remark for remark in grid.get("mixed") or () if str(remark).startswith(start)), None)
 
 
 def _run(file: Path, run: Mapping[str, Any]) -> RecordedRun:
