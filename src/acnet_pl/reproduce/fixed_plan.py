@@ -197,13 +197,14 @@ def _remarks_on(
     if not own:
         yield "the number of seeds and epochs was not recorded before the first run."
         return
-    first, planned = own[0], {*own[0].seeds}
+    first, planned, since = own[0], {*own[0].seeds}, own[0].recorded
     unseen = 1 + next((index for index, later in enumerate(own[1:]) if later.finished), len(own) - 1)
     for later in own[1:unseen]:  # nothing was there to look at
+        since = since if planned >= {*later.seeds} else later.recorded
         planned |= {*later.seeds}
     length = f"{first.epochs} epoch{'' if first.epochs == 1 else 's'}"
     late = "LATE. " if first.finished else ""
-    yield f"{late}{_numbers(sorted(planned))}, {length}, fixed on {own[unseen - 1].recorded} {_when(first)}."
+    yield f"{late}{_numbers(sorted(planned))}, {length}, fixed on {since} {_when(first)}."
     for later in own[unseen:]:
         if added := sorted({*later.seeds} - planned):
             planned |= {*added}
