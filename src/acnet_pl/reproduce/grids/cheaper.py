@@ -19,6 +19,7 @@ GRID = Grid(
         Variant("acb_share_quarter", "ACNet, branch scales of a quarter of the batch"),
         Variant("acb_share_sixteenth", "ACNet, branch scales of a sixteenth of the batch"),
         Variant("acb_late_fuse", "ACNet, fused after half of the epochs"),
+        Variant("acb_late_fuse_fifth", "ACNet, fused after a fifth of the epochs"),
     ),
     recipes={"cosine": CIFAR_RECIPES["cosine"]},
     measures=(TOP1,),
