@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acnet_pl.nn import ACBConv, ACBlock
 from acnet_pl.nn.one_conv import sum_scaled
-from acnet_pl.nn.share import contrast_of, images_in_share, normalise_sum, share_statistics, take_images
+from acnet_pl.nn.share import images_in_share, normalise_sum, share_statistics, take_images
 
 
 class RunningShareBlock(ACBlock):
@@ -33,7 +33,6 @@ class RunningShareBlock(ACBlock):
         count = images_in_share(x, self._share, norms)
         if count is None:
             return super().forward(input)
-        contrast = contrast_of(x, count, norms)
         x, part = take_images(x, count)
         of = share_statistics(norms, [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers])
         assert contrast is not None

@@ -278,7 +278,7 @@ class ACBlock(FusibleConv):
         norms = [layer.norm for layer in layers]
         if (count := images_in_share(x, self._share, norms)) is not None:
             outputs = [self._call(conv, at.pad_or_crop(x)) for _, conv, _, at in layers]
-            return normalise_branches(norms, outputs, x, count)
+            return normalise_branches(norms, outputs, count)
         total: Tensor | None = None
         for _, conv, norm, geometry in layers:
             out = self._call(conv, geometry.pad_or_crop(x))

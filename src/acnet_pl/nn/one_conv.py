@@ -13,7 +13,7 @@ from acnet_pl.nn.conv_shape import ConvShape
 from acnet_pl.nn.fusible import Fused
 from acnet_pl.nn.geometry import BranchGeometry
 from acnet_pl.nn.kernel_sum import fuse_frozen, sum_kernels
-from acnet_pl.nn.share import contrast_of, normalise_sum, share_statistics, take_images
+from acnet_pl.nn.share import normalise_sum, share_statistics, take_images
 
 __all__ = ["Layer", "fuse_layers", "sum_scaled", "train_at_once", "train_by_share"]
 
@@ -50,7 +50,6 @@ def fuse_layers(layers: Sequence[Layer], norm: _BatchNorm | None) -> Fused:
 def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: int, at_once: bool) -> Tensor:
     """Convolve a padded input with the kernels, scaled and added by the first images' statistics, and normalise."""
     norms = _batch_norms(layers)
-    contrast = contrast_of(x, count, norms)
     x, part = take_images(x, count)
     if at_once:
         outputs = [_side_by_side(shape, layers, part)]
@@ -58,7 +57,7 @@ def train_by_share(shape: ConvShape, layers: Sequence[Layer], x: Tensor, count: 
         outputs = [layer.conv(layer.geometry.pad_or_crop(part)) for layer in layers]
     of = share_statistics(norms, outputs)
     kernel = sum_scaled(layers, of.scale.view(*of.scale.shape, 1, 1, 1).unbind())
-    return normalise_sum(norms, of, shape.convolve(x, kernel), count, contrast)
+    return normalise_sum(norms, of, shape.convolve(x, kernel), count)
 
 
 def train_at_once(shape: ConvShape, layers: Sequence[Layer], x: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from acnet_pl.nn.shortcuts import is_traced, is_transformed
 
 __all__ = [
     "ShareStatistics",
-    "contrast_of",
     "images_in_share",
     "normalise_branches",
     "normalise_sum",
@@ -39,7 +38,6 @@ __all__ = [
 
 
 _TINY = 1e-12  # keeps derivatives finite where all γ are 0
-_ROWS = 8
 
 
 def share_fraction(share: Any, branch_norm: bool | str) -> Fraction:
@@ -160,33 +158,7 @@ def share_statistics(norms: Sequence[_BatchNorm], outputs: Sequence[Tensor]) -> 
     return ShareStatistics(mean, var, scale / size, size)
 
 
-def contrast_of(x: Tensor, count: int, norms: Sequence[_BatchNorm]) -> Tensor | None:
-    """Return how much contrast the share's images have, relative to the batch's: a channel's variance, in the mean.
-
-    It is taken of about eight rows of each image.
-
-    Args:
-        x: The batch ``(N, C_in, H, W)``.
-        count: Number of images in the share, the first ones.
-        norms: The branches' batch norms.
-
-    Returns:
-        A number from 0 to about N over ``count``, without gradient; 1 if the batch is constant, None if no norm has
-        running statistics.
-    """
-    if not any(map(_tracks, norms)):
-        return None
-    with torch.no_grad():
-        rows = x.detach()[:, :, :: max(1, x.shape[2] // _ROWS)]
-        of_all, of_share = (channel_moments(part, norms[0])[1] for part in (rows, rows[:count]))
-        varies = of_all > 0
-        ratios = torch.where(varies, of_share / torch.where(varies, of_all, 1), 0)
-        return torch.where(varies.any(), ratios.sum() / varies.sum().clamp_min(1), 1)
-
-
-def normalise_sum(
-    norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tensor, count: int, contrast: Tensor | None
-) -> Tensor:
+def normalise_sum(norms: Sequence[_BatchNorm], of: ShareStatistics, total: Tensor, count: int) -> Tensor:
     """Normalise the sum of the branches as their batch norms would, and update their running statistics.
 
     How large the branches are beside each other is the share's; mean and standard deviation of their sum are the whole
@@ -197,34 +169,34 @@ def normalise_sum(
         of: Result of `share_statistics`.
         total: Sum of the branches' outputs ``(N, C, H, W)``, each times its scale. Use the result instead of it.
         count: Number of images in the share, the first ones.
-        contrast: Result of `contrast_of`.
     """
     eps = norms[0].eps
     total, share = take_images(total, count)
-    _, spread, _ = channel_moments(share, norms[0])
+    _, spread, seen = channel_moments(share, norms[0])
     weight = torch.sqrt(spread + eps) * of.size
     bias = torch.zeros_like(weight)
     if norms[0].affine:  # stacked first, for the gradients of the β would share their memory
         bias = reduce(torch.add, torch.stack([norm.bias for norm in norms]).to(weight).unbind())
     if process_group(norms[0]) is None:
-        out, mean, _ = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
+        out, mean, inverse = torch.native_batch_norm(total, weight, bias, None, None, True, 0.0, eps)
         values: float | Tensor = total.numel() // total.shape[1]
     else:
         mean, var, values = channel_moments(total, norms[0])
-        scale = weight * torch.rsqrt(var + eps)
+        inverse = torch.rsqrt(var + eps)
+        scale = weight * inverse
         shift = bias - mean * scale
         out = torch.addcmul(shift.view(-1, 1, 1), total, scale.view(-1, 1, 1)).to(total.dtype)
-    if contrast is not None:
-        _track(norms, of, mean.detach(), contrast, values)
+    contrast = (spread.detach() + eps) * inverse.detach().square()
+    _track(norms, of, mean.detach(), contrast, values, seen / values)
     return out
 
 
-def normalise_branches(norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], x: Tensor, count: int) -> Tensor:
-    """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images of x."""
+def normalise_branches(norms: Sequence[nn.Module | None], outputs: Sequence[Tensor], count: int) -> Tensor:
+    """Return the sum of the branches' outputs ``(N, C, H, W)``, normalised with a share of the first images."""
     found = [norm for norm in norms if isinstance(norm, _BatchNorm)]
     of = share_statistics(found, [output[:count] for output in outputs])
     scaled = [output * scale.view(-1, 1, 1).to(output) for output, scale in zip(outputs, of.scale, strict=True)]
-    return normalise_sum(found, of, reduce(torch.add, scaled), count, contrast_of(x, count, found))
+    return normalise_sum(found, of, reduce(torch.add, scaled), count)
 
 
 class _TakeImages(torch.autograd.Function):
@@ -247,32 +219,38 @@ def _has_hooks(norm: nn.Module) -> bool:
     return any(hooks)
 
 
-def _tracks(norm: _BatchNorm) -> bool:
-    return norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
-
-
 def _track(
-    norms: Sequence[_BatchNorm], of: ShareStatistics, mean: Tensor, contrast: Tensor, count: float | Tensor
+    norms: Sequence[_BatchNorm],
+    of: ShareStatistics,
+    mean: Tensor,
+    contrast: Tensor,
+    count: float | Tensor,
+    part: float | Tensor,
 ) -> None:
     """Update running statistics, as the batch norms would with the share's, corrected by what the whole batch tells.
 
-    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's. A
-    share counts for the running variance by its contrast c: with momentum m a running variance R becomes
-    ((1 - m) R + m v) / ((1 - m) + m c'), where v is the share's and c' = 1 + (1 - m) (c - 1). So R is a mean of v over
-    a mean of c, and a share of next to no contrast does no harm, as it would if v / c were averaged.
+    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's.
+
+    A running variance is an average over as many images as a batch norm's, so over more steps: its momentum m is the
+    batch norm's times the part of the batch that is in the share, or 1/t in step t if that is more. A share counts by
+    its contrast c, the variance of the sum in the share over that in the batch: R becomes
+    ((1 - m) R + m v) / ((1 - m) + m c'), where v is the share's variance and c' = 1 + (1 - m) (c - 1). So R is a mean
+    of v over a mean of c, and a share of next to no contrast does no harm, as it would if v / c were averaged.
     """
     own, scale = of.mean.detach(), of.scale.detach()
     step = (mean - (scale * own).sum(0)) / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
     means = torch.addcmul(own, scale, step)
     unbiased = of.var.detach() * (count / (count - 1))
     for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
-        if _tracks(norm) and norm.running_mean is not None and norm.running_var is not None:
-            momentum = norm.momentum or 0.0
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
-                if norm.momentum is None:  # a cumulative average
-                    momentum = 1.0 / float(norm.num_batches_tracked)
-            norm.running_mean.lerp_(new_mean.to(norm.running_mean.dtype), momentum)
-            old = 1 - momentum
-            mixed = norm.running_var * old + new_var.to(norm.running_var.dtype) * momentum
-            norm.running_var.copy_(mixed / (old + momentum * (1 + old * (contrast.to(mixed.dtype) - 1))))
+        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+            wide, tracked = norm.running_var.dtype, norm.num_batches_tracked
+            fast: float | Tensor = norm.momentum or 0.0
+            slow = fast * part
+            if tracked is not None:
+                cumulative = tracked.add_(1).to(wide).reciprocal()
+                fast = cumulative if norm.momentum is None else fast
+                slow = slow if norm.momentum == 0 else (cumulative * (1 - part // 1)).clamp_min(slow)
+            norm.running_mean.lerp_(new_mean.to(wide), fast)
+            old = 1 - slow
+            mixed = norm.running_var * old + new_var.to(wide) * slow
+            norm.running_var.copy_(mixed / (old + slow * (1 + old * (contrast.to(wide) - 1))))
