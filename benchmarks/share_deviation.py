@@ -2,7 +2,9 @@
 
 Root mean square of the difference of the block's outputs in train mode, relative to the standard deviation of the exact
 block's, median over batches. "all of the share" takes every mean and standard deviation from the share; "sum of the
-batch" is `statistics_share`: mean and standard deviation of the branches' sum are the whole batch's.
+batch" is `statistics_share`: mean and standard deviation of the branches' sum are the whole batch's. "square from the
+sum" has the 1-D branches' standard deviations from the share, and that of the square one changed to what makes the
+variance of the sum the batch's; it would take a second convolution.
 
     python benchmarks/share_deviation.py --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --data.root DIR
 """
@@ -55,6 +57,31 @@ def with_sum_of_batch(block: ACBlock, x: Tensor, count: int) -> Tensor:
     return (total - mean) * (share / whole).sqrt() + bias
 
 
+def square_from_sum(block: ACBlock, x: Tensor, count: int) -> Tensor:
+    """All means from the batch; the square branch's variance is the share's and what the sum's differ by."""
+    x, bias = block._shape.pad(x), torch.zeros(())
+    outputs: list[Tensor] = []
+    scales: list[Tensor] = []
+    for layer in block._layers():
+        assert isinstance(layer.norm, nn.BatchNorm2d)
+        outputs.append(layer.conv(layer.geometry.pad_or_crop(x)))
+        var = moments(outputs[-1][:count])[1] + layer.norm.eps
+        scales.append(layer.norm.weight.view(-1, 1, 1) / var.sqrt())
+        bias = bias + layer.norm.bias.view(-1, 1, 1)
+    centred = [scale * (output - moments(output)[0]) for scale, output in zip(scales, outputs, strict=True)]
+    whole = torch.stack(centred).sum(0)
+    own = moments(centred[0][:count])[1]
+    of_batch = (own + moments(whole)[1] - moments(whole[:count])[1]).clamp_min(0.1 * own)
+    return whole + centred[0] * ((own / of_batch).sqrt() - 1) + bias
+
+
+FORMS = {
+    "all of the share": by_share,
+    "sum of the batch": with_sum_of_batch,
+    "square from the sum": square_from_sum,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="of an ACNet that fit trained on CIFAR")
@@ -73,7 +100,7 @@ def main() -> None:
     def compare(name: str, block: ACBlock, x: Tensor) -> None:
         exact = by_share(block, x, len(x))
         for count in options.images:
-            for what, form in (("all of the share", by_share), ("sum of the batch", with_sum_of_batch)):
+            for what, form in FORMS.items():
                 off = (form(block, x, count) - exact).square().mean().sqrt() / exact.std()
                 found[name, count, what].append(float(off))
 
