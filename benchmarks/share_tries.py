@@ -11,8 +11,7 @@ an eighth of the batch, the exact block and the plain network of the same seeds 
         --trainer.max_epochs 10 --seed_everything 0 --data.seed 0 --name running-seed0 --runs_dir RUNS
     python benchmarks/share_tries.py RUNS
 
-The runs of "running" were trained when running variances were averaged over fewer images, as those of the share in that
-record.
+The runs of "running" were tested with running variances of a former kind, as those of the share in that record.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def test_momentum_is_carried_over_and_other_states_begin_anew(optimizer: Any, tm
 @pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1, momentum=0.9), partial(Adam, lr=1e-3), RMSprop, AdamW])
 def test_blocks_that_are_fused_before_the_first_step_train(optimizer: Any, tmp_path: Path) -> None:
     model = classifier(ACBConv(), optimizer=optimizer)
-    run = trainer(tmp_path, LateFuse(0.1), epochs=1)  # rounded down to the very beginning
+    run = trainer(tmp_path, LateFuse(0), epochs=1)
     run.fit(model, datamodule=data())
     assert run.global_step == STEPS
     assert not any(isinstance(module, ACBlock) for module in model.modules())

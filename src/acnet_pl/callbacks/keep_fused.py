@@ -16,7 +16,7 @@ class KeepFused(Callback):
     """Fuse every block once per validation, test or prediction, for the steps of all its batches.
 
     Weights that other callbacks swap around an evaluation (EMA, SWA) are those of its batches. Leave it out where
-    weights change during an evaluation, in place through ``.data``.
+    weights change during an evaluation through ``.data``.
     """
 
     def __init__(self) -> None:

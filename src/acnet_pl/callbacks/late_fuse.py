@@ -41,7 +41,8 @@ class LateFuse(Callback):
     statistics of their own, and go on as averages of the plain network.
 
     Args:
-        epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``.
+        epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``, rounded down to
+            whole epochs, but to no less than one if it is above 0.
         network: Name of the submodule whose blocks are fused, such as "generator"; others stay. None is the one
             submodule that holds all parameters, or else the LightningModule itself.
         inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it.
@@ -54,7 +55,7 @@ class LateFuse(Callback):
     """
 
     def __init__(self, epoch: int | float = 0.5, network: str | None = None, inputs: Inputs = None) -> None:
-        if epoch < 0 or (isinstance(epoch, float) and epoch >= 1):
+        if isinstance(epoch, bool) or not epoch >= 0 or (isinstance(epoch, float) and epoch >= 1):
             raise ValueError(
                 f"`epoch` (={epoch!r}) must be a whole number from 0 on, or a part in [0, 1) of all epochs"
             )
@@ -100,7 +101,9 @@ class LateFuse(Callback):
 
     def first_epoch(self, max_epochs: int | None) -> int:
         """Return the first epoch of the plain network, counted from 0, for a number of epochs."""
-        return int(self.epoch * (max_epochs or 0)) if isinstance(self.epoch, float) else self.epoch
+        if not isinstance(self.epoch, float):
+            return self.epoch
+        return max(int(self.epoch > 0), int(self.epoch * (max_epochs or 0) + 1e-9))
 
     @staticmethod
     def _fuse(trainer: Trainer, pl_module: LightningModule, network: nn.Module, inputs: Any) -> None:

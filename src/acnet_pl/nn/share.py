@@ -229,28 +229,50 @@ def _track(
 ) -> None:
     """Update running statistics, as the batch norms would with the share's, corrected by what the whole batch tells.
 
-    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's.
+    The smallest change of the branches' means, weighted by scale, moves the mean of the sum to the whole batch's. A
+    share counts for the running variance by its contrast c: with momentum m a running variance R becomes
+    ((1 - m) R + m v) / ((1 - m) + m c'), where v is the share's and c' = 1 + (1 - m) (c - 1). So R is a mean of v over
+    a mean of c, and a share of next to no contrast does no harm, as it would if v / c were averaged.
 
-    A running variance is an average over as many images as a batch norm's, so over more steps: its momentum m is the
-    batch norm's times the part of the batch that is in the share, or 1/t in step t if that is more. A share counts by
-    its contrast c, the variance of the sum in the share over that in the batch: R becomes
-    ((1 - m) R + m v) / ((1 - m) + m c'), where v is the share's variance and c' = 1 + (1 - m) (c - 1). So R is a mean
-    of v over a mean of c, and a share of next to no contrast does no harm, as it would if v / c were averaged.
+    Args:
+        norms: The branches' batch norms.
+        of: Result of `share_statistics`.
+        mean: Of the sum over the batch ``(C,)``.
+        contrast: Variance of the sum in the share over that in the batch ``(C,)``.
+        count: Number of values per channel in the batch.
+        part: Part of them that is in the share.
     """
     own, scale = of.mean.detach(), of.scale.detach()
     step = (mean - (scale * own).sum(0)) / scale.square().sum(0).clamp_min(torch.finfo(scale.dtype).tiny)
     means = torch.addcmul(own, scale, step)
     unbiased = of.var.detach() * (count / (count - 1))
+    tracking = [norm for norm in norms if norm.track_running_stats and norm.running_var is not None]
+    if len(tracking) == len(norms):
+        contrast = contrast * (1 + (1 - part) * _excess(norms, of))
     for norm, new_mean, new_var in zip(norms, means, unbiased, strict=True):
         if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+            momentum: float | Tensor = norm.momentum or 0.0
             wide, tracked = norm.running_var.dtype, norm.num_batches_tracked
-            fast: float | Tensor = norm.momentum or 0.0
-            slow = fast * part
             if tracked is not None:
-                cumulative = tracked.add_(1).to(wide).reciprocal()
-                fast = cumulative if norm.momentum is None else fast
-                slow = slow if norm.momentum == 0 else (cumulative * (1 - part // 1)).clamp_min(slow)
-            norm.running_mean.lerp_(new_mean.to(wide), fast)
-            old = 1 - slow
-            mixed = norm.running_var * old + new_var.to(wide) * slow
-            norm.running_var.copy_(mixed / (old + slow * (1 + old * (contrast.to(wide) - 1))))
+                tracked.add_(1)
+                if norm.momentum is None:  # a cumulative average
+                    momentum = tracked.to(wide).reciprocal()
+            norm.running_mean.lerp_(new_mean.to(wide), momentum)
+            old = 1 - momentum
+            mixed = norm.running_var * old + new_var.to(wide) * momentum
+            norm.running_var.copy_(mixed / (old + momentum * (1 + old * (contrast.to(wide) - 1))))
+
+
+def _excess(norms: Sequence[_BatchNorm], of: ShareStatistics) -> Tensor:
+    """Return by what part the contrast of a sum with running scales exceeds that with scales of the share, ``(C,)``.
+
+    The scales of the share are small where its variances v happen to be large. So the contrast of their sum is a
+    harmonic mean of v / R over the branches, which is less than the arithmetic one that belongs to a mean of v.
+    """
+    eps = norms[0].eps
+    running = torch.stack([norm.running_var for norm in norms if norm.running_var is not None]).to(of.var.dtype)
+    ratio = (of.var.detach() + eps) / (running + eps)
+    weight = of.scale.detach().square() * (of.var.detach() + eps) + _TINY
+    weight = weight / weight.sum(0)
+    ratio = (ratio / (weight * ratio).sum(0)).clamp(0.1, 10)
+    return (weight * ratio).sum(0) * (weight / ratio).sum(0) - 1
