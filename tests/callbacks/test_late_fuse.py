@@ -504,7 +504,12 @@ def test_a_block_becomes_what_is_loaded_into_it() -> None:
         ACBlock(4, 6, 3).load_state_dict({"square.weight": torch.zeros(6, 4, 3, 3)})
 
 
-@pytest.mark.parametrize("epoch", [-1, 1.0, 1.5, -0.5])
+@pytest.mark.parametrize(("epoch", "epochs", "first"), [(0.2, 4, 1), (0.29, 100, 29), (0.57, 100, 57), (0.0, 9, 0)])
+def test_a_part_of_the_epochs_is_whole_epochs_and_not_none(epoch: float, epochs: int, first: int) -> None:
+    assert LateFuse(epoch).first_epoch(epochs) == first
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, 1.5, -0.5, float("nan"), True])
 def test_epochs_out_of_range(epoch: float) -> None:
     with pytest.raises(ValueError, match=r"`epoch` \(=.*\) must be a whole number from 0 on, or a part"):
         LateFuse(epoch)

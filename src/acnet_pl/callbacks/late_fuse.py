@@ -41,8 +41,8 @@ class LateFuse(Callback):
     statistics of their own, and go on as averages of the plain network.
 
     Args:
-        epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``, rounded down to
-            whole epochs, but to no less than one if it is above 0.
+        epoch: Before which epoch, counted from 0; a float in [0, 1) is a part of ``trainer.max_epochs``, in whole
+            epochs, rounded down, and at least one if it is above 0.
         network: Name of the submodule whose blocks are fused, such as "generator"; others stay. None is the one
             submodule that holds all parameters, or else the LightningModule itself.
         inputs: What the network takes of a batch: the name of a part, or a function of the batch. None finds it.
