@@ -11,7 +11,8 @@ an eighth of the batch, the exact block and the plain network of the same seeds 
         --trainer.max_epochs 10 --seed_everything 0 --data.seed 0 --name running-seed0 --runs_dir RUNS
     python benchmarks/share_tries.py RUNS
 
-The runs of "running" were tested with running variances of a former kind, as those of the share in that record.
+The runs of "running" were trained and tested with running variances of a former kind, as those of the share in that
+record. "exact_first" is not trained yet.
 """
 
 from __future__ import annotations
